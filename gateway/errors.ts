@@ -1,0 +1,108 @@
+/**
+ * The one error class of the gateway and the one table that says what each code means to a peer,
+ * to a client, to the job queue and to the audit log. Adapters translate codes in one place each:
+ * `http/problem.ts` (RFC 9457) and `dimse/status.ts` (DICOM PS3.4 B.2.3, PS3.7 Annex C).
+ */
+
+/** What a code means on each side. `retry`: may the same request succeed later without a person? */
+export interface ErrorMeaning {
+  readonly http: number
+  /** DIMSE status, DICOM PS3.4 Table B.2-1 for C-STORE. */
+  readonly dimse: number
+  readonly retry: 'yes' | 'no'
+  readonly audit: 'none' | 'failure' | 'security-alert'
+}
+
+const meaning = (
+  http: number,
+  dimse: number,
+  retry: ErrorMeaning['retry'],
+  audit: ErrorMeaning['audit'] = 'none',
+): ErrorMeaning => ({ http, dimse, retry, audit })
+
+/** Every code that may leave a module. Stable: clients and peers match on it. */
+export const errorTable = {
+  // requests
+  BAD_REQUEST: meaning(400, 0xc000, 'no'),
+  UNAUTHENTICATED: meaning(401, 0x0124, 'no', 'failure'),
+  FORBIDDEN: meaning(403, 0x0124, 'no', 'failure'),
+  NOT_FOUND: meaning(404, 0xc000, 'no'),
+  STATE_CONFLICT: meaning(409, 0xc000, 'no'),
+  TOO_LARGE: meaning(413, 0xc000, 'no'),
+  TOO_MANY_REQUESTS: meaning(429, 0xa700, 'yes'),
+  UNAVAILABLE: meaning(503, 0xa700, 'yes'),
+  CONFIG_INVALID: meaning(500, 0xc000, 'no'),
+  // DICOM
+  DICOM_UNREADABLE: meaning(400, 0xc000, 'no'),
+  DICOM_MISMATCH: meaning(400, 0xa900, 'no', 'failure'),
+  DICOM_LIMIT: meaning(413, 0xc000, 'no'),
+  // storage
+  STORAGE_FULL: meaning(507, 0xa700, 'yes', 'failure'),
+  STORAGE_IO: meaning(500, 0xa700, 'yes', 'failure'),
+  STORAGE_CORRUPT: meaning(500, 0xc000, 'no', 'security-alert'),
+  DATABASE_UNAVAILABLE: meaning(503, 0xa700, 'yes'),
+  DATABASE_MAJOR: meaning(500, 0xc000, 'no'),
+  // peers: identity and pairing
+  PEER_UNKNOWN: meaning(403, 0xc000, 'no', 'security-alert'),
+  PEER_REVOKED: meaning(403, 0xc000, 'no', 'security-alert'),
+  PEER_CARD_INVALID: meaning(400, 0xc000, 'no', 'security-alert'),
+  PEER_CLOCK_DRIFT: meaning(409, 0xc000, 'yes', 'failure'),
+  PEER_TLS_INTERCEPTED: meaning(502, 0xc000, 'yes', 'security-alert'),
+  PEER_UNREACHABLE: meaning(502, 0xc000, 'yes'),
+  PEER_PROTOCOL: meaning(502, 0xc000, 'yes', 'failure'),
+  PAIRING_INVALID: meaning(403, 0xc000, 'no', 'security-alert'),
+  PAIRING_EXPIRED: meaning(410, 0xc000, 'no', 'failure'),
+  PROXY_REFUSED: meaning(502, 0xc000, 'yes'),
+  // peers: transfers
+  MANIFEST_SIGNATURE: meaning(403, 0xc000, 'no', 'security-alert'),
+  MANIFEST_MALFORMED: meaning(400, 0xc000, 'no', 'security-alert'),
+  MANIFEST_RECIPIENT: meaning(403, 0xc000, 'no', 'security-alert'),
+  MANIFEST_SENDER: meaning(403, 0xc000, 'no', 'security-alert'),
+  MANIFEST_EXPIRED: meaning(410, 0xc000, 'no', 'failure'),
+  MANIFEST_LIMIT: meaning(413, 0xc000, 'no', 'failure'),
+  MANIFEST_VERSION: meaning(400, 0xc000, 'no', 'failure'),
+  OFFER_REFUSED: meaning(403, 0xc000, 'no', 'failure'),
+  OFFER_INCOMPLETE: meaning(409, 0xc000, 'yes'),
+  CHUNK_DIGEST: meaning(400, 0xc000, 'yes', 'failure'),
+  CHUNK_RANGE: meaning(416, 0xc000, 'no', 'failure'),
+  CHUNK_CONFLICT: meaning(409, 0xc000, 'no', 'security-alert'),
+  OBJECT_DIGEST: meaning(422, 0xc000, 'no', 'security-alert'),
+  OBJECT_MISMATCH: meaning(422, 0xc000, 'no', 'failure'),
+  RECEIPT_INVALID: meaning(502, 0xc000, 'no', 'security-alert'),
+  TRANSFER_CANCELLED: meaning(410, 0xc000, 'no'),
+  // policy
+  POLICY_INVALID: meaning(400, 0xc000, 'no'),
+  POLICY_DENIED: meaning(403, 0xc000, 'no', 'failure'),
+  // audit
+  AUDIT_BROKEN: meaning(500, 0xc000, 'no', 'security-alert'),
+} as const satisfies Record<string, ErrorMeaning>
+
+export type ErrorCode = keyof typeof errorTable
+
+/** Ids, UIDs and counts only: an error's context may reach logs, so it never holds patient data. */
+export type ErrorContext = Readonly<Record<string, string | number | boolean | undefined>>
+
+/**
+ * An outcome the caller cannot go on from. The message says what was expected and what was seen,
+ * in lower case, without patient data.
+ */
+export class GatewayError extends Error {
+  readonly code: ErrorCode
+  readonly context: ErrorContext
+
+  constructor(code: ErrorCode, message: string, options: { cause?: unknown; context?: ErrorContext } = {}) {
+    super(message, 'cause' in options ? { cause: options.cause } : undefined)
+    this.name = 'GatewayError'
+    this.code = code
+    this.context = options.context ?? {}
+  }
+
+  get meaning(): ErrorMeaning {
+    return errorTable[this.code]
+  }
+}
+
+/** True for a GatewayError, of this code when one is named. */
+export function isGatewayError(error: unknown, code?: ErrorCode): error is GatewayError {
+  return error instanceof GatewayError && (code === undefined || error.code === code)
+}

@@ -1,0 +1,71 @@
+/**
+ * Structured logs. Context holds ids, UIDs and counts only; the serializer lets nothing else
+ * through, so that an object with patient data cannot be logged by accident.
+ */
+import { pino } from 'pino'
+
+export type LogContext = Readonly<Record<string, string | number | boolean | undefined>>
+
+/** The gateway's logger: context first, message second. */
+export interface Log {
+  debug(context: LogContext, message: string): void
+  info(context: LogContext, message: string): void
+  warn(context: LogContext, message: string): void
+  error(context: LogContext, message: string): void
+  /** A logger that adds `context` to every line. */
+  child(context: LogContext): Log
+}
+
+export type LogLevel = 'debug' | 'info' | 'warn' | 'error' | 'silent'
+
+/** Opens the process log: JSON lines on stderr, or short readable lines when a person is at the terminal. */
+export function openLog(options: { level: LogLevel; pretty?: boolean }): Log {
+  if (options.pretty) return prettyLog(options.level)
+  const logger = pino(
+    { level: options.level, base: null, timestamp: pino.stdTimeFunctions.isoTime },
+    pino.destination(2),
+  )
+  return wrap(logger, {})
+}
+
+interface Sink {
+  debug(context: object, message: string): void
+  info(context: object, message: string): void
+  warn(context: object, message: string): void
+  error(context: object, message: string): void
+}
+
+function wrap(sink: Sink, bound: LogContext): Log {
+  const merge = (context: LogContext): object => allowed({ ...bound, ...context })
+  return {
+    debug: (context, message) => sink.debug(merge(context), message),
+    info: (context, message) => sink.info(merge(context), message),
+    warn: (context, message) => sink.warn(merge(context), message),
+    error: (context, message) => sink.error(merge(context), message),
+    child: context => wrap(sink, { ...bound, ...context }),
+  }
+}
+
+/** Keeps primitives, drops everything else, and bounds lengths. */
+function allowed(context: Readonly<Record<string, unknown>>): Record<string, string | number | boolean> {
+  const out: Record<string, string | number | boolean> = {}
+  for (const [key, value] of Object.entries(context)) {
+    if (typeof value === 'string') out[key] = value.length > 500 ? `${value.slice(0, 500)}…` : value
+    else if (typeof value === 'number' || typeof value === 'boolean') out[key] = value
+  }
+  return out
+}
+
+const ranks: Record<LogLevel, number> = { debug: 0, info: 1, warn: 2, error: 3, silent: 4 }
+
+function prettyLog(level: LogLevel): Log {
+  const line = (at: 'debug' | 'info' | 'warn' | 'error') => (context: object, message: string) => {
+    if (ranks[at] < ranks[level]) return
+    const time = new Date().toISOString().slice(11, 19)
+    const rest = Object.entries(context)
+      .map(([key, value]) => `${key}=${value}`)
+      .join(' ')
+    process.stderr.write(`${time} ${at === 'info' ? '' : `${at} `}${message}${rest ? `  ${rest}` : ''}\n`)
+  }
+  return wrap({ debug: line('debug'), info: line('info'), warn: line('warn'), error: line('error') }, {})
+}
