@@ -6,7 +6,6 @@
  */
 import type { Socket } from 'node:net'
 import dimse from 'dcmjs-dimse'
-import { isUid } from '../dicom/uid.ts'
 import type { Log } from '../log.ts'
 import type { ReceiveBudget } from './budget.ts'
 import { type CallerPolicy, type Denial, deny } from './callers.ts'
@@ -403,7 +402,8 @@ function checkStore(command: Command, context: AcceptedContext): Outcome {
   if (sopClassUid !== context.abstractSyntaxUid) {
     return { status: status.sopClassNotSupported, comment: 'SOP class differs from the presentation context' }
   }
-  if (!isUid(sopInstanceUid)) {
+  // Leading zeros in components are tolerated: devices in the field write them.
+  if (!/^[0-9.]{1,64}$/.test(sopInstanceUid)) {
     return { status: status.invalidAttributeValue, comment: 'affected SOP instance UID is not a UID' }
   }
   if (!command.hasDataSet) return { status: status.cannotUnderstand, comment: 'no data set' }

@@ -30,7 +30,7 @@ export interface StoreSink {
   /** Takes the next bytes; pieces are views that stay unchanged. Until it settles the sender waits. */
   write(chunks: Uint8Array[]): Promise<void>
   /** The data set is complete: what is answered with success is durable. */
-  finish(): Promise<{ status: number }>
+  finish(): Promise<{ status: number; comment?: string }>
   /** Removes what was staged. */
   discard(): Promise<void>
 }
