@@ -96,7 +96,7 @@ export class AcceptedAssociation extends UpperLayer {
 
   /** Ends the association now. */
   abortNow(): void {
-    if (this.#state === 'associated') this.abortAndEnd(abortSource.provider, abortReason.notSpecified)
+    if (this.#state === 'associated' && this.isOpen) this.abortAndEnd(abortSource.provider, abortReason.notSpecified)
     else this.socket.destroy()
   }
 
