@@ -1,4 +1,5 @@
 /** Prometheus metrics of one gateway: process, HTTP, and what services add. Ids and patient data never become labels. */
+import type {} from '@fastify/swagger'
 import type { FastifyInstance } from 'fastify'
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
 

@@ -4,6 +4,8 @@
  */
 import { randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
+import { createServer } from 'node:http'
+import { createServer as createTlsServer } from 'node:https'
 import helmet from '@fastify/helmet'
 import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify'
 import { GatewayError } from '../errors.ts'
@@ -27,6 +29,7 @@ const jsonLimitBytes = 1024 * 1024
 const bodyDeadlineMs = 30_000
 const idleTimeoutMs = 120_000
 const headersTimeoutMs = 20_000
+const keepAliveTimeoutMs = 75_000
 const maxConnections = 1000
 
 declare module 'fastify' {
@@ -43,22 +46,21 @@ export async function buildHttpServer(options: HttpServerOptions): Promise<Fasti
     logger: false,
     genReqId: () => randomUUID(),
     bodyLimit: jsonLimitBytes,
-    connectionTimeout: idleTimeoutMs,
-    requestTimeout: 0,
     forceCloseConnections: 'idle',
     return503OnClosing: true,
     trustProxy: false,
     ajv: { customOptions: { removeAdditional: false, allErrors: true, coerceTypes: 'array' } },
-    ...(tls && {
-      https: {
-        cert: readFileSync(tls.certificateFile),
-        key: readFileSync(tls.keyFile),
-        minVersion: 'TLSv1.2' as const,
-      },
-    }),
-  }) as unknown as FastifyInstance
-  app.server.headersTimeout = headersTimeoutMs
-  app.server.maxConnections = maxConnections
+    serverFactory: handler => {
+      const server = tls ? createTlsServer(tlsOptions(tls), handler) : createServer(handler)
+      server.headersTimeout = headersTimeoutMs
+      // Uploads take as long as they take: the idle timeout ends what stalls.
+      server.requestTimeout = 0
+      server.keepAliveTimeout = keepAliveTimeoutMs
+      server.maxConnections = maxConnections
+      server.setTimeout(idleTimeoutMs)
+      return server
+    },
+  })
 
   app.addSchema(problemSchema)
   installProblems(app, log)
@@ -70,6 +72,12 @@ export async function buildHttpServer(options: HttpServerOptions): Promise<Fasti
   await app.register(async scope => options.routes(scope))
   return app
 }
+
+const tlsOptions = (tls: { certificateFile: string; keyFile: string }) => ({
+  cert: readFileSync(tls.certificateFile),
+  key: readFileSync(tls.keyFile),
+  minVersion: 'TLSv1.2' as const,
+})
 
 function installRequestLog(app: FastifyInstance, log: Log, metrics: Metrics): void {
   const finished = (request: FastifyRequest, status: number, milliseconds: number): void => {
