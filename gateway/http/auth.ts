@@ -9,11 +9,12 @@
  * With a public URL configured a proxy is expected on this machine, and some add no header: the
  * trust in loopback is then off and every request needs a token.
  */
-import { createHash, timingSafeEqual } from 'node:crypto'
+import { timingSafeEqual } from 'node:crypto'
 import { isIPv4, isIPv6 } from 'node:net'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { GatewayError } from '../errors.ts'
 import type { Principal } from '../principal.ts'
+import { tokenDigest } from '../store/tokens.ts'
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -50,11 +51,6 @@ export function installAuth(app: FastifyInstance, options: AuthOptions): void {
 }
 
 const nobody: Principal = { id: 'nobody' }
-
-/** SHA-256 of a token's text: what is stored and compared. */
-export function tokenDigest(token: string): Buffer {
-  return createHash('sha256').update(token, 'utf8').digest()
-}
 
 async function authenticate(request: FastifyRequest, options: AuthOptions, trustLoopback: boolean): Promise<Principal> {
   const address = request.socket.remoteAddress ?? ''

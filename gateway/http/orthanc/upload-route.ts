@@ -46,7 +46,9 @@ export function uploadRoute(app: FastifyInstance, upload: Upload): void {
         using _place = await gate.enter()
         const announced = Number(request.headers['content-length'] ?? 0)
         // The default iterator destroys the socket when the loop ends early: the client would see no answer.
-        const body: AsyncIterable<Uint8Array> = { [Symbol.asyncIterator]: () => request.raw.iterator({ destroyOnReturn: false }) }
+        const body: AsyncIterable<Uint8Array> = {
+          [Symbol.asyncIterator]: () => request.raw.iterator({ destroyOnReturn: false }),
+        }
         const result = await storeFile(
           ingest,
           body,
