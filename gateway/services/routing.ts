@@ -61,7 +61,10 @@ export function startRouting(options: { db: Db; queue: Queue; log: Log }): Routi
         }
       })
     } catch (error) {
-      log.warn({ error: error instanceof Error ? error.name : 'unknown' }, 'cannot look for complete studies, trying again')
+      log.warn(
+        { error: error instanceof Error ? error.name : 'unknown' },
+        'cannot look for complete studies, trying again',
+      )
     }
     if (!closed) timer = setTimeout(() => (scanning = scan()), scanEveryMs)
   }
@@ -77,7 +80,13 @@ export function startRouting(options: { db: Db; queue: Queue; log: Log }): Routi
         if (!snapshot || snapshot.items.length === 0) continue
         for (const decision of decide(snapshot.facts, policy.document).decisions) {
           if (decision.effect.kind === 'deny') continue
-          const id = await plan(tx, { snapshot, decision, policy, trigger: 'stable', principal: `rule:${decision.rule}` })
+          const id = await plan(tx, {
+            snapshot,
+            decision,
+            policy,
+            trigger: 'stable',
+            principal: `rule:${decision.rule}`,
+          })
           if (id) planned.push(id)
         }
       }
@@ -137,7 +146,12 @@ export function startRouting(options: { db: Db; queue: Queue; log: Log }): Routi
       .values({
         transfer: id,
         step: peer && held === undefined ? 'planned' : 'held',
-        detail: JSON.stringify({ rule: decision.rule, policyVersion: policy.version, trigger, instances: items.length }),
+        detail: JSON.stringify({
+          rule: decision.rule,
+          policyVersion: policy.version,
+          trigger,
+          instances: items.length,
+        }),
       })
       .execute()
     await appendAudit(
@@ -170,11 +184,15 @@ export function startRouting(options: { db: Db; queue: Queue; log: Log }): Routi
     send: request =>
       db.inTransaction(async tx => {
         const policy = await loadActivePolicy(tx)
-        const target = policy && Object.hasOwn(policy.document.destinations, request.destination)
-          ? policy.document.destinations[request.destination]
-          : undefined
+        const target =
+          policy && Object.hasOwn(policy.document.destinations, request.destination)
+            ? policy.document.destinations[request.destination]
+            : undefined
         if (!policy || !target) {
-          throw new GatewayError('POLICY_DENIED', `the active policy has no destination ${request.destination}: add it, then publish`)
+          throw new GatewayError(
+            'POLICY_DENIED',
+            `the active policy has no destination ${request.destination}: add it, then publish`,
+          )
         }
         const snapshot = await loadSnapshot(tx, await findStudy(tx, request.study), 'all')
         if (!snapshot || snapshot.items.length === 0) throw new GatewayError('NOT_FOUND', 'no such study')
@@ -260,6 +278,7 @@ async function findStudy(tx: Tx, study: string): Promise<number> {
     .execute()
   const [row] = rows
   if (!row) throw new GatewayError('NOT_FOUND', 'no such study')
-  if (rows.length > 1) throw new GatewayError('STATE_CONFLICT', 'several patients have a study of this UID: name it by its Orthanc id')
+  if (rows.length > 1)
+    throw new GatewayError('STATE_CONFLICT', 'several patients have a study of this UID: name it by its Orthanc id')
   return row.id
 }
