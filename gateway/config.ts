@@ -81,10 +81,16 @@ const url = (
 const shape = {
   $schema: optional(text({ max: 2048 })),
   data: optional(filePath, './data'),
-  siteName: optional(
-    text({ min: 1, max: 64, pattern: /^[^\p{Cc}]*\S[^\p{Cc}]*$/u, expected: 'a name of 1 to 64 characters' }),
-    'Hanse site',
-  ),
+  site: section({
+    name: optional(
+      text({ min: 1, max: 64, pattern: /^[^\p{Cc}]*\S[^\p{Cc}]*$/u, expected: 'a name of 1 to 64 characters' }),
+      'Hanse site',
+    ),
+    ownIssuers: optional(
+      list(text({ min: 1, max: 64, expected: 'an issuer of 1 to 64 characters' }), { max: 100 }),
+      [],
+    ),
+  }),
   http: section({
     host: optional(host, '127.0.0.1'),
     port: optional(port, 8042),
@@ -140,7 +146,7 @@ interface Variable {
 /** Every environment variable that overrides the file. */
 export const variables: Readonly<Record<string, Variable>> = {
   HANSE_DATA: { path: 'data', kind: 'text', help: 'data directory' },
-  HANSE_SITE_NAME: { path: 'siteName', kind: 'text', help: 'name that peers see' },
+  HANSE_SITE_NAME: { path: 'site.name', kind: 'text', help: 'name that peers see' },
   HANSE_HTTP_HOST: { path: 'http.host', kind: 'text', help: 'address of the HTTP listener' },
   HANSE_HTTP_PORT: { path: 'http.port', kind: 'number', help: 'port of the HTTP listener' },
   HANSE_HTTP_PUBLIC_URL: { path: 'http.publicUrl', kind: 'text', help: 'URL under which users reach the HTTP API' },
