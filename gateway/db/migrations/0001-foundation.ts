@@ -20,6 +20,17 @@ const statements = [
      updated_at timestamptz not null default now()
    )`,
 
+  // Bearer tokens of the HTTP API: only their digests are kept.
+  `create table access_tokens (
+     id bigint generated always as identity primary key,
+     name text not null,
+     sha256 bytea not null unique check (length(sha256) = 32),
+     created_by text not null,
+     created_at timestamptz not null default now(),
+     revoked_at timestamptz
+   )`,
+  'create unique index access_tokens_name on access_tokens (name) where revoked_at is null',
+
   // ---- store -------------------------------------------------------------------------------
   // A patient is (issuer, id). '' is the site's own issuer; foreign sites' patients stay foreign.
   `create table patients (
@@ -123,7 +134,7 @@ const statements = [
   `create table peers (
      id uuid primary key,
      site_id text not null,
-     name text not null unique,
+     name text not null,
      state text not null check (state in ('pending', 'active', 'revoked')),
      url text,
      card bytea not null,
@@ -137,7 +148,10 @@ const statements = [
      revoked_at timestamptz,
      created_at timestamptz not null default now()
    )`,
+  // A revoked peer keeps its row; the same site, paired again, is a new one of the same name and CA.
   `create unique index peers_site on peers (site_id) where state <> 'revoked'`,
+  `create unique index peers_name on peers (name) where state <> 'revoked'`,
+  `create unique index peers_ca on peers (ca_fingerprint) where state <> 'revoked'`,
   `create table invitations (
      id uuid primary key,
      certificate_fingerprint bytea not null unique,
@@ -198,6 +212,7 @@ const statements = [
      unique (study, destination, snapshot_sha256, trigger)
    )`,
   'create index transfers_state on transfers (state, created_at)',
+  'create index transfers_created on transfers (created_at, id)',
   `create table transfer_items (
      transfer uuid not null references transfers on delete cascade,
      ordinal integer not null,
@@ -240,6 +255,7 @@ const statements = [
      updated_at timestamptz not null default now(),
      unique (peer, manifest_id)
    )`,
+  'create index inbound_transfers_created on inbound_transfers (created_at, id)',
   // Receipts, ours and theirs: the exact signed envelope.
   `create table receipts (
      id bigint generated always as identity primary key,
