@@ -2,7 +2,7 @@
  * Conditions are data, never code: a small total language over a study's facts. Evaluation always
  * ends, never throws, and says why it came out as it did.
  */
-import { type Decoder, isObject, Problems } from '../gateway/decode.ts'
+import { type Decoder, isObject, type Problems } from '../gateway/decode.ts'
 
 /** What a study is known by: attribute name to its values. Names are DICOM keywords and those of `factNames`. */
 export type Facts = Readonly<Record<string, readonly string[]>>
@@ -40,7 +40,12 @@ export function evaluate(condition: Condition, facts: Facts): Verdict {
   }
   if ('any' in condition) {
     const verdicts = condition.any.map(part => evaluate(part, facts))
-    return verdicts.find(verdict => verdict.holds) ?? { holds: false, why: `none of: ${verdicts.map(v => v.why).join('; ')}` }
+    return (
+      verdicts.find(verdict => verdict.holds) ?? {
+        holds: false,
+        why: `none of: ${verdicts.map(v => v.why).join('; ')}`,
+      }
+    )
   }
   if ('not' in condition) {
     const { holds, why } = evaluate(condition.not, facts)
@@ -151,20 +156,26 @@ function decodeComparison(
   if (typeof attribute !== 'string') {
     return fail(problems, path, 'expected one of always, all, any, not, or attribute with a comparison')
   }
-  if (!isKnownAttribute(attribute)) return fail(problems, `${path}.attribute`, `unknown attribute ${attribute.slice(0, 64)}`)
+  if (!isKnownAttribute(attribute))
+    return fail(problems, `${path}.attribute`, `unknown attribute ${attribute.slice(0, 64)}`)
   const [operator, ...others] = Object.keys(rest)
   if (operator === undefined || others.length > 0) return fail(problems, path, 'expected exactly one comparison')
   const operand = rest[operator]
   const at = `${path}.${operator}`
   if (operator === 'equals' && isValue(operand)) return { attribute, in: [operand] }
-  if (operator === 'in' && isValueList(operand) && operand.length > 0 && operand.length <= 1000) return { attribute, in: operand }
+  if (operator === 'in' && isValueList(operand) && operand.length > 0 && operand.length <= 1000)
+    return { attribute, in: operand }
   if (operator === 'matches' && isValue(operand)) return { attribute, matches: operand }
   if (operator === 'present' && typeof operand === 'boolean') return { attribute, present: operand }
   if (operator === 'between' && isValueList(operand)) {
     const [from, to, ...more] = operand
     if (from !== undefined && to !== undefined && more.length === 0) return { attribute, between: [from, to] }
   }
-  return fail(problems, at, 'expected equals: text, in: [texts], matches: text, between: [from, to] or present: true/false')
+  return fail(
+    problems,
+    at,
+    'expected equals: text, in: [texts], matches: text, between: [from, to] or present: true/false',
+  )
 }
 
 const isValue = (raw: unknown): raw is string => typeof raw === 'string' && raw.length <= 1024

@@ -58,6 +58,7 @@ export function namesOrigin(rule: Rule): boolean {
 /** What came from a peer triggers nothing, unless the rule names that origin. */
 function judge(rule: Rule, facts: Facts): { holds: boolean; why: string } {
   const isImported = facts['OriginKind']?.includes('peer') ?? false
-  if (isImported && !namesOrigin(rule)) return { holds: false, why: 'came from a peer, and the rule does not name an origin' }
+  if (isImported && !namesOrigin(rule))
+    return { holds: false, why: 'came from a peer, and the rule does not name an origin' }
   return evaluate(rule.when, facts)
 }

@@ -2,8 +2,20 @@
  * The policy document: who gets what, why, and in which form. `PROFILES.md` is the normative
  * description, `policy.schema.json` the schema for editors.
  */
+
+import {
+  decode,
+  describe,
+  integer,
+  list,
+  type ObjectValue,
+  object,
+  oneOf,
+  optional,
+  record,
+  text,
+} from '../gateway/decode.ts'
 import { tagOf } from '../gateway/dicom/tag.ts'
-import { decode, describe, integer, list, type ObjectValue, object, oneOf, optional, record, text } from '../gateway/decode.ts'
 import { GatewayError } from '../gateway/errors.ts'
 import { type Condition, conditionDecoder } from './conditions.ts'
 
@@ -13,13 +25,23 @@ export const factNames = ['CallingAETitle', 'CalledAETitle', 'OriginKind', 'Orig
 const isKnownAttribute = (name: string): boolean =>
   factNames.some(fact => fact === name) || (/^[A-Z][A-Za-z0-9]{1,63}$/.test(name) && tagOf(name) !== undefined)
 
-const name = text({ min: 1, max: 64, pattern: /^[\w.-]+( [\w.-]+)*$/, expected: 'a name of letters, digits, ._- and inner spaces' })
+const name = text({
+  min: 1,
+  max: 64,
+  pattern: /^[\w.-]+( [\w.-]+)*$/,
+  expected: 'a name of letters, digits, ._- and inner spaces',
+})
 const words = text({ max: 1000 })
 
 /** The one profile of this form: the stored bytes, untouched. */
 export const profiles = ['as-is'] as const
 
-const purpose = text({ min: 1, max: 64, pattern: /^[a-z][a-z0-9-]*$/, expected: 'a purpose such as treatment or second-opinion' })
+const purpose = text({
+  min: 1,
+  max: 64,
+  pattern: /^[a-z][a-z0-9-]*$/,
+  expected: 'a purpose such as treatment or second-opinion',
+})
 const targets = list(name, { min: 1, max: 100 })
 
 const effects = {
@@ -41,9 +63,12 @@ const shape = object({
   format: oneOf('hanse-policy-1'),
   title: optional(words, ''),
   destinations: record(object({ peer: text({ min: 1, max: 128 }), description: optional(words, '') }), { max: 1000 }),
-  rules: list(object({ id: name, description: optional(words, ''), when: conditionDecoder(isKnownAttribute), ...effects }), {
-    max: 10_000,
-  }),
+  rules: list(
+    object({ id: name, description: optional(words, ''), when: conditionDecoder(isKnownAttribute), ...effects }),
+    {
+      max: 10_000,
+    },
+  ),
 })
 
 type Decoded = ObjectValue<{ shape: typeof shape }>['shape']
@@ -52,9 +77,14 @@ export type Rule = PolicyDocument['rules'][number] & { readonly when: Condition 
 
 /** What a rule does, as one value. */
 export type Effect =
-  | ({ readonly kind: 'send' } & NonNullable<Rule['send']>)
-  | ({ readonly kind: 'hold' } & NonNullable<Rule['hold']>)
-  | ({ readonly kind: 'deny' } & NonNullable<Rule['deny']>)
+  | ({ readonly kind: 'send' } & Omit<NonNullable<Rule['send']>, 'to' | 'priority'> &
+      Targets & { readonly priority: string })
+  | ({ readonly kind: 'hold'; readonly reason: string } & Targets)
+  | ({ readonly kind: 'deny'; readonly reason: string } & Targets)
+
+interface Targets {
+  readonly to: readonly string[]
+}
 
 /** The rule's only effect. */
 export function effectOf(rule: Rule): Effect | undefined {
@@ -89,7 +119,8 @@ function lint(document: PolicyDocument): string[] {
     const count = [rule.send, rule.hold, rule.deny].filter(effect => effect !== undefined).length
     if (count !== 1) problems.push(`${path}: expected exactly one of send, hold, deny`)
     for (const destination of effectOf(rule)?.to ?? []) {
-      if (!Object.hasOwn(document.destinations, destination)) problems.push(`${path}: unknown destination ${destination}`)
+      if (!Object.hasOwn(document.destinations, destination))
+        problems.push(`${path}: unknown destination ${destination}`)
     }
   })
   return problems

@@ -20,12 +20,17 @@ export interface PolicyVersion {
   readonly createdAt: Date
 }
 
-/** What everybody has until a first policy is published: nothing goes anywhere. */
-export const emptyPolicy: PolicyDocument = {
+/** What a new site starts with: nothing goes anywhere. */
+const firstPolicy: PolicyDocument = {
   format: 'hanse-policy-1',
-  title: 'nothing leaves',
+  title: 'Nothing leaves by itself',
   destinations: {},
   rules: [],
+}
+
+/** Publishes the first policy of a new site, so that every decision names a version. */
+export async function ensurePolicy(db: Db): Promise<void> {
+  if (!(await loadActivePolicy(db.kysely))) await publishPolicy(db, firstPolicy, 'gateway')
 }
 
 /** 'HNS' and the policy's number among the gateway's advisory locks: publishers queue up. */
@@ -45,16 +50,20 @@ export async function publishPolicy(db: Db, raw: unknown, author: string): Promi
     await lock.execute(tx)
     const active = await loadActivePolicy(tx)
     if (active?.sha256 === sha256.toString('hex')) return active
-    const newest = await tx.selectFrom('policy_versions').select('version').orderBy('version', 'desc').limit(1).executeTakeFirst()
+    const newest = await tx
+      .selectFrom('policy_versions')
+      .select('version')
+      .orderBy('version', 'desc')
+      .limit(1)
+      .executeTakeFirst()
     const version = (newest?.version ?? 0) + 1
-    await tx
-      .insertInto('policy_versions')
-      .values({ version, document: canonical, sha256, author })
-      .execute()
+    await tx.insertInto('policy_versions').values({ version, document: canonical, sha256, author }).execute()
     await tx
       .insertInto('policy_active')
       .values({ version, published_by: author })
-      .onConflict(conflict => conflict.column('singleton').doUpdateSet({ version, published_by: author, published_at: sql`now()` }))
+      .onConflict(conflict =>
+        conflict.column('singleton').doUpdateSet({ version, published_by: author, published_at: sql`now()` }),
+      )
       .execute()
     await appendAudit(
       tx,
@@ -87,7 +96,10 @@ export async function loadPolicy(db: Db['kysely'] | Tx, version: number): Promis
 }
 
 /** Versions, newest first. */
-export async function listPolicies(db: Db['kysely'], page: { limit: number; before?: number }): Promise<PolicyVersion[]> {
+export async function listPolicies(
+  db: Db['kysely'],
+  page: { limit: number; before?: number },
+): Promise<PolicyVersion[]> {
   const rows = await db
     .selectFrom('policy_versions')
     .select(columns)

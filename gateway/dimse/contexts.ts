@@ -51,10 +51,5 @@ function answer(offer: ContextOffer, privateSopClasses: PrivateSopClasses): Nego
 
 function serviceOf(uid: string, privateSopClasses: PrivateSopClasses): 'verification' | 'storage' | undefined {
   if (uid === verificationSopClass) return 'verification'
-  return isStorage(uid) || privateSopClasses.has(uid) ? 'storage' : undefined
-}
-
-function isStorage(uid: string): boolean {
-  const known: ReadonlyMap<string, string> = storageSopClasses
-  return known.has(uid)
+  return storageSopClasses.has(uid) || privateSopClasses.has(uid) ? 'storage' : undefined
 }

@@ -10,7 +10,6 @@ import type { AuditEvent } from '../audit/event.ts'
 import { instancesTransferred } from '../audit/event.ts'
 import { appendAudits } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
-import { fileSource } from '../dicom/byte-source.ts'
 import { type InstanceHeader, readInstanceHeader } from '../dicom/instance-header.ts'
 import { GatewayError, isGatewayError } from '../errors.ts'
 import type { Blobs, Staged, StagedFile } from '../store/blobs.ts'
@@ -124,32 +123,35 @@ export function openIngest(options: {
     }
   }
 
+  const toInstance = (header: InstanceHeader, staged: StagedFile, origin: Origin): NewInstance => ({
+    header,
+    issuer: header.issuer && !ownIssuers.has(header.issuer) ? header.issuer : '',
+    fileSha256: staged.fileSha256,
+    datasetSha256: staged.datasetSha256 ?? staged.fileSha256,
+    sizeBytes: staged.sizeBytes,
+    origin,
+    dueAt: dueAt(origin),
+  })
+
   return {
-    async stage(expectedBytes = 0) {
-      await blobs.assertRoom(expectedBytes)
-      return await blobs.stage()
-    },
+    stage: (expectedBytes = 0) => blobs.stage({ expectedBytes }),
 
     async store(staged, origin, expected) {
+      let header: InstanceHeader
       try {
-        const header = await readHeader(staged, expected)
-        if (!staged.datasetSha256) throw new GatewayError('DICOM_UNREADABLE', 'the data set has no digest')
-        await blobs.commit(staged)
-        const item: NewInstance = {
-          header,
-          issuer: header.issuer && !ownIssuers.has(header.issuer) ? header.issuer : '',
-          fileSha256: staged.fileSha256,
-          datasetSha256: staged.datasetSha256,
-          sizeBytes: staged.sizeBytes,
-          origin,
-          dueAt: dueAt(origin),
-        }
+        header = await readHeader(staged, expected)
+      } catch (error) {
+        await staged.discard()
+        throw error
+      }
+      await blobs.commit(staged)
+      try {
         return await new Promise<IngestResult>((resolve, reject) => {
-          waiting.push({ item, resolve, reject })
+          waiting.push({ item: toInstance(header, staged, origin), resolve, reject })
           pump ??= drain()
         })
       } finally {
-        await blobs.release(staged)
+        blobs.release(staged.fileSha256)
       }
     },
 
@@ -215,7 +217,7 @@ function auditOf(items: readonly NewInstance[], results: readonly IngestResult[]
           sopClassUids: [...new Set(members.map(member => member.header.sopClassUid))],
           instanceCount: members.length,
         },
-        ...(kind === 'stored'
+        ...(kind === 'stored' || kind === 'duplicate'
           ? []
           : members.map(member => ({
               kind: 'instance' as const,
@@ -227,20 +229,16 @@ function auditOf(items: readonly NewInstance[], results: readonly IngestResult[]
   )
 }
 
+/** Reads the header of a staged file; what the caller announced must be what the data set says. */
 async function readHeader(staged: StagedFile, expected: Expected | undefined): Promise<InstanceHeader> {
-  const source = await staged.open()
-  try {
-    const header = await readInstanceHeader(fileSource(source, staged.sizeBytes))
-    if (!expected) return header
-    for (const field of ['sopClassUid', 'sopInstanceUid', 'transferSyntaxUid'] as const) {
-      if (header[field] !== expected[field]) {
-        throw new GatewayError('DICOM_MISMATCH', `${field} of the data set is not the one announced`, {
-          context: { expected: expected[field], seen: header[field] },
-        })
-      }
+  const header = await readInstanceHeader(staged)
+  if (!expected) return header
+  for (const field of ['sopClassUid', 'sopInstanceUid', 'transferSyntaxUid'] as const) {
+    if (header[field] !== expected[field]) {
+      throw new GatewayError('DICOM_MISMATCH', `${field} of the data set is not the one announced`, {
+        context: { expected: expected[field], seen: header[field] },
+      })
     }
-    return header
-  } finally {
-    await source.close()
   }
+  return header
 }

@@ -73,7 +73,9 @@ export async function loadSnapshot(
     .execute()
   const seriesIds = [...new Set(rows.map(row => row.series_id))]
   const series =
-    seriesIds.length > 0 ? await tx.selectFrom('series').select('attributes').where('id', 'in', seriesIds).execute() : []
+    seriesIds.length > 0
+      ? await tx.selectFrom('series').select('attributes').where('id', 'in', seriesIds).execute()
+      : []
 
   const facts = new FactCollector()
   facts.addAttributes(study.patient_attributes)

@@ -22,7 +22,12 @@ export async function cancelTransfer(options: { db: Db; queue: Queue }, id: stri
     }
     await tx
       .updateTable('transfers')
-      .set({ state: 'cancelled', error_code: 'TRANSFER_CANCELLED', error: `cancelled by ${principal}`, updated_at: sql`now()` })
+      .set({
+        state: 'cancelled',
+        error_code: 'TRANSFER_CANCELLED',
+        error: `cancelled by ${principal}`,
+        updated_at: sql`now()`,
+      })
       .where('id', '=', id)
       .execute()
     await recordAction(tx, id, 'cancelled', principal)
@@ -63,7 +68,11 @@ export async function retryTransfer(options: { db: Db; queue: Queue }, id: strin
         .execute()
       await tx.deleteFrom('receipts').where('transfer', '=', id).where('direction', '=', 'received').execute()
     } else {
-      await tx.updateTable('transfers').set({ next_attempt_at: null, updated_at: sql`now()` }).where('id', '=', id).execute()
+      await tx
+        .updateTable('transfers')
+        .set({ next_attempt_at: null, updated_at: sql`now()` })
+        .where('id', '=', id)
+        .execute()
     }
     await recordAction(tx, id, 'retried', principal)
     await options.queue.enqueue(tx, 'deliver', { transfer: id }, { singletonKey: id })
@@ -87,7 +96,8 @@ async function resolvePeer(tx: Tx, destination: string): Promise<string> {
     where peers.state = 'active'
       and (document -> 'destinations' -> ${destination}::text ->> 'peer') in (peers.name, peers.site_id)`.execute(tx)
   const [peer] = row.rows
-  if (!peer) throw new GatewayError('STATE_CONFLICT', `destination ${destination} names no active peer: pair with it first`)
+  if (!peer)
+    throw new GatewayError('STATE_CONFLICT', `destination ${destination} names no active peer: pair with it first`)
   return peer.id
 }
 
