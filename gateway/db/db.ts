@@ -1,0 +1,202 @@
+/** The gateway's PostgreSQL: one pool, typed by Kysely, with transactions that survive a restart of the server. */
+import { setTimeout as delay } from 'node:timers/promises'
+import { Kysely, PostgresDialect, type PostgresPoolClient, sql, type Transaction } from 'kysely'
+import pg from 'pg'
+import { GatewayError } from '../errors.ts'
+import type { Log } from '../log.ts'
+import { databaseError, failureKind } from './failure.ts'
+import { oldestMajor } from './postgres-binaries.ts'
+import type { Schema } from './schema.ts'
+
+/** An open transaction: functions that write take it, so that the caller owns the unit of work. */
+export type Tx = Transaction<Schema>
+
+/** An open database. */
+export interface Db {
+  readonly kysely: Kysely<Schema>
+  /** For statements outside Kysely (LISTEN, COPY). Errors come as `pg` throws them. */
+  readonly pool: pg.Pool
+  /** What `pool` was made with, for a connection with other limits. */
+  readonly poolConfig: pg.PoolConfig
+  /**
+   * Runs `fn` in a transaction, again after a serialization failure, a deadlock, or a connection
+   * lost before COMMIT was sent; so `fn` must have no effects but those on `tx`.
+   *
+   * @throws GatewayError DATABASE_UNAVAILABLE (context `outcome: 'unknown'` when COMMIT got no
+   *   answer), STORAGE_FULL; other errors of `fn` and of constraints as they are
+   */
+  inTransaction<T>(fn: (tx: Tx) => Promise<T>): Promise<T>
+  close(): Promise<void>
+}
+
+/** Where the database is: the private cluster's connection, or the URL of a server. */
+export type DatabaseTarget =
+  | { readonly connection: { host: string; port?: number; user: string; database: string; password?: string } }
+  | { readonly url: string; readonly password?: string }
+
+/** How long a statement may wait for a server that is being restarted. */
+const patienceMs = 15_000
+const reruns = 5
+
+/**
+ * Connects and checks the server.
+ *
+ * @param poolSize  connections at most (default 10)
+ * @param statementTimeoutMs  per statement (default 60 s)
+ * @throws GatewayError DATABASE_UNAVAILABLE, DATABASE_MAJOR (too old), CONFIG_INVALID (not UTF-8)
+ */
+export async function openDatabase(
+  options: DatabaseTarget & { poolSize?: number; statementTimeoutMs?: number; log: Log },
+): Promise<Db> {
+  const { log } = options
+  const poolConfig = configurePool(options)
+  const pool = new pg.Pool(poolConfig)
+  // An idle connection broke (server restarted): the pool has dropped it already.
+  pool.on('error', error => log.debug({ reason: error.message }, 'database connection lost'))
+  const kysely = new Kysely<Schema>({ dialect: new PostgresDialect({ pool: patientPool(pool) }) })
+  try {
+    await checkServer(kysely, log)
+  } catch (error) {
+    await pool.end()
+    throw error
+  }
+  return {
+    kysely,
+    pool,
+    poolConfig,
+    inTransaction: fn => inTransaction(kysely, fn),
+    close: () => pool.end(),
+  }
+}
+
+function configurePool(options: DatabaseTarget & { poolSize?: number; statementTimeoutMs?: number }): pg.PoolConfig {
+  return {
+    ...('url' in options ? { connectionString: options.url } : options.connection),
+    ...('url' in options && options.password !== undefined ? { password: options.password } : {}),
+    application_name: `hanse ${process.pid}`,
+    max: options.poolSize ?? 10,
+    connectionTimeoutMillis: 30_000,
+    idleTimeoutMillis: 60_000,
+    keepAlive: true,
+    statement_timeout: options.statementTimeoutMs ?? 60_000,
+    lock_timeout: 30_000,
+    idle_in_transaction_session_timeout: 60_000,
+    types: { getTypeParser },
+  }
+}
+
+/** Whole numbers as numbers, calendar dates as text; the rest as `pg` reads it. Set per pool, not globally. */
+function getTypeParser(oid: number, format?: 'text' | 'binary'): (value: string) => unknown {
+  if (format !== 'binary') {
+    if (oid === pg.types.builtins.INT8) return readInt8
+    if (oid === int8Array) return readInt8Array
+    if (oid === pg.types.builtins.DATE) return String
+  }
+  return pg.types.getTypeParser(oid, format === 'binary' ? 'binary' : 'text')
+}
+
+const int8Array = 1016
+
+function readInt8(value: string): number {
+  const number = Number(value)
+  if (!Number.isSafeInteger(number))
+    throw new RangeError(`expected a whole number up to 2^53, got ${value} from the database`)
+  return number
+}
+
+function readInt8Array(value: string): readonly (number | null)[] {
+  const inner = value.slice(1, -1)
+  return inner === '' ? [] : inner.split(',').map(item => (item === 'NULL' ? null : readInt8(item)))
+}
+
+/** The pool as Kysely sees it: waits for a server that is away, and gives failures their code. */
+function patientPool(pool: pg.Pool) {
+  const wrapped = new WeakMap<pg.PoolClient, PostgresPoolClient>()
+  return {
+    options: pool.options,
+    end: () => pool.end(),
+    connect: async (): Promise<PostgresPoolClient> => {
+      const client = await connect(pool)
+      const known = wrapped.get(client)
+      if (known) return known
+      const made = translating(client)
+      wrapped.set(client, made)
+      return made
+    },
+  }
+}
+
+/** The client with errors translated; made once per client, because Kysely keeps state by identity. */
+function translating(client: pg.PoolClient): PostgresPoolClient {
+  const query = async (text: string, values: readonly unknown[]) => {
+    try {
+      return await client.query(text, [...values])
+    } catch (error) {
+      throw databaseError(error)
+    }
+  }
+  return Object.create(client, { query: { value: query } })
+}
+
+async function connect(pool: pg.Pool): Promise<pg.PoolClient> {
+  const deadline = Date.now() + patienceMs
+  for (let waitMs = 20; ; waitMs = Math.min(waitMs * 2, 500)) {
+    try {
+      return await pool.connect()
+    } catch (error) {
+      if (failureKind(error) !== 'lost' || Date.now() > deadline) throw databaseError(error)
+      await delay(waitMs)
+    }
+  }
+}
+
+async function inTransaction<T>(kysely: Kysely<Schema>, fn: (tx: Tx) => Promise<T>): Promise<T> {
+  const deadline = Date.now() + patienceMs
+  for (let attempt = 1; ; attempt += 1) {
+    let committing = false
+    try {
+      return await kysely.transaction().execute(async tx => {
+        const result = await fn(tx)
+        committing = true
+        return result
+      })
+    } catch (error) {
+      const kind = failureKind(error)
+      const again = (kind === 'rerun' && attempt < reruns) || (kind === 'lost' && !committing && Date.now() < deadline)
+      if (!again) throw kind === 'lost' && committing ? unknownOutcome(error) : databaseError(error)
+      await delay(Math.random() * 10 * 2 ** Math.min(attempt, 6))
+    }
+  }
+}
+
+function unknownOutcome(cause: unknown): GatewayError {
+  return new GatewayError('DATABASE_UNAVAILABLE', 'the database did not answer a commit', {
+    cause,
+    context: { outcome: 'unknown' },
+  })
+}
+
+async function checkServer(kysely: Kysely<Schema>, log: Log): Promise<void> {
+  const setting = (name: string) => kysely.fn<string>('current_setting', [sql.lit(name)])
+  const found = await kysely
+    .selectNoFrom([
+      setting('server_version_num').as('version'),
+      setting('server_encoding').as('encoding'),
+      setting('synchronous_commit').as('synchronousCommit'),
+      setting('fsync').as('fsync'),
+    ])
+    .executeTakeFirstOrThrow()
+  const major = Math.floor(Number(found.version) / 10_000)
+  if (major < oldestMajor) {
+    throw new GatewayError('DATABASE_MAJOR', `expected PostgreSQL ${oldestMajor} or newer, the server is ${major}`)
+  }
+  if (found.encoding !== 'UTF8') {
+    throw new GatewayError('CONFIG_INVALID', `expected a database with encoding UTF8, got ${found.encoding}`)
+  }
+  if (found.fsync !== 'on' || found.synchronousCommit === 'off') {
+    log.warn(
+      { fsync: found.fsync, synchronousCommit: found.synchronousCommit },
+      'the database server does not make commits durable: a power cut may lose acknowledged instances',
+    )
+  }
+}

@@ -1,0 +1,51 @@
+/** Brings the database to the schema of this release. */
+import { Kysely, PostgresDialect } from 'kysely'
+import { type Migration, Migrator } from 'kysely/migration'
+import pg from 'pg'
+import { GatewayError } from '../errors.ts'
+import type { Db } from './db.ts'
+import * as foundation from './migrations/0001-foundation.ts'
+
+/** Imported one by one: the published package and the tests must not depend on a directory listing. */
+const migrations: Readonly<Record<string, Migration>> = {
+  '0001-foundation': foundation,
+}
+
+/**
+ * Runs the migrations that are missing; of two starters at once the second waits for the first.
+ * Uses a connection of its own without statement timeout.
+ *
+ * @returns names of the migrations that ran
+ * @throws GatewayError STATE_CONFLICT when a newer release has migrated this database
+ */
+export async function migrate(db: Db): Promise<readonly string[]> {
+  const pool = new pg.Pool({ ...db.poolConfig, max: 2, statement_timeout: 0, lock_timeout: 0 })
+  pool.on('error', () => undefined) // the failing query below reports it
+  const kysely = new Kysely<unknown>({ dialect: new PostgresDialect({ pool }) })
+  try {
+    await refuseNewer(kysely)
+    const migrator = new Migrator({ db: kysely, provider: { getMigrations: async () => migrations } })
+    const { error, results } = await migrator.migrateToLatest()
+    if (error !== undefined) throw error
+    return (results ?? []).map(result => result.migrationName)
+  } finally {
+    await pool.end()
+  }
+}
+
+async function refuseNewer(kysely: Kysely<unknown>): Promise<void> {
+  const tables = await kysely.introspection.getTables({ withInternalKyselyTables: true })
+  if (!tables.some(table => table.name === 'kysely_migration')) return
+  const done = await kysely
+    .withTables<{ kysely_migration: { name: string } }>()
+    .selectFrom('kysely_migration')
+    .select('name')
+    .execute()
+  const unknown = done.map(row => row.name).filter(name => !Object.hasOwn(migrations, name))
+  if (unknown.length > 0) {
+    throw new GatewayError(
+      'STATE_CONFLICT',
+      `the database was migrated by a newer release (${unknown.join(', ')}): start that release, or restore a backup`,
+    )
+  }
+}

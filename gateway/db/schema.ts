@@ -1,0 +1,304 @@
+/**
+ * The tables as Kysely sees them: what migration 0001 made. In a row read: bigint columns are safe
+ * integers, `bytea` Buffers, `timestamptz` Dates, `jsonb` unknown (a decoder gives it its type),
+ * absent values null. JSON is written as text (`JSON.stringify`), because `pg` would turn a list
+ * into a PostgreSQL array.
+ */
+import type { ColumnType, Generated, GeneratedAlways, Insertable, Selectable } from 'kysely'
+
+/** A `jsonb` column. */
+type Json = ColumnType<unknown, string, string>
+/** A `jsonb` column with a default. */
+type DefaultJson = ColumnType<unknown, string | undefined, string>
+type DefaultDate = ColumnType<Date, Date | undefined, Date>
+/** SHA-256, 32 bytes. */
+type Digest = Buffer
+
+export interface Schema {
+  settings: SettingsTable
+  patients: PatientsTable
+  studies: StudiesTable
+  series: SeriesTable
+  instances: InstancesTable
+  conflicts: ConflictsTable
+  quarantine: QuarantineTable
+  peers: PeersTable
+  invitations: InvitationsTable
+  policy_versions: PolicyVersionsTable
+  policy_active: PolicyActiveTable
+  transfers: TransfersTable
+  transfer_items: TransferItemsTable
+  transfer_steps: TransferStepsTable
+  inbound_transfers: InboundTransfersTable
+  receipts: ReceiptsTable
+  audit_events: AuditEventsTable
+  audit_leaves: AuditLeavesTable
+  audit_tree: AuditTreeTable
+  audit_checkpoints: AuditCheckpointsTable
+}
+
+/** A row of table `T` as it is read. */
+export type Row<T extends keyof Schema> = Selectable<Schema[T]>
+/** A row of table `T` as it is inserted. */
+export type NewRow<T extends keyof Schema> = Insertable<Schema[T]>
+
+export interface SettingsTable {
+  name: string
+  value: Json
+  version: Generated<number>
+  updated_at: DefaultDate
+}
+
+export interface PatientsTable {
+  id: GeneratedAlways<number>
+  issuer: Generated<string>
+  patient_id: Generated<string>
+  orthanc_id: string
+  name_folded: Generated<string>
+  birth_date: string | null
+  sex: string | null
+  attributes: DefaultJson
+  created_at: DefaultDate
+  updated_at: DefaultDate
+}
+
+export interface StudiesTable {
+  id: GeneratedAlways<number>
+  patient: number
+  study_instance_uid: string
+  orthanc_id: string
+  domain: Generated<string>
+  study_date: string | null
+  study_time: string | null
+  accession_number: string | null
+  study_description: string | null
+  modalities: Generated<string[]>
+  instance_count: Generated<number>
+  size_bytes: Generated<number>
+  attributes: DefaultJson
+  origin: DefaultJson
+  due_at: Date | null
+  created_at: DefaultDate
+  updated_at: DefaultDate
+}
+
+export interface SeriesTable {
+  id: GeneratedAlways<number>
+  study: number
+  series_instance_uid: string
+  orthanc_id: string
+  modality: string | null
+  instance_count: Generated<number>
+  attributes: DefaultJson
+  created_at: DefaultDate
+  updated_at: DefaultDate
+}
+
+export interface InstancesTable {
+  id: GeneratedAlways<number>
+  series: number
+  sop_instance_uid: string
+  sop_class_uid: string
+  transfer_syntax_uid: string
+  orthanc_id: string
+  file_sha256: Digest
+  dataset_sha256: Digest
+  size_bytes: number
+  attributes: DefaultJson
+  origin: DefaultJson
+  created_at: DefaultDate
+}
+
+export interface ConflictsTable {
+  id: GeneratedAlways<number>
+  instance: number | null
+  sop_instance_uid: string
+  kind: 'conflict' | 'variant'
+  state: Generated<'held' | 'kept' | 'replaced' | 'discarded'>
+  sop_class_uid: string
+  transfer_syntax_uid: string
+  file_sha256: Digest
+  dataset_sha256: Digest
+  size_bytes: number
+  origin: DefaultJson
+  created_at: DefaultDate
+  decided_at: Date | null
+  decided_by: string | null
+}
+
+export interface QuarantineTable {
+  id: GeneratedAlways<number>
+  reason_code: string
+  reason: string
+  file_sha256: Digest | null
+  size_bytes: number | null
+  inbound: string | null
+  object: number | null
+  origin: DefaultJson
+  state: Generated<'held' | 'released' | 'rejected'>
+  created_at: DefaultDate
+}
+
+export interface PeersTable {
+  id: string
+  site_id: string
+  name: string
+  state: 'pending' | 'active' | 'revoked'
+  url: string | null
+  card: Buffer
+  ca_certificate: string
+  ca_fingerprint: Digest
+  signing_key: Buffer
+  sealing_key: Buffer
+  sas: string | null
+  agreement: DefaultJson
+  confirmed_at: Date | null
+  revoked_at: Date | null
+  created_at: DefaultDate
+}
+
+export interface InvitationsTable {
+  id: string
+  certificate_fingerprint: Digest
+  state: Generated<'open' | 'started' | 'redeemed' | 'cancelled'>
+  exchange: ColumnType<unknown, string | null | undefined, string | null>
+  peer: string | null
+  expires_at: Date
+  created_at: DefaultDate
+}
+
+export interface PolicyVersionsTable {
+  version: number
+  document: Json
+  sha256: Digest
+  author: string
+  created_at: DefaultDate
+}
+
+export interface PolicyActiveTable {
+  singleton: Generated<boolean>
+  version: number
+  published_by: string
+  published_at: DefaultDate
+}
+
+export type TransferState =
+  | 'planned'
+  | 'prepared'
+  | 'signed'
+  | 'sent'
+  | 'receipted'
+  | 'held'
+  | 'refused'
+  | 'cancelled'
+  | 'expired'
+
+export interface TransfersTable {
+  id: string
+  study: number | null
+  study_instance_uid: string
+  domain: Generated<string>
+  destination: string
+  peer: string | null
+  trigger: string
+  rule: string
+  policy_version: number
+  profile: string
+  purpose: string
+  priority: Generated<string>
+  requested_by: string
+  snapshot_sha256: Digest
+  state: TransferState
+  nonce: Buffer
+  manifest_created: Date
+  manifest: Buffer | null
+  manifest_id: string | null
+  object_count: number
+  bytes_total: number
+  bytes_acknowledged: Generated<number>
+  bytes_sent: Generated<number>
+  attempts: Generated<number>
+  error_code: string | null
+  error: string | null
+  next_attempt_at: Date | null
+  expires_at: Date
+  created_at: DefaultDate
+  updated_at: DefaultDate
+}
+
+export interface TransferItemsTable {
+  transfer: string
+  ordinal: number
+  sop_instance_uid: string
+  sop_class_uid: string
+  transfer_syntax_uid: string
+  size_bytes: number
+  file_sha256: Digest
+}
+
+export interface TransferStepsTable {
+  id: GeneratedAlways<number>
+  transfer: string
+  at: DefaultDate
+  step: string
+  detail: DefaultJson
+}
+
+export type InboundState = 'receiving' | 'committing' | 'imported' | 'held' | 'refused' | 'cancelled' | 'expired'
+
+export interface InboundTransfersTable {
+  id: string
+  peer: string
+  manifest_id: string
+  manifest: Buffer
+  state: InboundState
+  purpose: string
+  object_count: number
+  leaf_count: number
+  bytes_total: number
+  bytes_received: Generated<number>
+  received: Buffer
+  refusals: DefaultJson
+  error_code: string | null
+  error: string | null
+  expires_at: Date
+  created_at: DefaultDate
+  updated_at: DefaultDate
+}
+
+export interface ReceiptsTable {
+  id: GeneratedAlways<number>
+  transfer: string
+  direction: 'issued' | 'received'
+  kind: string
+  envelope: Buffer
+  sha256: Digest
+  created_at: DefaultDate
+}
+
+export interface AuditEventsTable {
+  id: GeneratedAlways<number>
+  at: DefaultDate
+  salt: Buffer | null
+  payload: string | null
+  commitment: Digest
+}
+
+export interface AuditLeavesTable {
+  leaf_index: number
+  event: number
+  commitment: Digest
+}
+
+export interface AuditTreeTable {
+  singleton: Generated<boolean>
+  size: number
+  frontier: Buffer[]
+}
+
+export interface AuditCheckpointsTable {
+  size: number
+  root: Digest
+  note: string
+  created_at: DefaultDate
+}

@@ -1,0 +1,142 @@
+/**
+ * A database of its own for each test (file): one private cluster per test process, started on
+ * first use, with a migrated template that every `testDatabase` copies.
+ *
+ * `HANSE_TEST_DATABASE_DIR` names the data directory of a cluster that the test runner keeps
+ * running for all files; then the template is made there once.
+ */
+import { createHash, randomBytes } from 'node:crypto'
+import { chmod, mkdtemp, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, type TestContext } from 'node:test'
+import { type Db, openDatabase } from '../../gateway/db/db.ts'
+import { openPrivateCluster, type PrivateCluster } from '../../gateway/db/embedded.ts'
+import { migrate } from '../../gateway/db/migrations.ts'
+import { adminClient } from '../../gateway/db/postmaster.ts'
+import { openLog } from '../../gateway/log.ts'
+
+const log = openLog({ level: 'silent' })
+
+/** A migrated, empty database; dropped after the test. Without `t`, after all tests of the file. */
+export async function testDatabase(t?: TestContext): Promise<Db> {
+  const { socketDir, template } = await shared.template()
+  const name = `test_${randomBytes(6).toString('hex')}`
+  await admin(socketDir, `create database ${name} template ${template} owner hanse`)
+  const connection = { host: socketDir, port: 5432, user: 'hanse', database: name }
+  const db = await openDatabase({ connection, log, poolSize: 6 })
+  const cleanUp = async (): Promise<void> => {
+    await db.close()
+    await admin(socketDir, `drop database ${name} with (force)`)
+  }
+  if (t) t.after(cleanUp)
+  else shared.afterFile(cleanUp)
+  return db
+}
+
+/** How to reach that database with another client (pg-boss). */
+export function connectionOf(db: Db): { host: string; port: number; user: string; database: string } {
+  const { host = '', port = 5432, user = 'hanse', database = '' } = db.poolConfig
+  return { host, port, user, database }
+}
+
+interface Template {
+  readonly socketDir: string
+  readonly template: string
+}
+
+/** The process's cluster. Test processes are one file each, so this is per file. */
+class SharedCluster {
+  #template: Promise<Template> | undefined
+  readonly #cleanUps: (() => Promise<void>)[] = []
+
+  constructor() {
+    // registered at import, at the file's top level, so that it runs after every test of the file
+    after(async () => {
+      for (const cleanUp of this.#cleanUps.reverse()) await cleanUp()
+    })
+  }
+
+  afterFile(cleanUp: () => Promise<void>): void {
+    this.#cleanUps.push(cleanUp)
+  }
+
+  template(): Promise<Template> {
+    this.#template ??= this.#make()
+    return this.#template
+  }
+
+  async #make(): Promise<Template> {
+    const running = process.env['HANSE_TEST_DATABASE_SOCKET']
+    const socketDir = running ?? (await this.#start())
+    const template = `template_${(await schemaHash()).slice(0, 12)}`
+    await makeTemplate(socketDir, template)
+    return { socketDir, template }
+  }
+
+  async #start(): Promise<string> {
+    const { cluster, remove } = await startTestCluster()
+    this.#cleanUps.push(remove)
+    return cluster.connection.host
+  }
+}
+
+const shared = new SharedCluster()
+
+/** A private cluster in a temporary directory, without fsync; `remove` stops and deletes it. */
+export async function startTestCluster(): Promise<{ cluster: PrivateCluster; remove: () => Promise<void> }> {
+  const dataDir = await mkdtemp(join(tmpdir(), 'hanse-test-'))
+  await chmod(dataDir, 0o711)
+  const cluster = await openPrivateCluster({
+    dataDir,
+    log,
+    settings: { fsync: 'off', synchronous_commit: 'off', full_page_writes: 'off', shared_buffers: '32MB' },
+  })
+  return {
+    cluster,
+    remove: async () => {
+      await cluster.close()
+      await rm(cluster.connection.host, { recursive: true, force: true })
+      await rm(dataDir, { recursive: true, force: true })
+    },
+  }
+}
+
+async function makeTemplate(socketDir: string, template: string): Promise<void> {
+  const client = adminClient(socketDir)
+  await client.connect()
+  try {
+    await client.query('select pg_advisory_lock(7238601)') // of several test files at once one makes it
+    const { rows } = await client.query('select 1 from pg_database where datname = $1', [template])
+    if (rows.length > 0) return
+    const making = `${template}_new`
+    await client.query(`drop database if exists ${making} with (force)`)
+    await client.query(`create database ${making} owner hanse`)
+    const connection = { host: socketDir, port: 5432, user: 'hanse', database: making }
+    const db = await openDatabase({ connection, log, poolSize: 1 })
+    await migrate(db)
+    await db.close()
+    await client.query(`alter database ${making} rename to ${template}`)
+  } finally {
+    await client.end()
+  }
+}
+
+async function schemaHash(): Promise<string> {
+  const hash = createHash('sha256')
+  const migrations = ['0001-foundation.ts']
+  for (const name of migrations) {
+    hash.update(await readFile(new URL(`../../gateway/db/migrations/${name}`, import.meta.url)))
+  }
+  return hash.digest('hex')
+}
+
+async function admin(socketDir: string, statement: string): Promise<void> {
+  const client = adminClient(socketDir)
+  await client.connect()
+  try {
+    await client.query(statement)
+  } finally {
+    await client.end()
+  }
+}
