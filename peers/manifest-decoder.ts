@@ -15,6 +15,7 @@ import {
   text,
 } from '../gateway/decode.ts'
 import { GatewayError } from '../gateway/errors.ts'
+import { sha256Hex } from './envelope.ts'
 import { base64, definedFields, instant, sha256, siteId, uid } from './fields.ts'
 import { parseJson } from './json.ts'
 import { leafBytes } from './leaves.ts'
@@ -29,7 +30,6 @@ import {
   maxPages,
   priorities,
   type Segment,
-  sha256Hex,
 } from './manifest.ts'
 
 /** Most bytes of one object: 1 TiB; of a transfer: 16 TiB. Both sides of a sum stay exact. */

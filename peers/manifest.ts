@@ -5,8 +5,8 @@
  * of objects that the manifest names by hash (`PROTOCOL.md` §Manifest). Bytes are stored and hashed as
  * signed; nothing is ever re-encoded, so there is no canonical form to disagree about.
  */
-import { createHash } from 'node:crypto'
 import { GatewayError } from '../gateway/errors.ts'
+import { sha256Hex } from './envelope.ts'
 
 export const manifestVersion = 1
 /** DSSE payload type, and with it the signature's context. */
@@ -189,9 +189,4 @@ export function manifestId(envelope: Uint8Array): string {
 /** True for text that can be a manifest's name. */
 export function isManifestId(text: string): boolean {
   return /^[0-9a-f]{64}$/.test(text)
-}
-
-/** SHA-256 in lower-case hex. */
-export function sha256Hex(bytes: Uint8Array): string {
-  return createHash('sha256').update(bytes).digest('hex')
 }

@@ -61,6 +61,22 @@ export function openOffer(
 }
 
 /**
+ * Decodes an offer that this site has verified before and stored.
+ *
+ * @throws GatewayError MANIFEST_MALFORMED when the stored bytes are damaged
+ */
+export function readStoredOffer(bytes: Uint8Array): Manifest {
+  const { envelope, pages } = splitOffer(bytes)
+  const limits = { maxBytes: maxOfferBytes, maxDepth: 8, code: 'MANIFEST_MALFORMED' } as const
+  const decoded = decode(
+    object({ payload: text({ max: maxOfferBytes }) }, { unknown: 'keep' }),
+    parseJson(envelope, limits),
+  )
+  if (!decoded.ok) throw new GatewayError('MANIFEST_MALFORMED', 'expected the stored offer to be an envelope')
+  return decodeManifest(parseJson(Buffer.from(decoded.value.payload, 'base64'), limits), pages)
+}
+
+/**
  * Whom an offer is for, and when.
  *
  * @throws GatewayError MANIFEST_RECIPIENT, MANIFEST_EXPIRED, PEER_CLOCK_DRIFT (the sender's clock is ahead)
