@@ -1,7 +1,8 @@
 /**
- * The bytes of inbound transfers before they are instances: `<staging>/inbound/<manifest id>/<ordinal>`,
+ * The bytes of inbound transfers before they are instances: `<data>/inbound/<manifest id>/<ordinal>`,
  * one file per object, filled range by range in any order. Names come from a hash and a number, never
- * from what a peer wrote.
+ * from what a peer wrote. Not below `<data>/staging`, which is swept at every start: these bytes were
+ * acknowledged.
  */
 import { createHash } from 'node:crypto'
 import { constants } from 'node:fs'
@@ -10,6 +11,8 @@ import { join } from 'node:path'
 import type { Bitmap, LeafRun } from '../../peers/bitmap.ts'
 import { type LeafMap, leafBytes, type Piece } from '../../peers/leaves.ts'
 import { GatewayError } from '../errors.ts'
+import { storageError } from '../store/io-error.ts'
+import { inParallel } from './parallel.ts'
 
 /** Digests of one object's bytes, taken as they arrived. */
 export interface ArrivalDigests {
@@ -42,10 +45,11 @@ export interface InboundStaging {
 /** Files written and synced at once per range: as many as libuv has threads by default. */
 const parallelFiles = 4
 
-/** Opens the staging area below `dir`, the gateway's `data/staging`. */
+/** Opens the area below `dir`, the gateway's data directory. */
 export async function openInboundStaging(dir: string): Promise<InboundStaging> {
   const root = join(dir, 'inbound')
-  await mkdir(root, { recursive: true })
+  await mkdir(root, { recursive: true, mode: 0o700 })
+  await syncDirectory(dir)
   const path = (manifestId: string, ordinal: number): string => join(root, manifestId, String(ordinal))
   // Entries known to be durable in this process; after a restart the directory is synced once more.
   const known = new Map<string, Set<number>>()
@@ -53,7 +57,7 @@ export async function openInboundStaging(dir: string): Promise<InboundStaging> {
   return {
     path,
     async create(manifestId) {
-      await mkdir(join(root, manifestId), { recursive: true })
+      await mkdir(join(root, manifestId), { recursive: true, mode: 0o700 })
       await syncDirectory(root)
     },
     async write(manifestId, { map, run, bytes, received }) {
@@ -63,21 +67,15 @@ export async function openInboundStaging(dir: string): Promise<InboundStaging> {
       const entries = known.get(manifestId) ?? new Set()
       known.set(manifestId, entries)
       const isNew = pieces.some(piece => !entries.has(piece.ordinal))
-      await inParallel(parts, async part => {
-        const file = await open(path(manifestId, part.ordinal), constants.O_RDWR | constants.O_CREAT, 0o600)
-        try {
-          const slice = bytes.subarray(part.at, part.at + part.length)
-          if (part.isReceived) await compare(file, part, slice)
-          else {
-            await writeFully(file, slice, part.offset)
-            await file.datasync()
-          }
-        } finally {
-          await file.close()
-        }
-        if (part.length === map.sizeOf(part.ordinal)) {
-          digests.set(part.ordinal, digest(bytes.subarray(part.at, part.at + part.length)))
-        }
+      const writing = inParallel(parts, parallelFiles, async part => {
+        const slice = bytes.subarray(part.at, part.at + part.length)
+        const stored = store(path(manifestId, part.ordinal), part, slice)
+        // Hashed while the thread pool writes.
+        if (part.length === map.sizeOf(part.ordinal)) digests.set(part.ordinal, digest(slice))
+        await stored
+      })
+      await writing.catch(error => {
+        throw storageError(error, 'writing a received range')
       })
       if (isNew) {
         await syncDirectory(join(root, manifestId))
@@ -112,6 +110,17 @@ function splitByKnown(pieces: readonly Piece[], run: LeafRun, received: Bitmap):
     }
   }
   return parts
+}
+
+async function store(path: string, part: Part, slice: Uint8Array): Promise<void> {
+  const file = await open(path, constants.O_RDWR | constants.O_CREAT, 0o600)
+  try {
+    if (part.isReceived) return await compare(file, part, slice)
+    await writeFully(file, slice, part.offset)
+    await file.datasync()
+  } finally {
+    await file.close()
+  }
 }
 
 async function compare(file: FileHandle, part: Part, slice: Uint8Array): Promise<void> {
@@ -153,20 +162,4 @@ async function syncDirectory(path: string): Promise<void> {
   } finally {
     await directory.close()
   }
-}
-
-async function inParallel<T>(items: readonly T[], work: (item: T) => Promise<void>): Promise<void> {
-  let next = 0
-  const lane = async (): Promise<void> => {
-    for (let item = items[next++]; item !== undefined; item = items[next++]) await work(item)
-  }
-  const lanes = await Promise.allSettled(Array.from({ length: Math.min(parallelFiles, items.length) }, lane))
-  const failed = lanes.find(result => result.status === 'rejected')
-  if (failed) throw storageError(failed.reason)
-}
-
-function storageError(cause: unknown): unknown {
-  if (cause instanceof GatewayError) return cause
-  const isFull = cause instanceof Error && 'code' in cause && (cause.code === 'ENOSPC' || cause.code === 'EDQUOT')
-  return new GatewayError(isFull ? 'STORAGE_FULL' : 'STORAGE_IO', 'cannot write a received range', { cause })
 }
