@@ -45,6 +45,7 @@ export const errorTable = {
   // peers: identity and pairing
   PEER_UNKNOWN: meaning(403, 0xc000, 'no', 'security-alert'),
   PEER_REVOKED: meaning(403, 0xc000, 'no', 'security-alert'),
+  PEER_PENDING: meaning(409, 0xc000, 'yes'),
   PEER_CARD_INVALID: meaning(400, 0xc000, 'no', 'security-alert'),
   PEER_CLOCK_DRIFT: meaning(409, 0xc000, 'yes', 'failure'),
   PEER_TLS_INTERCEPTED: meaning(502, 0xc000, 'yes', 'security-alert'),

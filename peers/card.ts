@@ -128,7 +128,7 @@ export const siteName = text({
   min: 1,
   max: 100,
   // Control characters, surrogates, line and paragraph separators, bidirectional overrides; no space at either end.
-  pattern: /^(?! )(?!.*[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\u202a-\u202e\u2066-\u2069])[^]*(?<! )$/u,
+  pattern: /^(?! )(?!.*[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\u202a-\u202e\u2066-\u2069]).*(?<! )$/u,
   expected: 'a name of 1 to 100 visible characters',
 })
 

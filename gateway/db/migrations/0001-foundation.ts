@@ -123,7 +123,7 @@ const statements = [
   `create table peers (
      id uuid primary key,
      site_id text not null,
-     name text not null unique,
+     name text not null,
      state text not null check (state in ('pending', 'active', 'revoked')),
      url text,
      card bytea not null,
@@ -137,7 +137,10 @@ const statements = [
      revoked_at timestamptz,
      created_at timestamptz not null default now()
    )`,
+  // A revoked peer keeps its row; the same site, paired again, is a new one of the same name and CA.
   `create unique index peers_site on peers (site_id) where state <> 'revoked'`,
+  `create unique index peers_name on peers (name) where state <> 'revoked'`,
+  `create unique index peers_ca on peers (ca_fingerprint) where state <> 'revoked'`,
   `create table invitations (
      id uuid primary key,
      certificate_fingerprint bytea not null unique,
