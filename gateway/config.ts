@@ -117,7 +117,7 @@ const shape = {
   log: section({ level: optional(oneOf('debug', 'info', 'warn', 'error', 'silent'), 'info') }),
   proxy: optional(object({ url: url(['http', 'https']), loginFile: optional(filePath) })),
   storage: section({
-    lowWatermarkBytes: optional(bytes, GiB),
+    lowWatermarkBytes: optional(bytes),
     resumeBytes: optional(bytes),
   }),
   studies: section({ stableAgeMs: optional(durationMs, 60_000) }),
@@ -132,9 +132,7 @@ const shape = {
 const fileDecoder = object(shape)
 
 /** The configuration after defaults, with absolute paths. Ports may be 0. */
-export type Config = Omit<ObjectValue<typeof shape>, '$schema' | 'storage'> & {
-  readonly storage: { readonly lowWatermarkBytes: number; readonly resumeBytes: number }
-}
+export type Config = Omit<ObjectValue<typeof shape>, '$schema'>
 
 interface Variable {
   /** Path in the file that the variable overrides. */
@@ -308,8 +306,7 @@ function absolute(value: ObjectValue<typeof shape>, base: (path: string) => stri
   const { $schema: _, ...rest } = value
   const { tls, ...http } = rest.http
   const { passwordFile, ...database } = rest.database
-  const { proxy, storage } = rest
-  const low = storage.lowWatermarkBytes
+  const { proxy } = rest
   return {
     ...rest,
     data: resolve(base('data'), rest.data),
@@ -328,14 +325,14 @@ function absolute(value: ObjectValue<typeof shape>, base: (path: string) => stri
       ...proxy,
       loginFile: proxy.loginFile && resolve(base('proxy.loginFile'), proxy.loginFile),
     },
-    storage: { lowWatermarkBytes: low, resumeBytes: storage.resumeBytes ?? Math.ceil(low * 1.25) },
   }
 }
 
 function crossCheck(config: Config): Problem[] {
   const problems: Problem[] = []
   const { storage, database, http, dicom, federation } = config
-  if (storage.resumeBytes < storage.lowWatermarkBytes) {
+  const { lowWatermarkBytes, resumeBytes } = storage
+  if (resumeBytes !== undefined && (lowWatermarkBytes === undefined || resumeBytes < lowWatermarkBytes)) {
     problems.push({ path: 'storage.resumeBytes', message: 'expected at least storage.lowWatermarkBytes' })
   }
   if (database.passwordFile && !database.url) {

@@ -60,7 +60,7 @@ export const peerAccept: Command = {
     const handover = readHandover(args.operands[0] ?? '-', io)
     const client = openClient(args, io)
     const name = args.text('name')
-    const isInvitation = String(handover['kind'] ?? handover['type'] ?? 'invitation').includes('invitation')
+    const isInvitation = handover['hanse'] === 'invitation'
     const answer = isInvitation
       ? await client.call('POST', '/peers/accept', {
           invitation: handover,

@@ -23,10 +23,10 @@ export const policyShow: Command = {
     if (args.flag('all')) {
       const answer = await client.call('GET', '/policy/versions')
       const rows = items(answer, 'versions').map(entry =>
-        ['version', 'createdAt', 'author', 'sha256'].map(key => field(entry, key)),
+        ['version', 'createdAt', 'author', 'title'].map(key => field(entry, key)),
       )
       io.print(
-        args.flag('json') ? JSON.stringify(answer, null, 2) : table(['version', 'created', 'author', 'sha256'], rows),
+        args.flag('json') ? JSON.stringify(answer, null, 2) : table(['version', 'created', 'author', 'title'], rows),
       )
       return exitCodes.ok
     }
@@ -73,7 +73,25 @@ export const policyExplain: Command = {
   async run(args, io) {
     const study = encodeURIComponent(args.operands[0] ?? '')
     const answer = await openClient(args, io).call('GET', `/policy/explain?study=${study}`)
-    io.print(JSON.stringify(args.flag('json') ? answer : at(answer, 'explanation'), null, 2))
+    io.print(args.flag('json') ? JSON.stringify(answer, null, 2) : explanation(answer))
     return exitCodes.ok
   },
+}
+
+function explanation(answer: unknown): string {
+  const decisions = items(answer, 'decisions').map(
+    entry => `${field(entry, 'destination')}: ${field(entry, 'effect', 'kind')} by rule ${field(entry, 'rule')}`,
+  )
+  const undecided = items(answer, 'undecided').map(name => `${String(name)}: not sent, no rule matches`)
+  const trace = items(answer, 'trace').map(entry => [
+    field(entry, 'rule'),
+    at(entry, 'matched') === true ? 'matches' : 'no',
+    field(entry, 'why'),
+  ])
+  const summary = [...decisions, ...undecided]
+  return [
+    `policy version ${field(answer, 'policyVersion')}`,
+    ...(summary.length > 0 ? summary : ['nothing is sent: the policy has no destinations']),
+    ...(trace.length > 0 ? ['', table(['rule', 'verdict', 'why'], trace)] : []),
+  ].join('\n')
 }

@@ -10,13 +10,12 @@ const pollMs = 500
 
 export const send: Command = {
   name: 'send',
-  summary: 'Send a study to a peer.',
+  summary: 'Send a study to a destination.',
   operands: 'STUDY',
   arity: { min: 1, max: 1 },
   options: {
-    to: { type: 'string', value: 'DEST', help: 'name of an active peer' },
+    to: { type: 'string', value: 'DEST', help: 'a destination of the active policy' },
     purpose: { type: 'string', value: 'TEXT', help: 'why (default: treatment)' },
-    priority: { type: 'string', value: 'CLASS', help: 'urgent, deadline, normal or bulk (default: normal)' },
     wait: { type: 'boolean', help: 'wait for the receipt; exit 1 when it ends otherwise' },
     ...jsonOption,
     ...connectionOptions,
@@ -25,14 +24,14 @@ export const send: Command = {
   details: 'STUDY is a Study Instance UID or an Orthanc id. Example: hanse send 1.2.3.4 --to "Hospital B" --wait',
   async run(args, io) {
     const destination = args.text('to')
-    if (destination === undefined) throw new UsageError('--to: expected the name of a peer, see hanse peer list')
-    const [purpose, priority] = [args.text('purpose'), args.text('priority')]
+    if (destination === undefined)
+      throw new UsageError('--to: expected a destination of the policy, see hanse policy show')
+    const purpose = args.text('purpose')
     const client = openClient(args, io)
     let transfer = await client.call('POST', '/transfers', {
       study: args.operands[0],
       destination,
       ...(purpose !== undefined && { purpose }),
-      ...(priority !== undefined && { priority }),
     })
     const id = field(transfer, 'id')
     let shown = ''

@@ -2,6 +2,7 @@
 import { sql } from 'kysely'
 import type { Db } from '../db/db.ts'
 import { isGatewayError } from '../errors.ts'
+import type { FreeSpaceState } from '../store/free-space.ts'
 import { loadCounts, type StoreCounts } from '../store/query.ts'
 import { countTransfers, type Direction } from './transfer-list.ts'
 
@@ -19,14 +20,6 @@ export interface StatusProblem {
   readonly message: string
 }
 
-export interface StorageStatus {
-  readonly freeBytes: number
-  readonly totalBytes: number
-  readonly lowWatermarkBytes: number
-  /** False below the watermark: nothing is received. */
-  readonly receiving: boolean
-}
-
 export interface GatewayStatus {
   readonly site: { readonly name: string; readonly siteId: string; readonly aeTitle: string }
   readonly version: string
@@ -34,7 +27,7 @@ export interface GatewayStatus {
   readonly ready: boolean
   readonly listeners: { readonly http: string; readonly dicom: string; readonly federation: string }
   readonly counts: StoreCounts | null
-  readonly storage: StorageStatus | null
+  readonly storage: FreeSpaceState | null
   readonly queue: { readonly connected: boolean; readonly running: number }
   readonly peers: { readonly pending: number; readonly active: number; readonly revoked: number } | null
   readonly transfers: readonly { readonly direction: Direction; readonly state: string; readonly count: number }[]
@@ -50,7 +43,7 @@ export interface StatusSources {
   readonly startedAt: Date
   readonly isReady: () => Promise<boolean>
   readonly listeners: () => GatewayStatus['listeners']
-  readonly storage: () => Promise<StorageStatus>
+  readonly storage: () => Promise<FreeSpaceState>
   readonly queue: () => GatewayStatus['queue']
 }
 
@@ -89,7 +82,7 @@ function problemsOf(status: Omit<GatewayStatus, 'problems'>, oldestUnsequencedMs
   const { storage, counts, queue, transfers, ready } = status
   const problems: StatusProblem[] = []
   if (!counts) problems.push({ code: 'DATABASE_UNAVAILABLE', message: 'the database does not answer' })
-  if (storage && !storage.receiving) {
+  if (storage?.refusing) {
     const message = `${storage.freeBytes} bytes are free, below the watermark: nothing is received until room is made`
     problems.push({ code: 'STORAGE_LOW', message })
   }

@@ -30,7 +30,6 @@ test('without a file or environment every listener is on loopback with the docum
   assert.deepEqual([config.federation.host, config.federation.port], ['127.0.0.1', 8443])
   assert.deepEqual([config.dicom.aeTitle, config.dicom.unknownCallers], ['HANSE', 'loopback'])
   assert.equal(config.database.url, undefined)
-  assert.equal(config.storage.resumeBytes, config.storage.lowWatermarkBytes * 1.25)
 })
 
 test('the environment overrides the file and the command line overrides both', t => {

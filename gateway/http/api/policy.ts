@@ -1,54 +1,51 @@
 /** The policy: which version is active, what was published, why a study goes where. */
 import type { FastifyInstance } from 'fastify'
+import {
+  emptyPolicy,
+  listPolicies,
+  loadActivePolicy,
+  loadPolicy,
+  type PolicyVersion,
+  publishPolicy,
+} from '../../../policy/versions.ts'
 import type { Db } from '../../db/db.ts'
-import type { Principal } from '../../principal.ts'
-import { loadStudyNamed } from '../../services/study-name.ts'
-import { answers, anything, array, date, input, integer, nullableString, object, open, string } from './schema.ts'
-
-export interface PolicyVersion {
-  readonly version: number
-  readonly sha256: string
-  readonly author: string
-  readonly createdAt: Date
-  readonly document: unknown
-}
-
-export interface ActivePolicy extends PolicyVersion {
-  readonly publishedBy: string
-  readonly publishedAt: Date
-}
-
-export interface PolicyService {
-  active(): Promise<ActivePolicy | undefined>
-  /** Newest first. */
-  list(): Promise<readonly Omit<PolicyVersion, 'document'>[]>
-  /** @throws GatewayError NOT_FOUND */
-  load(version: number): Promise<PolicyVersion>
-  /** Makes a document the active version. @throws GatewayError POLICY_INVALID with every problem */
-  publish(principal: Principal, document: unknown): Promise<ActivePolicy>
-  /** Makes an older version active again. @throws GatewayError NOT_FOUND */
-  activate(principal: Principal, version: number): Promise<ActivePolicy>
-  /** Every rule with its verdict for a study, and the decisions that follow. `study` is the row's id. */
-  explain(study: number): Promise<unknown>
-}
+import { GatewayError } from '../../errors.ts'
+import type { Routing } from '../../services/routing.ts'
+import {
+  answers,
+  array,
+  boolean,
+  date,
+  input,
+  integer,
+  limit,
+  nullableInteger,
+  object,
+  open,
+  string,
+} from './schema.ts'
 
 const tags = ['Policy']
-const info = { version: integer, sha256: string, author: string, createdAt: date }
-const active = object({ ...info, publishedBy: string, publishedAt: date, document: open })
-const noPolicy = { version: 0, sha256: '', author: '', publishedBy: '', document: {} }
+const info = { version: integer, title: string, sha256: string, author: string, createdAt: date }
+const version = object({ ...info, document: open })
+
+const infoOf = ({ document, ...rest }: PolicyVersion) => ({ ...rest, title: document.title })
+const versionOf = (policy: PolicyVersion) => ({ ...infoOf(policy), document: policy.document })
+/** Before the first version is published: nothing leaves. */
+const none: PolicyVersion = { version: 0, document: emptyPolicy, sha256: '', author: '', createdAt: new Date(0) }
 
 /** Registers the routes. */
-export function policyRoutes(app: FastifyInstance, db: Db, policy: PolicyService): void {
+export function policyRoutes(app: FastifyInstance, db: Db, routing: Pick<Routing, 'explain'>): void {
   app.get(
     '/policy',
     {
       schema: {
         tags,
         summary: 'The active policy; version 0 (nothing leaves) before the first is published',
-        response: answers('The active version', active),
+        response: answers('The active version', version),
       },
     },
-    async () => (await policy.active()) ?? { ...noPolicy, createdAt: new Date(0), publishedAt: new Date(0) },
+    async () => versionOf((await loadActivePolicy(db.kysely)) ?? none),
   )
 
   app.put<{ Body: Record<string, unknown> }>(
@@ -57,23 +54,25 @@ export function policyRoutes(app: FastifyInstance, db: Db, policy: PolicyService
       schema: {
         tags,
         summary: 'Publish a policy document: it becomes a new, immutable version and is active at once',
+        description: 'Publishing an older document again is the way back.',
         body: open,
-        response: answers('The active version', active),
+        response: answers('The active version', version),
       },
     },
-    async request => await policy.publish(request.principal, request.body),
+    async request => versionOf(await publishPolicy(db, request.body, request.principal.id)),
   )
 
-  app.get(
+  app.get<{ Querystring: { before?: number; limit: number } }>(
     '/policy/versions',
     {
       schema: {
         tags,
         summary: 'All versions, newest first',
+        querystring: input({ before: { ...integer, description: 'Only those with a smaller number' }, limit }),
         response: answers('Versions', object({ versions: array(object(info)) })),
       },
     },
-    async () => ({ versions: await policy.list() }),
+    async request => ({ versions: (await listPolicies(db.kysely, request.query)).map(infoOf) }),
   )
 
   app.get<{ Params: { version: number } }>(
@@ -82,24 +81,15 @@ export function policyRoutes(app: FastifyInstance, db: Db, policy: PolicyService
       schema: {
         tags,
         summary: 'One version with its document',
-        params: input({ version: { type: 'integer', minimum: 1 } }, ['version']),
-        response: answers('The version', object({ ...info, document: open })),
+        params: input({ version: { type: 'integer', minimum: 1, maximum: 2_147_483_647 } }, ['version']),
+        response: answers('The version', version),
       },
     },
-    async request => await policy.load(request.params.version),
-  )
-
-  app.post<{ Params: { version: number } }>(
-    '/policy/versions/:version/activate',
-    {
-      schema: {
-        tags,
-        summary: 'Make an older version active again',
-        params: input({ version: { type: 'integer', minimum: 1 } }, ['version']),
-        response: answers('The active version', active),
-      },
+    async request => {
+      const found = await loadPolicy(db.kysely, request.params.version)
+      if (!found) throw new GatewayError('NOT_FOUND', 'no such policy version')
+      return versionOf(found)
     },
-    async request => await policy.activate(request.principal, request.params.version),
   )
 
   app.get<{ Querystring: { study: string } }>(
@@ -107,19 +97,24 @@ export function policyRoutes(app: FastifyInstance, db: Db, policy: PolicyService
     {
       schema: {
         tags,
-        summary: 'Why a study goes where: every rule with its verdict',
+        summary: 'Why a study goes where: every rule with its verdict, and what follows. Changes nothing',
         querystring: input({ study: { ...string, maxLength: 64, description: 'Study Instance UID or Orthanc id' } }, [
           'study',
         ]),
         response: answers(
           'The explanation',
-          object({ studyInstanceUid: string, orthancId: nullableString, explanation: anything }),
+          object({
+            policyVersion: nullableInteger,
+            decisions: array(object({ destination: string, peer: string, rule: string, effect: open })),
+            undecided: { ...array(string), description: 'Destinations that no rule decides: nothing is sent there' },
+            trace: array(object({ rule: string, matched: boolean, why: string })),
+          }),
         ),
       },
     },
     async request => {
-      const { id, orthancId, studyInstanceUid } = await loadStudyNamed(db, request.query.study)
-      return { studyInstanceUid, orthancId, explanation: await policy.explain(id) }
+      const { policyVersion, ...decided } = await routing.explain(request.query.study)
+      return { ...decided, policyVersion: policyVersion ?? null }
     },
   )
 }

@@ -3,12 +3,13 @@ import swagger from '@fastify/swagger'
 import type { FastifyInstance } from 'fastify'
 import type { Db } from '../../db/db.ts'
 import type { Conflicts } from '../../services/conflicts.ts'
+import type { Routing } from '../../services/routing.ts'
 import type { GatewayStatus } from '../../services/status.ts'
 import { type AuditService, auditRoutes } from './audit.ts'
 import { conflictRoutes } from './conflicts.ts'
 import { type Health, healthRoutes } from './health.ts'
 import { type PeerService, peerRoutes } from './peers.ts'
-import { type PolicyService, policyRoutes } from './policy.ts'
+import { policyRoutes } from './policy.ts'
 import { statusRoute } from './status.ts'
 import { tokenRoutes } from './tokens.ts'
 import { type TransferActions, transferRoutes } from './transfers.ts'
@@ -20,7 +21,7 @@ export interface ApiServices {
   readonly peers: PeerService
   readonly transfers: TransferActions
   readonly conflicts: Conflicts
-  readonly policy: PolicyService
+  readonly routing: Pick<Routing, 'explain'>
   readonly audit: AuditService
 }
 
@@ -66,7 +67,7 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       peerRoutes(scope, services.peers)
       transferRoutes(scope, services.db, services.transfers)
       conflictRoutes(scope, services.conflicts)
-      policyRoutes(scope, services.db, services.policy)
+      policyRoutes(scope, services.db, services.routing)
       auditRoutes(scope, services.db, services.audit)
       tokenRoutes(scope, services.db)
       scope.get('/openapi.json', { schema: { hide: true } }, async () => scope.swagger())

@@ -15,7 +15,7 @@ const status = object({
     object({ patients: integer, studies: integer, series: integer, instances: integer, sizeBytes: integer }),
   ),
   storage: nullable(
-    object({ freeBytes: integer, totalBytes: integer, lowWatermarkBytes: integer, receiving: boolean }),
+    object({ freeBytes: integer, lowWatermarkBytes: integer, resumeBytes: integer, refusing: boolean }),
   ),
   queue: object({ connected: boolean, running: integer }),
   peers: nullable(object({ pending: integer, active: integer, revoked: integer })),

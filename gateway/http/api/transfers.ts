@@ -2,7 +2,6 @@
 import type { FastifyInstance } from 'fastify'
 import type { Db } from '../../db/db.ts'
 import type { Principal } from '../../principal.ts'
-import { loadStudyNamed } from '../../services/study-name.ts'
 import { type Direction, listTransfers, loadReceipt, loadTransfer } from '../../services/transfer-list.ts'
 import {
   answers,
@@ -21,26 +20,17 @@ import {
   uuidParams,
 } from './schema.ts'
 
-/** What a person asks to be sent. */
-export interface SendRequest {
-  /** The study's row. */
-  readonly study: number
-  readonly destination: string
-  readonly purpose: string
-  readonly priority: string
-}
-
 export interface TransferActions {
-  /** Plans a transfer; its id. @throws GatewayError POLICY_DENIED, NOT_FOUND (destination), STATE_CONFLICT */
-  send(principal: Principal, request: SendRequest): Promise<string>
+  /** Plans a transfer; its id. @throws GatewayError POLICY_DENIED, NOT_FOUND, STATE_CONFLICT */
+  send(principal: Principal, request: { study: string; destination: string; purpose?: string }): Promise<string>
   /** Stops an outbound transfer that has no receipt yet. */
-  cancel(principal: Principal, id: string, reason: string | undefined): Promise<void>
+  cancel(principal: Principal, id: string): Promise<void>
   /** Tries a held, refused, cancelled or expired outbound transfer again, or one that waits now. */
   retry(principal: Principal, id: string): Promise<void>
   /** Lets a held inbound transfer in. */
   release(principal: Principal, id: string): Promise<void>
   /** Refuses a held inbound transfer for good. */
-  reject(principal: Principal, id: string, reason: string | undefined): Promise<void>
+  reject(principal: Principal, id: string): Promise<void>
 }
 
 const tags = ['Transfers']
@@ -90,7 +80,6 @@ const detail = object({
     }),
   ),
 })
-const reason = { type: 'string', maxLength: 200 } as const
 
 interface ListQuery {
   readonly direction?: Direction
@@ -132,7 +121,7 @@ export function transferRoutes(app: FastifyInstance, db: Db, actions: TransferAc
     },
   )
 
-  app.post<{ Body: { study: string; destination: string; purpose: string; priority: string } }>(
+  app.post<{ Body: { study: string; destination: string; purpose?: string } }>(
     '/transfers',
     {
       schema: {
@@ -141,20 +130,15 @@ export function transferRoutes(app: FastifyInstance, db: Db, actions: TransferAc
         body: input(
           {
             study: { ...string, maxLength: 64, description: 'Study Instance UID or Orthanc id' },
-            destination: { ...string, minLength: 1, maxLength: 128, description: 'Name of an active peer' },
-            purpose: { ...string, minLength: 1, maxLength: 64, default: 'treatment' },
-            priority: { enum: ['urgent', 'deadline', 'normal', 'bulk'], default: 'normal' },
+            destination: { ...string, minLength: 1, maxLength: 64, description: 'A destination of the active policy' },
+            purpose: { ...string, pattern: '^[a-z][a-z0-9-]{0,63}$', description: 'Default: treatment' },
           },
           ['study', 'destination'],
         ),
-        response: { ...answers('The planned transfer', detail) },
+        response: answers('The planned transfer', detail),
       },
     },
-    async request => {
-      const { study, ...rest } = request.body
-      const { id } = await loadStudyNamed(db, study)
-      return await loadTransfer(db, await actions.send(request.principal, { ...rest, study: id }))
-    },
+    async request => await loadTransfer(db, await actions.send(request.principal, request.body)),
   )
 
   app.get<{ Params: { id: string } }>(
@@ -185,27 +169,19 @@ export function transferRoutes(app: FastifyInstance, db: Db, actions: TransferAc
 
   const action = (
     name: 'cancel' | 'retry' | 'release' | 'reject',
-    text: string,
-    run: (principal: Principal, id: string, reason: string | undefined) => Promise<void>,
+    summary: string,
+    run: (principal: Principal, id: string) => Promise<void>,
   ) =>
-    app.post<{ Params: { id: string }; Body: { reason?: string } | null }>(
+    app.post<{ Params: { id: string } }>(
       `/transfers/:id/${name}`,
-      {
-        schema: {
-          tags,
-          summary: text,
-          params: uuidParams,
-          body: { type: ['object', 'null'], properties: { reason }, additionalProperties: false },
-          response: answers('The transfer after it', detail),
-        },
-      },
+      { schema: { tags, summary, params: uuidParams, response: answers('The transfer after it', detail) } },
       async request => {
-        await run(request.principal, request.params.id, request.body?.reason)
+        await run(request.principal, request.params.id)
         return await loadTransfer(db, request.params.id)
       },
     )
-  action('cancel', 'Stop an outbound transfer', (principal, id, why) => actions.cancel(principal, id, why))
+  action('cancel', 'Stop an outbound transfer', (principal, id) => actions.cancel(principal, id))
   action('retry', 'Try an outbound transfer again, now', (principal, id) => actions.retry(principal, id))
   action('release', 'Let a held inbound transfer in', (principal, id) => actions.release(principal, id))
-  action('reject', 'Refuse a held inbound transfer', (principal, id, why) => actions.reject(principal, id, why))
+  action('reject', 'Refuse a held inbound transfer for good', (principal, id) => actions.reject(principal, id))
 }
