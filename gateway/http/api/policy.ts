@@ -11,6 +11,7 @@ import {
 import type { Db } from '../../db/db.ts'
 import { GatewayError } from '../../errors.ts'
 import type { Routing } from '../../services/routing.ts'
+import { loadStudyNamed } from '../../services/study-name.ts'
 import {
   answers,
   array,
@@ -113,7 +114,7 @@ export function policyRoutes(app: FastifyInstance, db: Db, routing: Pick<Routing
       },
     },
     async request => {
-      const { policyVersion, ...decided } = await routing.explain(request.query.study)
+      const { policyVersion, ...decided } = await routing.explain((await loadStudyNamed(db, request.query.study)).id)
       return { ...decided, policyVersion: policyVersion ?? null }
     },
   )
