@@ -81,10 +81,16 @@ const url = (
 const shape = {
   $schema: optional(text({ max: 2048 })),
   data: optional(filePath, './data'),
-  siteName: optional(
-    text({ min: 1, max: 64, pattern: /^[^\p{Cc}]*\S[^\p{Cc}]*$/u, expected: 'a name of 1 to 64 characters' }),
-    'Hanse site',
-  ),
+  site: section({
+    name: optional(
+      text({ min: 1, max: 64, pattern: /^[^\p{Cc}]*\S[^\p{Cc}]*$/u, expected: 'a name of 1 to 64 characters' }),
+      'Hanse site',
+    ),
+    ownIssuers: optional(
+      list(text({ min: 1, max: 64, expected: 'an issuer of 1 to 64 characters' }), { max: 100 }),
+      [],
+    ),
+  }),
   http: section({
     host: optional(host, '127.0.0.1'),
     port: optional(port, 8042),
@@ -111,7 +117,7 @@ const shape = {
   log: section({ level: optional(oneOf('debug', 'info', 'warn', 'error', 'silent'), 'info') }),
   proxy: optional(object({ url: url(['http', 'https']), loginFile: optional(filePath) })),
   storage: section({
-    lowWatermarkBytes: optional(bytes, GiB),
+    lowWatermarkBytes: optional(bytes),
     resumeBytes: optional(bytes),
   }),
   studies: section({ stableAgeMs: optional(durationMs, 60_000) }),
@@ -126,9 +132,7 @@ const shape = {
 const fileDecoder = object(shape)
 
 /** The configuration after defaults, with absolute paths. Ports may be 0. */
-export type Config = Omit<ObjectValue<typeof shape>, '$schema' | 'storage'> & {
-  readonly storage: { readonly lowWatermarkBytes: number; readonly resumeBytes: number }
-}
+export type Config = Omit<ObjectValue<typeof shape>, '$schema'>
 
 interface Variable {
   /** Path in the file that the variable overrides. */
@@ -140,7 +144,7 @@ interface Variable {
 /** Every environment variable that overrides the file. */
 export const variables: Readonly<Record<string, Variable>> = {
   HANSE_DATA: { path: 'data', kind: 'text', help: 'data directory' },
-  HANSE_SITE_NAME: { path: 'siteName', kind: 'text', help: 'name that peers see' },
+  HANSE_SITE_NAME: { path: 'site.name', kind: 'text', help: 'name that peers see' },
   HANSE_HTTP_HOST: { path: 'http.host', kind: 'text', help: 'address of the HTTP listener' },
   HANSE_HTTP_PORT: { path: 'http.port', kind: 'number', help: 'port of the HTTP listener' },
   HANSE_HTTP_PUBLIC_URL: { path: 'http.publicUrl', kind: 'text', help: 'URL under which users reach the HTTP API' },
@@ -302,8 +306,7 @@ function absolute(value: ObjectValue<typeof shape>, base: (path: string) => stri
   const { $schema: _, ...rest } = value
   const { tls, ...http } = rest.http
   const { passwordFile, ...database } = rest.database
-  const { proxy, storage } = rest
-  const low = storage.lowWatermarkBytes
+  const { proxy } = rest
   return {
     ...rest,
     data: resolve(base('data'), rest.data),
@@ -322,14 +325,14 @@ function absolute(value: ObjectValue<typeof shape>, base: (path: string) => stri
       ...proxy,
       loginFile: proxy.loginFile && resolve(base('proxy.loginFile'), proxy.loginFile),
     },
-    storage: { lowWatermarkBytes: low, resumeBytes: storage.resumeBytes ?? Math.ceil(low * 1.25) },
   }
 }
 
 function crossCheck(config: Config): Problem[] {
   const problems: Problem[] = []
   const { storage, database, http, dicom, federation } = config
-  if (storage.resumeBytes < storage.lowWatermarkBytes) {
+  const { lowWatermarkBytes, resumeBytes } = storage
+  if (resumeBytes !== undefined && (lowWatermarkBytes === undefined || resumeBytes < lowWatermarkBytes)) {
     problems.push({ path: 'storage.resumeBytes', message: 'expected at least storage.lowWatermarkBytes' })
   }
   if (database.passwordFile && !database.url) {

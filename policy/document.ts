@@ -77,9 +77,14 @@ export type Rule = PolicyDocument['rules'][number] & { readonly when: Condition 
 
 /** What a rule does, as one value. */
 export type Effect =
-  | ({ readonly kind: 'send' } & NonNullable<Rule['send']>)
-  | ({ readonly kind: 'hold' } & NonNullable<Rule['hold']>)
-  | ({ readonly kind: 'deny' } & NonNullable<Rule['deny']>)
+  | ({ readonly kind: 'send' } & Omit<NonNullable<Rule['send']>, 'to' | 'priority'> &
+      Targets & { readonly priority: string })
+  | ({ readonly kind: 'hold'; readonly reason: string } & Targets)
+  | ({ readonly kind: 'deny'; readonly reason: string } & Targets)
+
+interface Targets {
+  readonly to: readonly string[]
+}
 
 /** The rule's only effect. */
 export function effectOf(rule: Rule): Effect | undefined {

@@ -20,12 +20,17 @@ export interface PolicyVersion {
   readonly createdAt: Date
 }
 
-/** What everybody has until a first policy is published: nothing goes anywhere. */
+/** What a new site starts with: nothing goes anywhere. */
 export const emptyPolicy: PolicyDocument = {
   format: 'hanse-policy-1',
-  title: 'nothing leaves',
+  title: 'Nothing leaves by itself',
   destinations: {},
   rules: [],
+}
+
+/** Publishes the first policy of a new site, so that every decision names a version. */
+export async function ensurePolicy(db: Db): Promise<void> {
+  if (!(await loadActivePolicy(db.kysely))) await publishPolicy(db, emptyPolicy, 'gateway')
 }
 
 /** 'HNS' and the policy's number among the gateway's advisory locks: publishers queue up. */

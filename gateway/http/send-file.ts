@@ -1,25 +1,16 @@
 /** Streams stored bytes as they are, with single byte ranges (RFC 9110 §14) and an entity tag. */
-import type { Readable } from 'node:stream'
+import { Readable } from 'node:stream'
 import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { OpenBlob } from '../store/blobs.ts'
 
-/** Open bytes; `close` is called in every case. */
-export interface OpenFile {
-  readonly sizeBytes: number
-  /** SHA-256 of the bytes. */
-  readonly sha256: Buffer
-  /** Bytes from `start` up to but not including `end`. */
-  stream(start: number, end: number): Readable
-  close(): Promise<void>
-}
-
-/** Sends a file as `type` under `filename`; the answer to HEAD has no body. */
+/** Sends and closes a blob as `type` under `filename`; the answer to HEAD has no body. */
 export async function sendFile(
   request: FastifyRequest,
   reply: FastifyReply,
-  file: OpenFile,
-  options: { readonly type: string; readonly filename: string },
+  file: OpenBlob,
+  options: { readonly sha256: string; readonly type: string; readonly filename: string },
 ): Promise<FastifyReply> {
-  const etag = `"${file.sha256.toString('hex')}"`
+  const etag = `"${options.sha256}"`
   reply.headers({
     etag,
     'accept-ranges': 'bytes',
@@ -44,7 +35,7 @@ export async function sendFile(
     await file.close()
     return reply.send()
   }
-  const stream = file.stream(start, end)
+  const stream = Readable.from(file.stream({ start, end }))
   stream.once('close', () => void file.close())
   return reply.send(stream)
 }

@@ -188,7 +188,7 @@ async function readReplacement(
 ): Promise<Header> {
   const blob = await open(conflict)
   try {
-    return await readInstanceHeader(blob.source)
+    return await readInstanceHeader(blob)
   } finally {
     await blob.close()
   }

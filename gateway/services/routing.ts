@@ -19,26 +19,28 @@ import { loadSnapshot, type SnapshotItem, type StudySnapshot } from './study-fac
 
 /** A person's wish to send a study. */
 export interface SendRequest {
-  /** Orthanc id or Study Instance UID. */
-  readonly study: string
-  /** A destination of the active policy. */
+  /** The study's row. */
+  readonly study: number
+  /** A destination of the active policy, or an active peer by name or site id. */
   readonly destination: string
-  readonly purpose?: string
+  readonly purpose: string
+  readonly priority: string
   readonly principal: string
 }
 
 export interface Routing {
   /** Evaluates one study now; returns the transfers that came of it. */
   evaluate(studyId: number): Promise<readonly string[]>
-  /** Plans a transfer because a person wants it. @throws GatewayError NOT_FOUND, POLICY_DENIED */
+  /** Plans a transfer because a person wants it; always everything. @throws GatewayError NOT_FOUND */
   send(request: SendRequest): Promise<string>
   /** What the active policy says of a study and why; changes nothing. */
-  explain(study: string): Promise<Decided & { readonly policyVersion: number | undefined }>
+  explain(study: number): Promise<Decided & { readonly policyVersion: number | undefined }>
   close(): Promise<void>
 }
 
 const scanEveryMs = 500
 const scanLimit = 50
+const manualLifetimeHours = 24 * 7
 
 /** Starts watching for due studies and evaluating them. */
 export function startRouting(options: { db: Db; queue: Queue; log: Log }): Routing {
@@ -99,12 +101,7 @@ export function startRouting(options: { db: Db; queue: Queue; log: Log }): Routi
   ): Promise<string | undefined> => {
     const { snapshot, decision, policy, trigger, principal } = input
     const { effect, destination } = decision
-    const peer = await tx
-      .selectFrom('peers')
-      .select(['id', 'site_id'])
-      .where('state', '=', 'active')
-      .where(where => where.or([where('name', '=', decision.peer), where('site_id', '=', decision.peer)]))
-      .executeTakeFirst()
+    const peer = await findPeer(tx, decision.peer)
     const items = trigger === 'stable' ? await lacking(tx, snapshot, destination, peer?.id) : snapshot.items
     if (items.length === 0) return undefined
     const id = randomUUID()
@@ -181,43 +178,33 @@ export function startRouting(options: { db: Db; queue: Queue; log: Log }): Routi
 
   return {
     evaluate,
-    send: request =>
+    send: ({ study, destination, purpose, priority, principal }) =>
       db.inTransaction(async tx => {
         const policy = await loadActivePolicy(tx)
-        const target =
-          policy && Object.hasOwn(policy.document.destinations, request.destination)
-            ? policy.document.destinations[request.destination]
-            : undefined
-        if (!policy || !target) {
-          throw new GatewayError(
-            'POLICY_DENIED',
-            `the active policy has no destination ${request.destination}: add it, then publish`,
-          )
+        if (!policy) throw new GatewayError('POLICY_DENIED', 'no policy is active: publish one first')
+        const { destinations } = policy.document
+        const peer =
+          (Object.hasOwn(destinations, destination) ? destinations[destination]?.peer : undefined) ?? destination
+        if (!(await findPeer(tx, peer))) {
+          throw new GatewayError('NOT_FOUND', `neither a destination of the policy nor an active peer: ${destination}`)
         }
-        const snapshot = await loadSnapshot(tx, await findStudy(tx, request.study), 'all')
+        const snapshot = await loadSnapshot(tx, study, 'all')
         if (!snapshot || snapshot.items.length === 0) throw new GatewayError('NOT_FOUND', 'no such study')
-        const decision: Decision = {
-          destination: request.destination,
-          peer: target.peer,
+        const terms = { purpose, priority, profile: 'as-is', expiresAfterHours: manualLifetimeHours } as const
+        const decision = {
+          destination,
+          peer,
           rule: 'manual',
-          effect: {
-            kind: 'send',
-            to: [request.destination],
-            purpose: request.purpose ?? 'treatment',
-            profile: 'as-is',
-            priority: 'normal',
-            expiresAfterHours: 24 * 7,
-          },
-        }
-        const trigger = `manual:${randomUUID()}`
-        const id = await plan(tx, { snapshot, decision, policy, trigger, principal: request.principal })
+          effect: { kind: 'send', to: [destination], ...terms },
+        } as const
+        const id = await plan(tx, { snapshot, decision, policy, trigger: `manual:${randomUUID()}`, principal })
         if (!id) throw new GatewayError('STATE_CONFLICT', 'nothing to send')
         return id
       }),
     explain: study =>
       db.inTransaction(async tx => {
         const policy = await loadActivePolicy(tx)
-        const snapshot = await loadSnapshot(tx, await findStudy(tx, study), 'all')
+        const snapshot = await loadSnapshot(tx, study, 'all')
         if (!snapshot) throw new GatewayError('NOT_FOUND', 'no such study')
         const decided = policy ? decide(snapshot.facts, policy.document) : { decisions: [], undecided: [], trace: [] }
         return { ...decided, policyVersion: policy?.version }
@@ -269,16 +256,11 @@ function digestOf(items: readonly SnapshotItem[]): Buffer {
   return createHash('sha256').update(lines.join('')).digest()
 }
 
-async function findStudy(tx: Tx, study: string): Promise<number> {
-  const rows = await tx
-    .selectFrom('studies')
-    .select('id')
-    .where(where => where.or([where('orthanc_id', '=', study), where('study_instance_uid', '=', study)]))
-    .limit(2)
-    .execute()
-  const [row] = rows
-  if (!row) throw new GatewayError('NOT_FOUND', 'no such study')
-  if (rows.length > 1)
-    throw new GatewayError('STATE_CONFLICT', 'several patients have a study of this UID: name it by its Orthanc id')
-  return row.id
+async function findPeer(tx: Tx, peer: string): Promise<{ id: string; site_id: string } | undefined> {
+  return await tx
+    .selectFrom('peers')
+    .select(['id', 'site_id'])
+    .where('state', '=', 'active')
+    .where(where => where.or([where('name', '=', peer), where('site_id', '=', peer)]))
+    .executeTakeFirst()
 }

@@ -182,15 +182,3 @@ export async function loadCounts(db: Db): Promise<StoreCounts> {
   `.execute(db.kysely)
   return rows[0] ?? { patients: 0, studies: 0, series: 0, instances: 0, sizeBytes: 0 }
 }
-
-/** A study by Orthanc id or Study Instance UID, for commands that name one. Several patients may share a UID. */
-export async function findStudies(
-  db: Db,
-  name: string,
-): Promise<{ id: number; orthancId: string; studyInstanceUid: string }[]> {
-  const { rows } = await sql<{ id: number; orthancId: string; studyInstanceUid: string }>`
-    select id, orthanc_id as "orthancId", study_instance_uid as "studyInstanceUid"
-      from studies where orthanc_id = ${name} or study_instance_uid = ${name} order by id
-  `.execute(db.kysely)
-  return rows
-}

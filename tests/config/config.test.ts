@@ -30,40 +30,39 @@ test('without a file or environment every listener is on loopback with the docum
   assert.deepEqual([config.federation.host, config.federation.port], ['127.0.0.1', 8443])
   assert.deepEqual([config.dicom.aeTitle, config.dicom.unknownCallers], ['HANSE', 'loopback'])
   assert.equal(config.database.url, undefined)
-  assert.equal(config.storage.resumeBytes, config.storage.lowWatermarkBytes * 1.25)
 })
 
 test('the environment overrides the file and the command line overrides both', t => {
   const dir = directory(t)
   const file = join(dir, 'hanse.json')
-  writeFileSync(file, JSON.stringify({ data: 'here', siteName: 'File', http: { port: 1, host: '::1' } }))
+  writeFileSync(file, JSON.stringify({ data: 'here', site: { name: 'File' }, http: { port: 1, host: '::1' } }))
 
   const fromFile = loadConfig({ file, env: {}, cwd: '/' }).config
   const env = { HANSE_SITE_NAME: 'Env', HANSE_HTTP_PORT: '0', HANSE_DATA: 'there' }
   const fromEnv = loadConfig({ file, env, cwd: '/' }).config
   const fromArgs = loadConfig({ file, env, data: 'cli', cwd: '/tmp' }).config
 
-  assert.deepEqual([fromFile.data, fromFile.siteName, fromFile.http.port], [join(dir, 'here'), 'File', 1])
-  assert.deepEqual([fromEnv.data, fromEnv.siteName, fromEnv.http.port], ['/there', 'Env', 0])
+  assert.deepEqual([fromFile.data, fromFile.site.name, fromFile.http.port], [join(dir, 'here'), 'File', 1])
+  assert.deepEqual([fromEnv.data, fromEnv.site.name, fromEnv.http.port], ['/there', 'Env', 0])
   assert.equal(fromEnv.http.host, '::1')
   assert.equal(fromArgs.data, '/tmp/cli')
 })
 
 test('a config.json in the data directory is found by itself', t => {
   const dir = directory(t)
-  writeFileSync(join(dir, 'config.json'), JSON.stringify({ siteName: 'Found', data: '.' }))
+  writeFileSync(join(dir, 'config.json'), JSON.stringify({ site: { name: 'Found' }, data: '.' }))
 
   const { config, file } = loadConfig({ env: { HANSE_DATA: dir }, cwd: '/' })
 
   assert.equal(file, join(dir, 'config.json'))
-  assert.equal(config.siteName, 'Found')
+  assert.equal(config.site.name, 'Found')
   assert.equal(config.data, dir)
 })
 
 test('all problems are reported at once, by path or by the variable that caused them', t => {
   const dir = directory(t)
   const file = join(dir, 'hanse.json')
-  writeFileSync(file, JSON.stringify({ siteName: '', dicom: { aeTitle: 'x'.repeat(17) }, colour: 'blue' }))
+  writeFileSync(file, JSON.stringify({ site: { name: '' }, dicom: { aeTitle: 'x'.repeat(17) }, colour: 'blue' }))
 
   const found = problems({
     file,
@@ -76,7 +75,7 @@ test('all problems are reported at once, by path or by the variable that caused 
     'HANSE_PUBLIC_URL',
     'colour',
     'dicom.aeTitle',
-    'siteName',
+    'site.name',
   ])
   assert.match(found['HANSE_HTTP_PORT'] ?? '', /got "eighty"/)
   assert.throws(() => loadConfig({ file, env: {} }), isGatewayError)
@@ -105,7 +104,7 @@ test('two listeners on one port, a missing secret file and a low resume mark are
 test('a file that is missing or not JSON is named', t => {
   const dir = directory(t)
   const broken = join(dir, 'broken.json')
-  writeFileSync(broken, '{ "siteName": ')
+  writeFileSync(broken, '{ "site": ')
 
   assert.match(problems({ file: join(dir, 'none.json'), env: {} })[join(dir, 'none.json')] ?? '', /ENOENT/)
   assert.match(problems({ file: broken, env: {} })[broken] ?? '', /expected JSON/)

@@ -66,6 +66,7 @@ export function conflictRoutes(app: FastifyInstance, conflicts: Conflicts): void
     async (request, reply) => {
       const { conflict: found, blob } = await conflicts.open(request.principal, request.params.id)
       return await sendFile(request, reply, blob, {
+        sha256: found.fileSha256,
         type: 'application/dicom',
         filename: `${found.sopInstanceUid}.conflict-${found.id}.dcm`,
       })

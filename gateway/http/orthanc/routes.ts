@@ -130,12 +130,11 @@ export function orthancRoutes(app: FastifyInstance, services: OrthancServices): 
     { schema: { tags: ['Orthanc'], params: idParams } },
     async (request, reply) => {
       const { blob, fileSha256, sopInstanceUid } = await retrieve.openInstance(request.principal, request.params.id)
-      return await sendFile(
-        request,
-        reply,
-        { ...blob, sha256: fileSha256 },
-        { type: 'application/dicom', filename: `${sopInstanceUid}.dcm` },
-      )
+      return await sendFile(request, reply, blob, {
+        sha256: fileSha256.toString('hex'),
+        type: 'application/dicom',
+        filename: `${sopInstanceUid}.dcm`,
+      })
     },
   )
 
