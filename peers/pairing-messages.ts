@@ -7,7 +7,15 @@ import type { Credential } from '../certs/ca.ts'
 import { type Decoder, decode, describe, integer, object, oneOf, optional, text } from '../gateway/decode.ts'
 import { GatewayError } from '../gateway/errors.ts'
 import { maxCardBytes, openCard, originUrl, type SignedCard } from './card.ts'
-import { encodePayload, openSelfSigned, type SignatureContext, type Signer, signEnvelope } from './envelope.ts'
+import {
+  encodePayload,
+  openEnvelope,
+  openSelfSigned,
+  type SignatureContext,
+  type Signer,
+  type SigningKey,
+  signEnvelope,
+} from './envelope.ts'
 import { base64, parseJson, utcTime } from './json.ts'
 
 /** Bound of each message and file of pairing. */
@@ -29,7 +37,12 @@ const uuid = text({ pattern: /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/, expe
 const sha256 = text({ pattern: /^[0-9a-f]{64}$/, expected: 'a SHA-256 digest in hex' })
 const nonce = base64({ bytes: 32 })
 const envelope = base64({ max: maxCardBytes })
-const pem = text({ min: 100, max: 20_000, pattern: /^-----BEGIN /, expected: 'PEM' })
+/** Never shows the value: it may be a key. */
+const pem: Decoder<string> = (raw, path, problems) => {
+  if (typeof raw === 'string' && raw.length < 20_000 && raw.startsWith('-----BEGIN ')) return raw
+  problems.add(path, 'expected PEM')
+  return undefined
+}
 
 const invitationShape = object(
   {
@@ -189,6 +202,40 @@ export function openStep(kind: StepKind, bytes: Uint8Array, now: number): Signed
     keyOf: value => readStep(value).card.card.signingKey,
   })
   return { ...readStep(opened.value), payloadSha256: opened.payloadSha256 }
+}
+
+/** Tells the site that answered by file that its answer arrived; informs, and confirms nothing. */
+export interface Acknowledgement {
+  readonly invitation: string
+  /** SHA-256 of the answer's payload, hex. */
+  readonly answer: string
+  readonly state: PairStatus['state']
+  readonly created: number
+}
+
+const acknowledgementContext: SignatureContext = 'application/vnd.hanse.pairing-acknowledgement.v1+json'
+const acknowledgementShape = object(
+  { invitation: uuid, answer: sha256, state: oneOf('pending', 'active'), created: utcTime },
+  { unknown: 'keep' },
+)
+
+export function signAcknowledgement(message: Acknowledgement, signer: Signer): Uint8Array {
+  const payload = encodePayload({ ...message, created: iso(message.created) })
+  return signEnvelope(acknowledgementContext, payload, signer)
+}
+
+/** @throws GatewayError PAIRING_INVALID unless `key` signed it */
+export function openAcknowledgement(bytes: Uint8Array, key: SigningKey): Acknowledgement {
+  const { value } = openEnvelope(bytes, {
+    context: acknowledgementContext,
+    maxBytes: maxPairingBytes,
+    malformed: 'PAIRING_INVALID',
+    untrusted: 'PAIRING_INVALID',
+    keys: [key],
+  })
+  const result = decode(acknowledgementShape, value)
+  if (!result.ok) throw new GatewayError('PAIRING_INVALID', `not an acknowledgement: ${describe(result.problems)}`)
+  return result.value
 }
 
 function read<T>(decoder: Decoder<T>, bytes: Uint8Array, what: string): T {

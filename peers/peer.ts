@@ -21,6 +21,8 @@ export interface Peer {
   readonly url: string | undefined
   /** Its card as pinned. */
   readonly card: SiteCard
+  /** SHA-256 of the card's payload, lower-case hex. */
+  readonly cardSha256: string
   /** PEM; what its TLS certificates must be issued by. */
   readonly caCertificate: string
   /** SHA-256 over the CA certificate's DER. */
@@ -53,13 +55,15 @@ export interface PeerDirectory {
 
 /** A row as a peer. Its card was checked when it was pinned, and is read as of then. */
 export function toPeer(row: Row<'peers'>): Peer {
+  const { card, payloadSha256 } = openCard(row.card, row.created_at.getTime())
   return {
     id: row.id as PeerId,
     siteId: row.site_id,
     name: row.name,
     state: row.state,
     url: row.url ?? undefined,
-    card: openCard(row.card, row.created_at.getTime()).card,
+    card,
+    cardSha256: payloadSha256,
     caCertificate: row.ca_certificate,
     caFingerprint: row.ca_fingerprint,
     signingKey: row.signing_key,
