@@ -141,7 +141,7 @@ function federationRoutes(app: FastifyInstance, parts: FederationParts): void {
         `expected at most ${maxOfferBytes} bytes`,
       )
     }
-    const release = await budget.take(peer.id, bytes, request.signal)
+    const release = await budget.take(peer.id, bytes, gone(reply))
     try {
       const offer = await readBody(request.raw, maxOfferBytes)
       try {
@@ -162,7 +162,7 @@ function federationRoutes(app: FastifyInstance, parts: FederationParts): void {
     const { wait = '0' } = request.query
     const waitMs = Math.min(maxWaitSeconds, /^\d{1,4}$/.test(wait) ? Number(wait) : 0) * 1000
     const id = offerId(request)
-    return sendState(reply, peer, await inbound.waitForChange(peer, id, waitMs, request.signal))
+    return sendState(reply, peer, await inbound.waitForChange(peer, id, waitMs, gone(reply)))
   })
 
   app.put<OfferRoute & { Params: { range: string } }>('/x/1/offers/:id/leaves/:range', async (request, reply) => {
@@ -180,7 +180,7 @@ function federationRoutes(app: FastifyInstance, parts: FederationParts): void {
           `expected ${expected} bytes for these leaves, got ${announced ?? 'no length'}`,
         )
       }
-      const release = await budget.take(peer.id, expected, request.signal)
+      const release = await budget.take(peer.id, expected, gone(reply))
       const buffer = buffers.take()
       try {
         const body = buffer.subarray(0, expected)
@@ -234,6 +234,13 @@ function offerId(request: FastifyRequest<OfferRoute>): string {
   const { id } = request.params
   if (!isManifestId(id)) throw new GatewayError('NOT_FOUND', 'no such offer')
   return id
+}
+
+/** Aborts when the caller has its answer or has gone. The request's own 'close' comes with the end of its body. */
+function gone(reply: FastifyReply): AbortSignal {
+  const controller = new AbortController()
+  reply.raw.once('close', () => controller.abort())
+  return controller.signal
 }
 
 /** The range as it may be repeated in a signed answer. */
