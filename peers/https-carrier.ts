@@ -16,7 +16,6 @@ import {
   type Refusal,
   stateRequest,
 } from './https-client.ts'
-import type { Offer } from './offer.ts'
 import { finalOfferStates, type OfferState } from './offer-state.ts'
 import { isFinal, type RangeBuffers, sendRound } from './range-sender.ts'
 import { openReceipt, type ReceiptExpectation, type SignedReceipt, verifyChain } from './receipt.ts'
