@@ -16,6 +16,7 @@ type Digest = Buffer
 
 export interface Schema {
   settings: SettingsTable
+  access_tokens: AccessTokensTable
   patients: PatientsTable
   studies: StudiesTable
   series: SeriesTable
@@ -47,6 +48,15 @@ export interface SettingsTable {
   value: Json
   version: Generated<number>
   updated_at: DefaultDate
+}
+
+export interface AccessTokensTable {
+  id: GeneratedAlways<number>
+  name: string
+  sha256: Digest
+  created_by: string
+  created_at: DefaultDate
+  revoked_at: Date | null
 }
 
 export interface PatientsTable {

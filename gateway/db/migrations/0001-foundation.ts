@@ -20,6 +20,17 @@ const statements = [
      updated_at timestamptz not null default now()
    )`,
 
+  // Bearer tokens of the HTTP API: only their digests are kept.
+  `create table access_tokens (
+     id bigint generated always as identity primary key,
+     name text not null,
+     sha256 bytea not null unique check (length(sha256) = 32),
+     created_by text not null,
+     created_at timestamptz not null default now(),
+     revoked_at timestamptz
+   )`,
+  'create unique index access_tokens_name on access_tokens (name) where revoked_at is null',
+
   // ---- store -------------------------------------------------------------------------------
   // A patient is (issuer, id). '' is the site's own issuer; foreign sites' patients stay foreign.
   `create table patients (
@@ -201,6 +212,7 @@ const statements = [
      unique (study, destination, snapshot_sha256, trigger)
    )`,
   'create index transfers_state on transfers (state, created_at)',
+  'create index transfers_created on transfers (created_at, id)',
   `create table transfer_items (
      transfer uuid not null references transfers on delete cascade,
      ordinal integer not null,
@@ -243,6 +255,7 @@ const statements = [
      updated_at timestamptz not null default now(),
      unique (peer, manifest_id)
    )`,
+  'create index inbound_transfers_created on inbound_transfers (created_at, id)',
   // Receipts, ours and theirs: the exact signed envelope.
   `create table receipts (
      id bigint generated always as identity primary key,

@@ -1,0 +1,50 @@
+/** `hanse send` */
+import { setTimeout as delay } from 'node:timers/promises'
+import { at, field, number } from './answer.ts'
+import { openClient } from './client.ts'
+import { type Command, configOptions, connectionOptions, exitCodes, jsonOption, UsageError } from './command.ts'
+import { formatBytes } from './table.ts'
+
+const ended = new Set(['receipted', 'refused', 'cancelled', 'expired', 'held'])
+const pollMs = 500
+
+export const send: Command = {
+  name: 'send',
+  summary: 'Send a study to a destination.',
+  operands: 'STUDY',
+  arity: { min: 1, max: 1 },
+  options: {
+    to: { type: 'string', value: 'DEST', help: 'a destination of the active policy' },
+    purpose: { type: 'string', value: 'TEXT', help: 'why (default: treatment)' },
+    wait: { type: 'boolean', help: 'wait for the receipt; exit 1 when it ends otherwise' },
+    ...jsonOption,
+    ...connectionOptions,
+    ...configOptions,
+  },
+  details: 'STUDY is a Study Instance UID or an Orthanc id. Example: hanse send 1.2.3.4 --to "Hospital B" --wait',
+  async run(args, io) {
+    const destination = args.text('to')
+    if (destination === undefined)
+      throw new UsageError('--to: expected a destination of the policy, see hanse policy show')
+    const purpose = args.text('purpose')
+    const client = openClient(args, io)
+    let transfer = await client.call('POST', '/transfers', {
+      study: args.operands[0],
+      destination,
+      ...(purpose !== undefined && { purpose }),
+    })
+    const id = field(transfer, 'id')
+    let shown = ''
+    while (args.flag('wait') && !ended.has(field(transfer, 'state'))) {
+      const line = `${field(transfer, 'state')} ${formatBytes(number(transfer, 'bytesDone'))} of ${formatBytes(number(transfer, 'bytesTotal'))}`
+      if (line !== shown) io.note(line)
+      shown = line
+      await delay(pollMs, undefined, { signal: io.signal })
+      transfer = await client.call('GET', `/transfers/${id}`)
+    }
+    const state = field(transfer, 'state')
+    if (args.flag('json')) io.print(JSON.stringify(transfer, null, 2))
+    else io.print(`transfer ${id} is ${state}${at(transfer, 'error') ? `: ${field(transfer, 'error')}` : ''}`)
+    return args.flag('wait') && state !== 'receipted' ? exitCodes.failed : exitCodes.ok
+  },
+}

@@ -1,0 +1,375 @@
+/**
+ * The boot configuration: one typed value from a JSON file and environment overrides. It holds what
+ * is needed to start; modalities, peers, policy and limits that change at run time live in the
+ * database. Secrets are named by file path only. `config.schema.json` describes the file for editors;
+ * a test keeps the two in agreement.
+ */
+import { readFileSync, statSync } from 'node:fs'
+import { dirname, join, resolve } from 'node:path'
+import {
+  type Decoder,
+  decode,
+  describe,
+  integer,
+  isObject,
+  list,
+  type ObjectValue,
+  object,
+  oneOf,
+  optional,
+  type Problem,
+  text,
+} from './decode.ts'
+import { GatewayError } from './errors.ts'
+
+const GiB = 1024 ** 3
+
+/** Where unknown calling AE titles may come from. */
+export type UnknownCallers = 'refuse' | 'loopback' | 'all'
+
+/** A section may be left out: its fields then take their defaults. */
+const section = <S extends Parameters<typeof object>[0]>(shape: S): Decoder<ObjectValue<S>> => {
+  const decoder = object(shape)
+  return (raw, path, problems) => decoder(raw === undefined ? {} : raw, path, problems)
+}
+
+const host = text({ min: 1, max: 253, pattern: /^[0-9A-Za-z.:_-]+$/, expected: 'a host name or IP address' })
+/** 0 lets the system choose; the actual ports are in `<data>/run/listeners.json`. */
+const port = integer({ min: 0, max: 65_535 })
+const filePath = text({ min: 1, max: 4096, expected: 'a file path' })
+const bytes = integer({ min: 0 })
+const durationMs = integer({ min: 0, max: 7 * 24 * 3_600_000 })
+
+/** DICOM PS3.5 §6.2, VR AE: at most 16 characters, no backslash or control characters, not only spaces. */
+const aeTitle = text({
+  min: 1,
+  max: 16,
+  pattern: /^(?=.*[^ ])[ -[\]-~]+$/,
+  expected: 'an AE title of 1 to 16 ASCII characters without backslash',
+})
+
+const uid = text({ min: 3, max: 64, pattern: /^(0|[1-9]\d*)(\.(0|[1-9]\d*))+$/, expected: 'a DICOM UID' })
+
+/** A URL of one of the schemes, without login, query or fragment. */
+const url = (
+  schemes: readonly string[],
+  options: { readonly path?: 'refuse' | 'allow'; readonly user?: 'allow' } = {},
+): Decoder<string> => {
+  const expected = `${schemes.map(scheme => `${scheme}:`).join(' or ')} URL`
+  const plain = text({ min: 1, max: 2048, expected })
+  return (raw, path, problems) => {
+    const value = plain(raw, path, problems)
+    if (value === undefined) return undefined
+    const parsed = URL.canParse(value) ? new URL(value) : undefined
+    if (!parsed || !schemes.includes(parsed.protocol.slice(0, -1))) {
+      // The value is not quoted back: it may hold a password.
+      problems.add(path, `expected ${expected}`)
+      return undefined
+    }
+    if (parsed.password || (parsed.username && options.user !== 'allow')) {
+      problems.add(path, 'expected no password in the URL: put it in a file and name the file')
+      return undefined
+    }
+    if (options.path !== 'allow' && (parsed.pathname.length > 1 || parsed.search || parsed.hash)) {
+      problems.add(path, `expected ${expected} without path or query`)
+      return undefined
+    }
+    return value
+  }
+}
+
+const shape = {
+  $schema: optional(text({ max: 2048 })),
+  data: optional(filePath, './data'),
+  site: section({
+    name: optional(
+      text({ min: 1, max: 64, pattern: /^[^\p{Cc}]*\S[^\p{Cc}]*$/u, expected: 'a name of 1 to 64 characters' }),
+      'Hanse site',
+    ),
+    ownIssuers: optional(
+      list(text({ min: 1, max: 64, expected: 'an issuer of 1 to 64 characters' }), { max: 100 }),
+      [],
+    ),
+  }),
+  http: section({
+    host: optional(host, '127.0.0.1'),
+    port: optional(port, 8042),
+    publicUrl: optional(url(['http', 'https'])),
+    tls: optional(object({ certificateFile: filePath, keyFile: filePath })),
+  }),
+  dicom: section({
+    host: optional(host, '127.0.0.1'),
+    port: optional(port, 4242),
+    aeTitle: optional(aeTitle, 'HANSE'),
+    unknownCallers: optional(oneOf('refuse', 'loopback', 'all'), 'loopback'),
+    privateSopClasses: optional(list(uid, { max: 1000 }), []),
+  }),
+  federation: section({
+    host: optional(host, '127.0.0.1'),
+    port: optional(port, 8443),
+    publicUrl: optional(url(['https'])),
+  }),
+  database: section({
+    url: optional(url(['postgres', 'postgresql'], { path: 'allow', user: 'allow' })),
+    passwordFile: optional(filePath),
+    poolSize: optional(integer({ min: 2, max: 200 }), 16),
+  }),
+  log: section({ level: optional(oneOf('debug', 'info', 'warn', 'error', 'silent'), 'info') }),
+  proxy: optional(object({ url: url(['http', 'https']), loginFile: optional(filePath) })),
+  storage: section({
+    lowWatermarkBytes: optional(bytes),
+    resumeBytes: optional(bytes),
+  }),
+  studies: section({ stableAgeMs: optional(durationMs, 60_000) }),
+  limits: section({
+    instanceBytes: optional(integer({ min: 1024 }), 16 * GiB),
+    associations: optional(integer({ min: 1, max: 10_000 }), 200),
+    associationsPerAddress: optional(integer({ min: 1, max: 10_000 }), 100),
+    uploads: optional(integer({ min: 1, max: 1000 }), 32),
+  }),
+}
+
+const fileDecoder = object(shape)
+
+/** The configuration after defaults, with absolute paths. Ports may be 0. */
+export type Config = Omit<ObjectValue<typeof shape>, '$schema'>
+
+interface Variable {
+  /** Path in the file that the variable overrides. */
+  readonly path: string
+  readonly kind: 'text' | 'number'
+  readonly help: string
+}
+
+/** Every environment variable that overrides the file. */
+export const variables: Readonly<Record<string, Variable>> = {
+  HANSE_DATA: { path: 'data', kind: 'text', help: 'data directory' },
+  HANSE_SITE_NAME: { path: 'site.name', kind: 'text', help: 'name that peers see' },
+  HANSE_HTTP_HOST: { path: 'http.host', kind: 'text', help: 'address of the HTTP listener' },
+  HANSE_HTTP_PORT: { path: 'http.port', kind: 'number', help: 'port of the HTTP listener' },
+  HANSE_HTTP_PUBLIC_URL: { path: 'http.publicUrl', kind: 'text', help: 'URL under which users reach the HTTP API' },
+  HANSE_DICOM_HOST: { path: 'dicom.host', kind: 'text', help: 'address of the DICOM listener' },
+  HANSE_DICOM_PORT: { path: 'dicom.port', kind: 'number', help: 'port of the DICOM listener' },
+  HANSE_AE_TITLE: { path: 'dicom.aeTitle', kind: 'text', help: 'our AE title' },
+  HANSE_DICOM_UNKNOWN_CALLERS: {
+    path: 'dicom.unknownCallers',
+    kind: 'text',
+    help: 'who may send without being registered: refuse, loopback or all',
+  },
+  HANSE_FEDERATION_HOST: { path: 'federation.host', kind: 'text', help: 'address of the federation listener' },
+  HANSE_FEDERATION_PORT: { path: 'federation.port', kind: 'number', help: 'port of the federation listener' },
+  HANSE_PUBLIC_URL: { path: 'federation.publicUrl', kind: 'text', help: 'https URL under which peers reach us' },
+  HANSE_DATABASE_URL: { path: 'database.url', kind: 'text', help: 'PostgreSQL server, instead of the private one' },
+  HANSE_DATABASE_PASSWORD_FILE: { path: 'database.passwordFile', kind: 'text', help: 'file with its password' },
+  HANSE_LOG_LEVEL: { path: 'log.level', kind: 'text', help: 'debug, info, warn, error or silent' },
+  HANSE_PROXY_URL: { path: 'proxy.url', kind: 'text', help: 'outbound HTTP CONNECT proxy' },
+  HANSE_PROXY_LOGIN_FILE: { path: 'proxy.loginFile', kind: 'text', help: 'file with user:password for the proxy' },
+  HANSE_LOW_WATERMARK_BYTES: {
+    path: 'storage.lowWatermarkBytes',
+    kind: 'number',
+    help: 'free space below which nothing is received',
+  },
+  HANSE_STABLE_AGE_MS: {
+    path: 'studies.stableAgeMs',
+    kind: 'number',
+    help: 'quiet time after which a study is complete',
+  },
+}
+
+export interface ConfigSource {
+  /** Configuration file; a file named here must exist. Default: HANSE_CONFIG, else `<data>/config.json` if it is there. */
+  readonly file?: string
+  /** Data directory of the command line; stronger than file and environment. */
+  readonly data?: string
+  readonly env?: Readonly<Record<string, string | undefined>>
+  readonly cwd?: string
+}
+
+/** A configuration, the file it came from, and things that are odd but not wrong. */
+export interface LoadedConfig {
+  readonly config: Config
+  readonly file: string | undefined
+  readonly warnings: readonly string[]
+}
+
+/**
+ * Reads the configuration.
+ *
+ * @throws GatewayError CONFIG_INVALID with every problem and its path; a value from the environment
+ *   is named by its variable
+ */
+export function loadConfig(source: ConfigSource = {}): LoadedConfig {
+  const result = checkConfig(source)
+  if (!result.ok) throw new GatewayError('CONFIG_INVALID', describe(result.problems))
+  return result.value
+}
+
+/** Like `loadConfig`, with the problems as a value. */
+export function checkConfig(
+  source: ConfigSource = {},
+): { ok: true; value: LoadedConfig } | { ok: false; problems: readonly Problem[] } {
+  const env = source.env ?? process.env
+  const cwd = source.cwd ?? process.cwd()
+  const file = configFile(source, env, cwd)
+  const read = file ? readJson(file) : { ok: true as const, value: {} }
+  if (!read.ok) return { ok: false, problems: [read.problem] }
+  if (!isObject(read.value)) return { ok: false, problems: [{ path: file ?? '', message: 'expected a JSON object' }] }
+
+  const raw = structuredClone(read.value)
+  const names = override(raw, env)
+  if (source.data !== undefined) {
+    raw['data'] = source.data
+    names.set('data', '--data')
+  }
+  const decoded = decode(fileDecoder, raw)
+  const named = (problem: Problem): Problem => ({ ...problem, path: names.get(problem.path) ?? problem.path })
+  if (!decoded.ok) return { ok: false, problems: decoded.problems.map(named) }
+
+  const base = (path: string): string => (names.has(path) || !file ? cwd : dirname(file))
+  const config = absolute(decoded.value, base)
+  const problems = crossCheck(config).map(named)
+  if (problems.length > 0) return { ok: false, problems }
+  return { ok: true, value: { config, file, warnings: unknownVariables(env) } }
+}
+
+/**
+ * Reads a secret from its file: the first line, without its line end.
+ *
+ * @throws GatewayError CONFIG_INVALID when it cannot be read or is empty; the message holds the path only
+ */
+export function readSecret(path: string): string {
+  let content: string
+  try {
+    content = readFileSync(path, 'utf8')
+  } catch (cause) {
+    throw new GatewayError('CONFIG_INVALID', `cannot read the secret file ${path}`, { cause })
+  }
+  const secret = content.split(/\r?\n/, 1)[0] ?? ''
+  if (secret === '') throw new GatewayError('CONFIG_INVALID', `the secret file ${path} is empty`)
+  return secret
+}
+
+function configFile(
+  source: ConfigSource,
+  env: Readonly<Record<string, string | undefined>>,
+  cwd: string,
+): string | undefined {
+  const named = source.file ?? env['HANSE_CONFIG']
+  if (named) return resolve(cwd, named)
+  const usual = join(resolve(cwd, source.data ?? env['HANSE_DATA'] ?? './data'), 'config.json')
+  return isFile(usual) ? usual : undefined
+}
+
+function readJson(file: string): { ok: true; value: unknown } | { ok: false; problem: Problem } {
+  let content: string
+  try {
+    content = readFileSync(file, 'utf8')
+  } catch (cause) {
+    const reason = isObject(cause) && typeof cause['code'] === 'string' ? cause['code'] : 'error'
+    return { ok: false, problem: { path: file, message: `cannot read the configuration file (${reason})` } }
+  }
+  try {
+    return { ok: true, value: JSON.parse(content) }
+  } catch (cause) {
+    const message = cause instanceof Error ? cause.message : 'not JSON'
+    return { ok: false, problem: { path: file, message: `expected JSON: ${message}` } }
+  }
+}
+
+/** Writes the environment's values into `raw`; returns which path came from which variable. */
+function override(
+  raw: Record<string, unknown>,
+  env: Readonly<Record<string, string | undefined>>,
+): Map<string, string> {
+  const names = new Map<string, string>()
+  for (const [name, variable] of Object.entries(variables)) {
+    const value = env[name]
+    if (value === undefined || value === '') continue
+    const keys = variable.path.split('.')
+    const last = keys.pop() ?? ''
+    let target = raw
+    for (const key of keys) {
+      const next = target[key]
+      const inner = isObject(next) ? next : {}
+      target[key] = inner
+      target = inner
+    }
+    target[last] = variable.kind === 'number' && /^\d{1,16}$/.test(value) ? Number(value) : value
+    names.set(variable.path, name)
+  }
+  // A proxy login alone leaves `proxy.url` missing: name the variable that is missing.
+  if (names.has('proxy.loginFile')) names.set('proxy.url', 'HANSE_PROXY_URL')
+  return names
+}
+
+function absolute(value: ObjectValue<typeof shape>, base: (path: string) => string): Config {
+  const { $schema: _, ...rest } = value
+  const { tls, ...http } = rest.http
+  const { passwordFile, ...database } = rest.database
+  const { proxy } = rest
+  return {
+    ...rest,
+    data: resolve(base('data'), rest.data),
+    http: {
+      ...http,
+      tls: tls && {
+        certificateFile: resolve(base('http.tls'), tls.certificateFile),
+        keyFile: resolve(base('http.tls'), tls.keyFile),
+      },
+    },
+    database: {
+      ...database,
+      passwordFile: passwordFile && resolve(base('database.passwordFile'), passwordFile),
+    },
+    proxy: proxy && {
+      ...proxy,
+      loginFile: proxy.loginFile && resolve(base('proxy.loginFile'), proxy.loginFile),
+    },
+  }
+}
+
+function crossCheck(config: Config): Problem[] {
+  const problems: Problem[] = []
+  const { storage, database, http, dicom, federation } = config
+  const { lowWatermarkBytes, resumeBytes } = storage
+  if (resumeBytes !== undefined && (lowWatermarkBytes === undefined || resumeBytes < lowWatermarkBytes)) {
+    problems.push({ path: 'storage.resumeBytes', message: 'expected at least storage.lowWatermarkBytes' })
+  }
+  if (database.passwordFile && !database.url) {
+    problems.push({ path: 'database.passwordFile', message: 'expected database.url beside it' })
+  }
+  const used = new Map<number, string>()
+  for (const [path, value] of Object.entries({
+    'http.port': http.port,
+    'dicom.port': dicom.port,
+    'federation.port': federation.port,
+  })) {
+    const other = used.get(value)
+    if (value !== 0 && other) problems.push({ path, message: `expected a port of its own, ${value} is ${other}'s` })
+    used.set(value, path)
+  }
+  const files: Record<string, string | undefined> = {
+    'http.tls.certificateFile': http.tls?.certificateFile,
+    'http.tls.keyFile': http.tls?.keyFile,
+    'database.passwordFile': database.passwordFile,
+    'proxy.loginFile': config.proxy?.loginFile,
+  }
+  for (const [path, file] of Object.entries(files)) {
+    if (file && !isFile(file)) problems.push({ path, message: `expected a readable file, got "${file}"` })
+  }
+  return problems
+}
+
+function unknownVariables(env: Readonly<Record<string, string | undefined>>): string[] {
+  return Object.keys(env)
+    .filter(name => name.startsWith('HANSE_') && name !== 'HANSE_CONFIG' && !Object.hasOwn(variables, name))
+    .map(name => `${name}: no such setting, ignored`)
+}
+
+function isFile(path: string): boolean {
+  try {
+    return statSync(path).isFile()
+  } catch {
+    return false
+  }
+}

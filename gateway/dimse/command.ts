@@ -1,0 +1,176 @@
+/**
+ * Command sets, PS3.7 §6.3 and Annex E: group 0000 in Implicit VR Little Endian, read and written
+ * without a dictionary. Reading one costs microseconds; dcmjs-dimse takes about 3 ms for each.
+ */
+import { GatewayError } from '../errors.ts'
+
+/** Command fields, PS3.7 Table E.1-1; a response has bit 15 set. */
+export const commandField = {
+  storeRequest: 0x0001,
+  storeResponse: 0x8001,
+  echoRequest: 0x0030,
+  echoResponse: 0x8030,
+  cancelRequest: 0x0fff,
+} as const
+
+/** Value of Command Data Set Type (0000,0800) that says that no data set follows. */
+export const noDataSet = 0x0101
+
+/** The elements of a command set that echo and store use; those that were absent are undefined. */
+export interface Command {
+  readonly commandField: number
+  readonly messageId: number | undefined
+  readonly respondedMessageId: number | undefined
+  readonly hasDataSet: boolean
+  readonly status: number | undefined
+  readonly errorComment: string | undefined
+  readonly sopClassUid: string | undefined
+  readonly sopInstanceUid: string | undefined
+}
+
+/** The longest command set that is gathered; real ones have some hundred bytes. */
+export const maxCommandBytes = 65_536
+
+/**
+ * Decodes a command set.
+ *
+ * @throws GatewayError BAD_REQUEST: not a list of group 0000 elements, an element twice, a number
+ *   that is not two bytes, or no Command Field or Command Data Set Type (PS3.7 §9.3, §10.3)
+ */
+export function decodeCommand(bytes: Buffer): Command {
+  const elements = readElements(bytes)
+  const field = uint16(elements, 0x0100)
+  const dataSetType = uint16(elements, 0x0800)
+  if (field === undefined) throw malformed('command set has no command field')
+  if (dataSetType === undefined) throw malformed('command set has no command data set type')
+  return {
+    commandField: field,
+    messageId: uint16(elements, 0x0110),
+    respondedMessageId: uint16(elements, 0x0120),
+    hasDataSet: dataSetType !== noDataSet,
+    status: uint16(elements, 0x0900),
+    errorComment: text(elements, 0x0902),
+    sopClassUid: text(elements, 0x0002),
+    sopInstanceUid: text(elements, 0x1000),
+  }
+}
+
+/** What a response says about its request. `comment` becomes Error Comment (0000,0902), at most 64 characters. */
+export interface ResponseFields {
+  readonly commandField: number
+  readonly messageId: number
+  readonly sopClassUid?: string | undefined
+  readonly sopInstanceUid?: string | undefined
+  readonly status: number
+  readonly comment?: string | undefined
+}
+
+/** Encodes a response without data set, PS3.7 §9.3.1.2 (C-STORE-RSP), §9.3.5.2 (C-ECHO-RSP). */
+export function encodeResponse(fields: ResponseFields): Buffer {
+  return encodeElements([
+    fields.sopClassUid === undefined ? undefined : ui(0x0002, fields.sopClassUid),
+    us(0x0100, fields.commandField),
+    us(0x0120, fields.messageId),
+    us(0x0800, noDataSet),
+    us(0x0900, fields.status),
+    fields.comment === undefined ? undefined : lo(0x0902, fields.comment),
+    fields.sopInstanceUid === undefined ? undefined : ui(0x1000, fields.sopInstanceUid),
+  ])
+}
+
+/** Encodes a C-ECHO-RQ, PS3.7 §9.3.5.1. */
+export function encodeEchoRequest(messageId: number, sopClassUid: string): Buffer {
+  return encodeElements([
+    ui(0x0002, sopClassUid),
+    us(0x0100, commandField.echoRequest),
+    us(0x0110, messageId),
+    us(0x0800, noDataSet),
+  ])
+}
+
+/** Encodes a C-STORE-RQ of medium priority, PS3.7 §9.3.1.1. */
+export function encodeStoreRequest(messageId: number, sopClassUid: string, sopInstanceUid: string): Buffer {
+  return encodeElements([
+    ui(0x0002, sopClassUid),
+    us(0x0100, commandField.storeRequest),
+    us(0x0110, messageId),
+    us(0x0700, 0x0000),
+    us(0x0800, 0x0000),
+    ui(0x1000, sopInstanceUid),
+  ])
+}
+
+type Elements = ReadonlyMap<number, Buffer>
+
+function readElements(bytes: Buffer): Elements {
+  const elements = new Map<number, Buffer>()
+  let offset = 0
+  while (offset < bytes.length) {
+    if (bytes.length - offset < 8) throw malformed('command set ends inside an element header')
+    if (bytes.readUInt16LE(offset) !== 0) throw malformed('command set has an element outside of group 0000')
+    const element = bytes.readUInt16LE(offset + 2)
+    const end = offset + 8 + bytes.readUInt32LE(offset + 4)
+    if (end > bytes.length) throw malformed('command element is longer than its command set')
+    if (elements.has(element)) throw malformed('command set has an element twice')
+    elements.set(element, bytes.subarray(offset + 8, end))
+    offset = end
+  }
+  return elements
+}
+
+function uint16(elements: Elements, element: number): number | undefined {
+  const value = elements.get(element)
+  if (value === undefined || value.length === 0) return undefined
+  if (value.length !== 2) throw malformed('command set has a number that is not two bytes')
+  return value.readUInt16LE(0)
+}
+
+function text(elements: Elements, element: number): string | undefined {
+  const value = elements.get(element)
+  if (value === undefined || value.length === 0) return undefined
+  return value.toString('latin1').replace(/[\0 ]+$/, '')
+}
+
+interface Element {
+  readonly element: number
+  readonly value: Buffer
+}
+
+function encodeElements(elements: readonly (Element | undefined)[]): Buffer {
+  let length = 0
+  for (const each of elements) if (each) length += 8 + each.value.length
+  const out = Buffer.alloc(12 + length)
+  out.writeUInt32LE(4, 4)
+  out.writeUInt32LE(length, 8)
+  let offset = 12
+  for (const each of elements) {
+    if (!each) continue
+    out.writeUInt16LE(each.element, offset + 2)
+    out.writeUInt32LE(each.value.length, offset + 4)
+    each.value.copy(out, offset + 8)
+    offset += 8 + each.value.length
+  }
+  return out
+}
+
+function us(element: number, value: number): Element {
+  const bytes = Buffer.allocUnsafe(2)
+  bytes.writeUInt16LE(value)
+  return { element, value: bytes }
+}
+
+function ui(element: number, value: string): Element {
+  return { element, value: padded(value, '\0') }
+}
+
+function lo(element: number, value: string): Element {
+  return { element, value: padded(value.replace(/[^\x20-\x7e]|\\/g, '?').slice(0, 64), ' ') }
+}
+
+function padded(value: string, pad: string): Buffer {
+  return Buffer.from(value.length % 2 === 0 ? value : value + pad, 'latin1')
+}
+
+function malformed(message: string): GatewayError {
+  return new GatewayError('BAD_REQUEST', message)
+}

@@ -1,0 +1,120 @@
+/** The policy: which version is active, what was published, why a study goes where. */
+import type { FastifyInstance } from 'fastify'
+import {
+  emptyPolicy,
+  listPolicies,
+  loadActivePolicy,
+  loadPolicy,
+  type PolicyVersion,
+  publishPolicy,
+} from '../../../policy/versions.ts'
+import type { Db } from '../../db/db.ts'
+import { GatewayError } from '../../errors.ts'
+import type { Routing } from '../../services/routing.ts'
+import {
+  answers,
+  array,
+  boolean,
+  date,
+  input,
+  integer,
+  limit,
+  nullableInteger,
+  object,
+  open,
+  string,
+} from './schema.ts'
+
+const tags = ['Policy']
+const info = { version: integer, title: string, sha256: string, author: string, createdAt: date }
+const version = object({ ...info, document: open })
+
+const infoOf = ({ document, ...rest }: PolicyVersion) => ({ ...rest, title: document.title })
+const versionOf = (policy: PolicyVersion) => ({ ...infoOf(policy), document: policy.document })
+/** Before the first version is published: nothing leaves. */
+const none: PolicyVersion = { version: 0, document: emptyPolicy, sha256: '', author: '', createdAt: new Date(0) }
+
+/** Registers the routes. */
+export function policyRoutes(app: FastifyInstance, db: Db, routing: Pick<Routing, 'explain'>): void {
+  app.get(
+    '/policy',
+    {
+      schema: {
+        tags,
+        summary: 'The active policy; version 0 (nothing leaves) before the first is published',
+        response: answers('The active version', version),
+      },
+    },
+    async () => versionOf((await loadActivePolicy(db.kysely)) ?? none),
+  )
+
+  app.put<{ Body: Record<string, unknown> }>(
+    '/policy',
+    {
+      schema: {
+        tags,
+        summary: 'Publish a policy document: it becomes a new, immutable version and is active at once',
+        description: 'Publishing an older document again is the way back.',
+        body: open,
+        response: answers('The active version', version),
+      },
+    },
+    async request => versionOf(await publishPolicy(db, request.body, request.principal.id)),
+  )
+
+  app.get<{ Querystring: { before?: number; limit: number } }>(
+    '/policy/versions',
+    {
+      schema: {
+        tags,
+        summary: 'All versions, newest first',
+        querystring: input({ before: { ...integer, description: 'Only those with a smaller number' }, limit }),
+        response: answers('Versions', object({ versions: array(object(info)) })),
+      },
+    },
+    async request => ({ versions: (await listPolicies(db.kysely, request.query)).map(infoOf) }),
+  )
+
+  app.get<{ Params: { version: number } }>(
+    '/policy/versions/:version',
+    {
+      schema: {
+        tags,
+        summary: 'One version with its document',
+        params: input({ version: { type: 'integer', minimum: 1, maximum: 2_147_483_647 } }, ['version']),
+        response: answers('The version', version),
+      },
+    },
+    async request => {
+      const found = await loadPolicy(db.kysely, request.params.version)
+      if (!found) throw new GatewayError('NOT_FOUND', 'no such policy version')
+      return versionOf(found)
+    },
+  )
+
+  app.get<{ Querystring: { study: string } }>(
+    '/policy/explain',
+    {
+      schema: {
+        tags,
+        summary: 'Why a study goes where: every rule with its verdict, and what follows. Changes nothing',
+        querystring: input({ study: { ...string, maxLength: 64, description: 'Study Instance UID or Orthanc id' } }, [
+          'study',
+        ]),
+        response: answers(
+          'The explanation',
+          object({
+            policyVersion: nullableInteger,
+            decisions: array(object({ destination: string, peer: string, rule: string, effect: open })),
+            undecided: { ...array(string), description: 'Destinations that no rule decides: nothing is sent there' },
+            trace: array(object({ rule: string, matched: boolean, why: string })),
+          }),
+        ),
+      },
+    },
+    async request => {
+      const { policyVersion, ...decided } = await routing.explain(request.query.study)
+      return { ...decided, policyVersion: policyVersion ?? null }
+    },
+  )
+}

@@ -1,0 +1,77 @@
+/** Our own API under `/api/v1`, described by the OpenAPI document that its schemas make. */
+import swagger from '@fastify/swagger'
+import type { FastifyInstance } from 'fastify'
+import type { Db } from '../../db/db.ts'
+import type { Conflicts } from '../../services/conflicts.ts'
+import type { Routing } from '../../services/routing.ts'
+import type { GatewayStatus } from '../../services/status.ts'
+import { type AuditService, auditRoutes } from './audit.ts'
+import { conflictRoutes } from './conflicts.ts'
+import { type Health, healthRoutes } from './health.ts'
+import { type PeerService, peerRoutes } from './peers.ts'
+import { policyRoutes } from './policy.ts'
+import { statusRoute } from './status.ts'
+import { tokenRoutes } from './tokens.ts'
+import { type TransferActions, transferRoutes } from './transfers.ts'
+
+export interface ApiServices {
+  readonly db: Db
+  readonly health: Health
+  readonly status: () => Promise<GatewayStatus>
+  readonly peers: PeerService
+  readonly transfers: TransferActions
+  readonly conflicts: Conflicts
+  readonly routing: Pick<Routing, 'explain'>
+  readonly audit: AuditService
+}
+
+/** Starts collecting route schemas; to be called before any route is registered. */
+export async function installOpenApi(app: FastifyInstance, version: string): Promise<void> {
+  await app.register(swagger, {
+    openapi: {
+      openapi: '3.1.0',
+      info: {
+        title: 'Hanse gateway',
+        version,
+        description:
+          'Errors are problem documents (RFC 9457). Calls from this machine act as its administrator, calls from ' +
+          'elsewhere need a bearer token (`hanse token create`).',
+      },
+      components: { securitySchemes: { token: { type: 'http', scheme: 'bearer' } } },
+      security: [{ token: [] }],
+      tags: [
+        { name: 'Health' },
+        { name: 'Status' },
+        { name: 'Peers' },
+        { name: 'Transfers' },
+        { name: 'Conflicts' },
+        { name: 'Policy' },
+        { name: 'Audit' },
+        { name: 'Tokens' },
+        { name: 'Orthanc', description: 'Compatible with Orthanc 1.10' },
+      ],
+    },
+    refResolver: {
+      buildLocalReference: (json, _baseUri, _fragment, i) =>
+        typeof json['$id'] === 'string' ? json['$id'] : `def-${i}`,
+    },
+  })
+}
+
+/** Registers all routes of the API. */
+export async function apiRoutes(app: FastifyInstance, services: ApiServices): Promise<void> {
+  await app.register(
+    async scope => {
+      healthRoutes(scope, services.health)
+      statusRoute(scope, services.status)
+      peerRoutes(scope, services.peers)
+      transferRoutes(scope, services.db, services.transfers)
+      conflictRoutes(scope, services.conflicts)
+      policyRoutes(scope, services.db, services.routing)
+      auditRoutes(scope, services.db, services.audit)
+      tokenRoutes(scope, services.db)
+      scope.get('/openapi.json', { schema: { hide: true } }, async () => scope.swagger())
+    },
+    { prefix: '/api/v1' },
+  )
+}

@@ -1,0 +1,187 @@
+/** Transfers in both directions: what moves, what happened, and what a person can do about it. */
+import type { FastifyInstance } from 'fastify'
+import type { Db } from '../../db/db.ts'
+import type { Principal } from '../../principal.ts'
+import { type Direction, listTransfers, loadReceipt, loadTransfer } from '../../services/transfer-list.ts'
+import {
+  answers,
+  anything,
+  array,
+  date,
+  input,
+  integer,
+  limit,
+  nullableDate,
+  nullableInteger,
+  nullableString,
+  object,
+  string,
+  uuid,
+  uuidParams,
+} from './schema.ts'
+
+export interface TransferActions {
+  /** Plans a transfer; its id. @throws GatewayError POLICY_DENIED, NOT_FOUND, STATE_CONFLICT */
+  send(principal: Principal, request: { study: string; destination: string; purpose?: string }): Promise<string>
+  /** Stops an outbound transfer that has no receipt yet. */
+  cancel(principal: Principal, id: string): Promise<void>
+  /** Tries a held, refused, cancelled or expired outbound transfer again, or one that waits now. */
+  retry(principal: Principal, id: string): Promise<void>
+  /** Lets a held inbound transfer in. */
+  release(principal: Principal, id: string): Promise<void>
+  /** Refuses a held inbound transfer for good. */
+  reject(principal: Principal, id: string): Promise<void>
+}
+
+const tags = ['Transfers']
+const summary = {
+  id: uuid,
+  direction: { enum: ['outbound', 'inbound'] },
+  state: {
+    ...string,
+    description:
+      'outbound: planned, prepared, signed, sent, receipted, held, refused, cancelled, expired; ' +
+      'inbound: receiving, committing, imported, held, refused, cancelled, expired',
+  },
+  peer: { type: ['object', 'null'], properties: { id: uuid, name: string } },
+  destination: nullableString,
+  studyInstanceUid: nullableString,
+  purpose: string,
+  priority: nullableString,
+  rule: nullableString,
+  policyVersion: nullableInteger,
+  profile: nullableString,
+  trigger: nullableString,
+  requestedBy: nullableString,
+  manifestId: nullableString,
+  objectCount: integer,
+  bytesTotal: integer,
+  bytesDone: { ...integer, description: 'Acknowledged by the receiver, or received' },
+  bytesSent: nullableInteger,
+  attempts: nullableInteger,
+  errorCode: nullableString,
+  error: nullableString,
+  nextAttemptAt: nullableDate,
+  expiresAt: date,
+  createdAt: date,
+  updatedAt: date,
+}
+const detail = object({
+  ...summary,
+  refusals: anything,
+  steps: array(object({ at: date, step: string, detail: anything })),
+  receipts: array(
+    object({
+      direction: { enum: ['issued', 'received'] },
+      kind: string,
+      sha256: string,
+      createdAt: date,
+      statement: anything,
+    }),
+  ),
+})
+
+interface ListQuery {
+  readonly direction?: Direction
+  readonly state?: string[]
+  readonly peer?: string
+  readonly study?: string
+  readonly cursor?: string
+  readonly limit: number
+}
+
+/** Registers the routes. */
+export function transferRoutes(app: FastifyInstance, db: Db, actions: TransferActions): void {
+  app.get<{ Querystring: ListQuery }>(
+    '/transfers',
+    {
+      schema: {
+        tags,
+        summary: 'List transfers of both directions, newest first',
+        querystring: input({
+          direction: { enum: ['outbound', 'inbound'] },
+          state: { type: 'array', maxItems: 20, items: { type: 'string', maxLength: 20 } },
+          peer: uuid,
+          study: { ...string, maxLength: 64, description: 'Study Instance UID; outbound transfers only' },
+          cursor: { ...string, maxLength: 100, description: '`next` of the page before' },
+          limit,
+        }),
+        response: answers('A page', object({ transfers: array(object(summary)), next: string })),
+      },
+    },
+    async request => {
+      const { direction, state, peer, study, cursor, limit } = request.query
+      const filter = {
+        ...(direction && { direction }),
+        ...(state && { states: state }),
+        ...(peer !== undefined && { peer }),
+        ...(study !== undefined && { studyInstanceUid: study }),
+      }
+      return await listTransfers(db, filter, { limit, ...(cursor !== undefined && { cursor }) })
+    },
+  )
+
+  app.post<{ Body: { study: string; destination: string; purpose?: string } }>(
+    '/transfers',
+    {
+      schema: {
+        tags,
+        summary: 'Send a study to a destination',
+        body: input(
+          {
+            study: { ...string, maxLength: 64, description: 'Study Instance UID or Orthanc id' },
+            destination: { ...string, minLength: 1, maxLength: 64, description: 'A destination of the active policy' },
+            purpose: { ...string, pattern: '^[a-z][a-z0-9-]{0,63}$', description: 'Default: treatment' },
+          },
+          ['study', 'destination'],
+        ),
+        response: answers('The planned transfer', detail),
+      },
+    },
+    async request => await loadTransfer(db, await actions.send(request.principal, request.body)),
+  )
+
+  app.get<{ Params: { id: string } }>(
+    '/transfers/:id',
+    {
+      schema: {
+        tags,
+        summary: 'One transfer with its time line and receipts',
+        params: uuidParams,
+        response: answers('The transfer', detail),
+      },
+    },
+    async request => await loadTransfer(db, request.params.id),
+  )
+
+  app.get<{ Params: { id: string; kind: string } }>(
+    '/transfers/:id/receipts/:kind',
+    {
+      schema: {
+        tags,
+        summary: 'The exact signed envelope of a receipt',
+        params: input({ id: uuid, kind: { ...string, maxLength: 32 } }, ['id', 'kind']),
+      },
+    },
+    async (request, reply) =>
+      reply.type('application/json').send(await loadReceipt(db, request.params.id, request.params.kind)),
+  )
+
+  const action = (
+    name: 'cancel' | 'retry' | 'release' | 'reject',
+    summary: string,
+    run: (principal: Principal, id: string) => Promise<void>,
+  ) =>
+    app.post<{ Params: { id: string } }>(
+      `/transfers/:id/${name}`,
+      { schema: { tags, summary, params: uuidParams, response: answers('The transfer after it', detail) } },
+      async request => {
+        await run(request.principal, request.params.id)
+        return await loadTransfer(db, request.params.id)
+      },
+    )
+  action('cancel', 'Stop an outbound transfer', (principal, id) => actions.cancel(principal, id))
+  action('retry', 'Try an outbound transfer again, now', (principal, id) => actions.retry(principal, id))
+  action('release', 'Let a held inbound transfer in', (principal, id) => actions.release(principal, id))
+  action('reject', 'Refuse a held inbound transfer for good', (principal, id) => actions.reject(principal, id))
+}

@@ -1,0 +1,95 @@
+/** The JSON of patients, studies, series and instances as Orthanc 1.10 prints it. */
+import type { InstanceNode, PatientNode, SeriesNode, StoredAttributes, StudyNode } from '../../store/query.ts'
+import { mainDicomTags, textOf } from './main-tags.ts'
+
+/** `GET /patients/{id}`. */
+export function patientJson(node: PatientNode) {
+  return {
+    ID: node.orthancId,
+    IsStable: node.stable,
+    LastUpdate: orthancTime(node.updatedAt),
+    MainDicomTags: mainDicomTags('patient', node.attributes),
+    Studies: node.children,
+    Type: 'Patient',
+  }
+}
+
+/** `GET /studies/{id}`. */
+export function studyJson(node: StudyNode) {
+  return {
+    ID: node.orthancId,
+    IsStable: node.stable,
+    LastUpdate: orthancTime(node.updatedAt),
+    MainDicomTags: mainDicomTags('study', node.attributes),
+    ParentPatient: node.patient,
+    PatientMainDicomTags: mainDicomTags('patient', node.patientAttributes),
+    Series: node.children,
+    Type: 'Study',
+  }
+}
+
+/** `GET /series/{id}`. */
+export function seriesJson(node: SeriesNode) {
+  const expected = expectedInstances(node.attributes)
+  return {
+    ExpectedNumberOfInstances: expected ?? null,
+    ID: node.orthancId,
+    Instances: node.children,
+    IsStable: node.stable,
+    LastUpdate: orthancTime(node.updatedAt),
+    MainDicomTags: mainDicomTags('series', node.attributes),
+    ParentStudy: node.study,
+    Status: expected === undefined ? 'Unknown' : seriesStatus(expected, node.childIndexes),
+    Type: 'Series',
+  }
+}
+
+/** `GET /instances/{id}`. `FileUuid` is derived from the file's digest: equal files have equal ids. */
+export function instanceJson(node: InstanceNode) {
+  return {
+    FileSize: node.sizeBytes,
+    FileUuid: node.fileSha256.toString('hex', 0, 16).replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-'),
+    ID: node.orthancId,
+    IndexInSeries: wholeNumber(textOf(node.attributes, '00200013') ?? textOf(node.attributes, '00541330')) ?? null,
+    MainDicomTags: mainDicomTags('instance', node.attributes),
+    ParentSeries: node.series,
+    Type: 'Instance',
+  }
+}
+
+/** `20261122T214424`, UTC. */
+function orthancTime(at: Date): string {
+  return at.toISOString().slice(0, 19).replace(/[-:]/g, '')
+}
+
+/** How many instances the series says it has: by temporal positions, time slices, or cardiac images. */
+function expectedInstances(attributes: StoredAttributes): number | undefined {
+  const number = (tag: string): number | undefined => wholeNumber(textOf(attributes, tag))
+  const images = number('00201002')
+  const positions = number('00200105')
+  const slices = number('00540081')
+  const timeSlices = number('00540101')
+  const expected =
+    images !== undefined && positions !== undefined
+      ? images * positions
+      : slices !== undefined && timeSlices !== undefined
+        ? slices * timeSlices
+        : number('00181090')
+  return expected !== undefined && expected > 0 ? expected : undefined
+}
+
+function seriesStatus(expected: number, indexes: readonly (string | undefined)[]): string {
+  const seen = new Set<number>()
+  for (const text of indexes) {
+    const index = wholeNumber(text)
+    if (index === undefined) return 'Unknown'
+    if (index <= 0 || index > expected || seen.has(index)) return 'Inconsistent'
+    seen.add(index)
+  }
+  return seen.size === expected ? 'Complete' : 'Missing'
+}
+
+function wholeNumber(text: string | undefined): number | undefined {
+  const trimmed = text?.trim() ?? ''
+  return /^[+-]?\d{1,12}$/.test(trimmed) ? Number(trimmed) : undefined
+}

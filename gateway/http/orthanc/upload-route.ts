@@ -1,0 +1,110 @@
+/** `POST /instances`: one DICOM file as the body, streamed to ingest; the answer is Orthanc's. */
+import type { Readable } from 'node:stream'
+import type { FastifyInstance } from 'fastify'
+import type { Db } from '../../db/db.ts'
+import { GatewayError } from '../../errors.ts'
+import type { Ingest, IngestResult } from '../../services/ingest.ts'
+import { storeFile } from '../../services/upload.ts'
+import { loadAncestors } from '../../store/query.ts'
+
+export interface Upload {
+  readonly db: Db
+  readonly ingest: Ingest
+  readonly limitBytes: number
+  /** Uploads at the same time; further ones wait with their body unread. */
+  readonly concurrency: number
+}
+
+/**
+ * `Success` and `AlreadyStored` are Orthanc's. `Conflict` is ours: the SOP Instance UID is known with
+ * other content; the bytes are held as conflict `HeldConflict` (`/api/v1/conflicts`) and the stored
+ * instance is unchanged. `Variant`: likewise, in another transfer syntax.
+ */
+const statusOf: Record<IngestResult['kind'], string> = {
+  stored: 'Success',
+  duplicate: 'AlreadyStored',
+  conflict: 'Conflict',
+  variant: 'Variant',
+}
+
+/** Registers the route in a scope of its own, where bodies of every media type are left as streams. */
+export function uploadRoute(app: FastifyInstance, upload: Upload): void {
+  const { db, ingest, limitBytes } = upload
+  const gate = openGate(upload.concurrency)
+  app.register(async scope => {
+    scope.removeAllContentTypeParsers()
+    scope.addContentTypeParser('*', (_request, payload, done) => done(null, payload))
+    scope.post(
+      '/instances',
+      { config: { upload: true }, schema: { tags: ['Orthanc'], consumes: ['application/dicom'] } },
+      async request => {
+        const { principal } = request
+        const type = request.headers['content-type']?.split(';', 1)[0]?.trim().toLowerCase()
+        if (type === 'application/zip' || type === 'multipart/form-data') {
+          throw new GatewayError('BAD_REQUEST', `expected one DICOM file as the body, got ${type}`)
+        }
+        using _place = await gate.enter()
+        const announced = Number(request.headers['content-length'] ?? 0)
+        // The default iterator destroys the socket when the loop ends early: the client would see no answer.
+        const body: AsyncIterable<Uint8Array> = {
+          [Symbol.asyncIterator]: () => request.raw.iterator({ destroyOnReturn: false }),
+        }
+        const result = await storeFile(
+          ingest,
+          body,
+          { kind: 'rest', principal: principal.id, ...(principal.address && { remoteAddress: principal.address }) },
+          { limitBytes, ...(Number.isSafeInteger(announced) && { expectedBytes: announced }) },
+        ).catch(async (error: unknown) => {
+          await drain(request.raw)
+          throw error
+        })
+        const { orthancId } = result.instance
+        const parents = await loadAncestors(db, orthancId)
+        return {
+          ID: orthancId,
+          ParentPatient: parents?.patient,
+          ParentSeries: parents?.series,
+          ParentStudy: parents?.study,
+          Path: `/instances/${orthancId}`,
+          Status: statusOf[result.kind],
+          ...('held' in result && { HeldConflict: result.held }),
+        }
+      },
+    )
+  })
+}
+
+const drainLimitBytes = 64 * 1024 * 1024
+const drainLimitMs = 5000
+
+/** Reads the rest of a refused body, within bounds: many clients look for the answer only after sending all. */
+async function drain(body: Readable): Promise<void> {
+  let left = drainLimitBytes
+  const end = Date.now() + drainLimitMs
+  try {
+    for await (const chunk of body.iterator({ destroyOnReturn: false })) {
+      left -= Buffer.isBuffer(chunk) ? chunk.length : 0
+      if (left < 0 || Date.now() > end) return
+    }
+  } catch {
+    // The client has gone: nobody waits for the answer.
+  }
+}
+
+/** Lets `places` in at a time, first come first served. */
+function openGate(places: number): { enter(): Promise<Disposable> } {
+  let free = places
+  const waiting: (() => void)[] = []
+  const leave = (): void => {
+    const next = waiting.shift()
+    if (next) next()
+    else free++
+  }
+  return {
+    async enter() {
+      if (free > 0) free--
+      else await new Promise<void>(resolve => waiting.push(resolve))
+      return { [Symbol.dispose]: leave }
+    },
+  }
+}

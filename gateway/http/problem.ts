@@ -1,0 +1,151 @@
+/**
+ * Errors as RFC 9457 problem documents. One place maps codes to the wire. An unknown error is a 500
+ * with an id and no detail; the id leads to the one log line that holds the cause.
+ */
+import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { type ErrorCode, errorTable, GatewayError, isGatewayError } from '../errors.ts'
+import type { Log } from '../log.ts'
+
+/** The body of every error response, media type `application/problem+json`. */
+export interface ProblemDocument {
+  /** `urn:hanse:error:<CODE>`; `about:blank` for an unknown error. */
+  readonly type: string
+  readonly title: string
+  readonly status: number
+  /** What was expected and what was seen; never patient data. */
+  readonly detail?: string
+  /** `urn:uuid:<request id>`, also in the log. */
+  readonly instance: string
+  /** Stable code of gateway/errors.ts. */
+  readonly code?: ErrorCode
+  /** Where a validated body or query was wrong. */
+  readonly errors?: readonly { readonly path: string; readonly message: string }[]
+}
+
+/** JSON Schema of a problem document, for the OpenAPI document. */
+export const problemSchema = {
+  $id: 'Problem',
+  type: 'object',
+  description: 'RFC 9457 problem document',
+  required: ['type', 'title', 'status', 'instance'],
+  properties: {
+    type: { type: 'string' },
+    title: { type: 'string' },
+    status: { type: 'integer' },
+    detail: { type: 'string' },
+    instance: { type: 'string' },
+    code: { type: 'string' },
+    errors: {
+      type: 'array',
+      items: { type: 'object', properties: { path: { type: 'string' }, message: { type: 'string' } } },
+    },
+  },
+} as const
+
+const retryAfterSeconds = 5
+
+/** Installs the error and not-found handlers on the root instance. */
+export function installProblems(app: FastifyInstance, log: Log): void {
+  app.setErrorHandler((error: FastifyError, request, reply) => {
+    const { problem, cause } = toProblem(error, request.id)
+    if (problem.status >= 500) {
+      log.error({ requestId: request.id, status: problem.status, error: causeLine(cause) }, 'request failed')
+    }
+    return sendProblem(request, reply, problem)
+  })
+  app.setNotFoundHandler((request, reply) =>
+    sendProblem(request, reply, ofCode('NOT_FOUND', 'no such resource', request.id)),
+  )
+}
+
+/** Sends a problem document; the connection is closed where the request's body was left unread. */
+export function sendProblem(request: FastifyRequest, reply: FastifyReply, problem: ProblemDocument): FastifyReply {
+  if (problem.status === 401) reply.header('www-authenticate', 'Bearer')
+  if (problem.code && errorTable[problem.code].retry === 'yes') reply.header('retry-after', retryAfterSeconds)
+  if (!request.raw.complete) reply.header('connection', 'close')
+  return reply.code(problem.status).type('application/problem+json').send(JSON.stringify(problem))
+}
+
+/** The document for an error of any kind, and what is worth logging of it. */
+export function toProblem(error: unknown, requestId: string): { problem: ProblemDocument; cause: unknown } {
+  if (isGatewayError(error)) return { problem: ofCode(error.code, error.message, requestId), cause: error }
+  if (isFastifyError(error)) {
+    if (error.validation) {
+      const errors = error.validation.map(found => ({
+        path: `${error.validationContext ?? 'body'}${found.instancePath.replaceAll('/', '.')}`,
+        message: found.message ?? 'invalid',
+      }))
+      return {
+        problem: { ...ofCode('BAD_REQUEST', 'the request is not of the documented form', requestId), errors },
+        cause: error,
+      }
+    }
+    const status = error.statusCode ?? 500
+    if (status < 500) return { problem: ofStatus(status, error.message, requestId), cause: error }
+    if (status === 503) return { problem: ofCode('UNAVAILABLE', 'the gateway is stopping', requestId), cause: error }
+  }
+  const problem = {
+    type: 'about:blank',
+    title: 'Internal Server Error',
+    status: 500,
+    instance: `urn:uuid:${requestId}`,
+  }
+  return { problem, cause: error }
+}
+
+const titles: Readonly<Record<number, string>> = {
+  400: 'Bad Request',
+  401: 'Unauthorized',
+  403: 'Forbidden',
+  404: 'Not Found',
+  408: 'Request Timeout',
+  409: 'Conflict',
+  410: 'Gone',
+  413: 'Content Too Large',
+  415: 'Unsupported Media Type',
+  416: 'Range Not Satisfiable',
+  422: 'Unprocessable Content',
+  429: 'Too Many Requests',
+  500: 'Internal Server Error',
+  502: 'Bad Gateway',
+  503: 'Service Unavailable',
+  507: 'Insufficient Storage',
+}
+
+const codeOfStatus: Readonly<Record<number, ErrorCode>> = {
+  401: 'UNAUTHENTICATED',
+  403: 'FORBIDDEN',
+  404: 'NOT_FOUND',
+  413: 'TOO_LARGE',
+  429: 'TOO_MANY_REQUESTS',
+}
+
+function ofCode(code: ErrorCode, detail: string, requestId: string): ProblemDocument {
+  return { ...ofStatus(errorTable[code].http, detail, requestId), type: `urn:hanse:error:${code}`, code }
+}
+
+function ofStatus(status: number, detail: string, requestId: string): ProblemDocument {
+  const code = codeOfStatus[status] ?? 'BAD_REQUEST'
+  return {
+    type: `urn:hanse:error:${code}`,
+    title: titles[status] ?? 'Error',
+    status,
+    detail,
+    instance: `urn:uuid:${requestId}`,
+    code,
+  }
+}
+
+function isFastifyError(error: unknown): error is FastifyError {
+  return error instanceof Error && 'code' in error && typeof error.code === 'string' && error.code.startsWith('FST_')
+}
+
+/** Name, code and message of the innermost cause: a database driver's message names no values. */
+function causeLine(error: unknown): string {
+  let inner = error
+  while (inner instanceof Error && inner.cause !== undefined) inner = inner.cause
+  const name = error instanceof GatewayError ? error.code : error instanceof Error ? error.name : typeof error
+  return inner instanceof Error ? `${name}: ${inner.message} ${frame(inner)}` : name
+}
+
+const frame = (error: Error): string => error.stack?.split('\n', 2)[1]?.trim() ?? ''

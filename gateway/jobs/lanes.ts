@@ -1,0 +1,31 @@
+/**
+ * The lanes of the job queue: what a job of each carries. One job per study or transfer, never per
+ * instance. Ids only: rows of the queue are read by people who must not see patient data.
+ */
+import { type Decoder, integer, object, text } from '../decode.ts'
+
+/** Lane by name, and the data of its jobs. */
+export interface Jobs {
+  /** A study's stable age has passed: which transfers does the active policy want? */
+  'evaluate-study': { readonly study: number }
+  /** Carry one outbound transfer on, from whatever state it is in. */
+  deliver: { readonly transfer: string }
+  /** Verify and import one inbound transfer whose bytes are complete. */
+  'commit-inbound': { readonly transfer: string }
+  /** Remove what a finished or abandoned transfer left on disk. */
+  'clean-transfer': { readonly transfer: string }
+}
+
+export type Lane = keyof Jobs
+
+const transfer = object({ transfer: text({ min: 1, max: 64, expected: 'a transfer id' }) })
+
+/** Decoders of the lanes' data: what comes back from the database is read, not believed. */
+export const lanes: { readonly [L in Lane]: Decoder<Jobs[L]> } = {
+  'evaluate-study': object({ study: integer({ min: 1 }) }),
+  deliver: transfer,
+  'commit-inbound': transfer,
+  'clean-transfer': transfer,
+}
+
+export const laneNames: readonly Lane[] = Object.keys(lanes).filter((name): name is Lane => Object.hasOwn(lanes, name))

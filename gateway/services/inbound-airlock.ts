@@ -1,0 +1,96 @@
+/**
+ * The airlock: an object's bytes become an instance only when their digest is the one that the sender
+ * signed and their header says what the manifest says. Nothing here writes.
+ */
+import { createHash } from 'node:crypto'
+import { type FileHandle, open } from 'node:fs/promises'
+import type { Manifest } from '../../peers/manifest.ts'
+import type { ObjectRefusal } from '../../peers/receipt.ts'
+import { fileSource } from '../dicom/byte-source.ts'
+import { type InstanceHeader, readInstanceHeader } from '../dicom/instance-header.ts'
+import { isGatewayError } from '../errors.ts'
+import type { ArrivalDigests } from './inbound-staging.ts'
+
+/** An object that passed. */
+export interface PassedObject {
+  readonly ordinal: number
+  readonly header: InstanceHeader
+  readonly fileSha256: Buffer
+  readonly datasetSha256: Buffer
+  readonly sizeBytes: number
+}
+
+export type AirlockResult =
+  | { readonly kind: 'passed'; readonly object: PassedObject }
+  | { readonly kind: 'refused'; readonly refusal: ObjectRefusal }
+
+const hashChunkBytes = 1024 * 1024
+
+/**
+ * Verifies the file at `path` as object `ordinal` of the manifest.
+ *
+ * @param arrival  digests taken while the bytes arrived in this process: spares reading them again
+ * @throws GatewayError STORAGE_IO when the file cannot be read
+ */
+export async function passAirlock(
+  path: string,
+  manifest: Manifest,
+  ordinal: number,
+  arrival?: ArrivalDigests,
+): Promise<AirlockResult> {
+  const expected = manifest.objects[ordinal]
+  const study = expected && manifest.studies[expected.study]
+  if (!expected || !study) throw new RangeError(`expected an object of the manifest, got ${ordinal}`)
+  const refused = (code: string): AirlockResult => ({
+    kind: 'refused',
+    refusal: { object: ordinal, sopInstanceUid: expected.sopInstanceUid, code },
+  })
+
+  const file = await openObject(path)
+  if (!file) return refused('OBJECT_DIGEST')
+  try {
+    const { size: sizeBytes } = await file.stat()
+    const fileSha256 = arrival?.fileSha256 ?? (await hashFrom(file, 0))
+    if (sizeBytes !== expected.sizeBytes || fileSha256.toString('hex') !== expected.sha256) {
+      return refused('OBJECT_DIGEST')
+    }
+    const header = await readInstanceHeader(fileSource(file, sizeBytes))
+    const isAsAnnounced =
+      header.sopInstanceUid === expected.sopInstanceUid &&
+      header.sopClassUid === expected.sopClassUid &&
+      header.transferSyntaxUid === expected.transferSyntaxUid &&
+      header.studyInstanceUid === study.studyInstanceUid
+    if (!isAsAnnounced) return refused('OBJECT_MISMATCH')
+    const datasetSha256 =
+      arrival?.dataset?.offset === header.datasetOffset
+        ? arrival.dataset.sha256
+        : await hashFrom(file, header.datasetOffset)
+    return { kind: 'passed', object: { ordinal, header, fileSha256, datasetSha256, sizeBytes } }
+  } catch (error) {
+    if (isGatewayError(error, 'DICOM_UNREADABLE') || isGatewayError(error, 'DICOM_LIMIT')) return refused(error.code)
+    throw error
+  } finally {
+    await file.close()
+  }
+}
+
+/** Undefined when the file is not there: bytes that were acknowledged are gone. */
+async function openObject(path: string): Promise<FileHandle | undefined> {
+  try {
+    return await open(path, 'r')
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return undefined
+    throw error
+  }
+}
+
+async function hashFrom(file: FileHandle, start: number): Promise<Buffer> {
+  const hash = createHash('sha256')
+  const chunk = Buffer.allocUnsafe(hashChunkBytes)
+  for (let position = start; ; ) {
+    const { bytesRead } = await file.read(chunk, 0, chunk.length, position)
+    if (bytesRead === 0) return hash.digest()
+    hash.update(chunk.subarray(0, bytesRead))
+    position += bytesRead
+  }
+}

@@ -1,0 +1,150 @@
+/** What people, senders and time decide about inbound transfers that are not through. */
+
+import { Bitmap } from '../../peers/bitmap.ts'
+import type { Identifying } from '../../peers/identifying.ts'
+import { openIdentifying } from '../../peers/identifying.ts'
+import type { ObjectRefusal, ReceiptKind } from '../../peers/receipt.ts'
+import { appendAudit } from '../audit/log.ts'
+import type { InboundState } from '../db/schema.ts'
+import { decode, integer, list, object, text } from '../decode.ts'
+import { type ErrorCode, GatewayError } from '../errors.ts'
+import { draftReceipt, type InboundContext, transferEnded } from './inbound-context.ts'
+import {
+  addStep,
+  findOverdue,
+  type InboundRow,
+  loadInbound,
+  lockInbound,
+  setState,
+  writeReceived,
+} from './inbound-rows.ts'
+import { issueReceipt } from './receipts.ts'
+import type { StateWatch } from './state-watch.ts'
+
+export interface InboundDecisions {
+  /**
+   * A person wants a held transfer tried again: imported anew, or, where bytes were not the signed
+   * ones, sent again by the peer.
+   *
+   * @throws GatewayError NOT_FOUND, STATE_CONFLICT unless it is held
+   */
+  release(id: string, principal: string): Promise<void>
+  /** A person refuses a held transfer: a signed refusal for the sender, the bytes are removed. @throws as `release` */
+  reject(id: string, principal: string): Promise<void>
+  /** The identifying text that the sender sealed to us, for a person who may see it; undefined when there is none. */
+  identifying(id: string): Promise<Identifying | undefined>
+  /** Ends a transfer at its sender's wish. @throws GatewayError STATE_CONFLICT once imported or refused */
+  cancelInbound(id: string, reason: string): Promise<void>
+  /** Ends transfers whose manifest was over before `before`. */
+  expireOverdue(before: Date): Promise<void>
+}
+
+export function createInboundDecisions(context: InboundContext, watch: StateWatch): InboundDecisions {
+  const { db } = context
+
+  const end = async (
+    id: string,
+    from: readonly InboundState[],
+    to: { state: InboundState & ReceiptKind; code: ErrorCode; message: string; principal?: string },
+  ): Promise<void> => {
+    const row = await known(context, id)
+    const { manifest } = await context.plans.load(db, id)
+    const party = { siteId: row.peer.siteId, manifestId: row.manifestId }
+    const draft = await draftReceipt(context, party, { kind: to.state, code: to.code })
+    const isDone = await db.inTransaction(async tx => {
+      const locked = await lockInbound(tx, id)
+      if (locked?.state === to.state) return true // a repeat
+      if (!locked || !from.includes(locked.state)) return false
+      await issueReceipt(tx, id, draft, context.keys)
+      await setState(tx, id, to.state, { code: to.code, message: to.message })
+      await addStep(tx, id, to.state, { code: to.code, ...(to.principal !== undefined && { by: to.principal }) })
+      const about = { id, manifestId: row.manifestId, manifest }
+      const requestor = to.principal !== undefined && { requestor: to.principal }
+      await appendAudit(
+        tx,
+        transferEnded(context, row.peer.siteId, about, { outcome: 'serious-failure', reason: to.code, ...requestor }),
+      )
+      return true
+    })
+    if (!isDone) throw new GatewayError('STATE_CONFLICT', `expected a transfer that is ${from.join(' or ')}`)
+    watch.notify(id)
+    await context.guard.idle(id)
+    await context.staging.remove(row.manifestId)
+    context.plans.forget(id)
+  }
+
+  return {
+    async release(id, principal) {
+      const row = await known(context, id)
+      const { map, manifest } = await context.plans.load(db, id)
+      await db.inTransaction(async tx => {
+        const locked = await lockInbound(tx, id)
+        if (locked?.state !== 'held') throw new GatewayError('STATE_CONFLICT', 'expected a transfer that is held')
+        const raw = await tx.selectFrom('inbound_transfers').select('refusals').where('id', '=', id).executeTakeFirst()
+        const damaged = readRefusals(raw?.refusals).filter(refusal => refusal.code === 'OBJECT_DIGEST')
+        if (damaged.length === 0) {
+          await setState(tx, id, 'committing')
+          await context.queue.enqueue(tx, 'commit-inbound', { transfer: id }, { singletonKey: id })
+        } else {
+          const received = new Bitmap(locked.leafCount, Uint8Array.from(locked.received.bytes))
+          for (const refusal of damaged) received.remove(map.runOf(refusal.object))
+          const missing = received.complement()
+          let missingBytes = 0
+          for (let run = missing.nextRun(0, 1); run; run = missing.nextRun(run.to + 1, 1))
+            missingBytes += map.runBytes(run)
+          await writeReceived(tx, id, received, locked.bytesTotal - missingBytes)
+          await setState(tx, id, 'receiving')
+        }
+        await addStep(tx, id, 'released', { by: principal, again: damaged.length })
+        const about = { id, manifestId: row.manifestId, manifest }
+        const detail = { released: 1, again: damaged.length }
+        await appendAudit(
+          tx,
+          transferEnded(context, row.peer.siteId, about, { outcome: 'success', requestor: principal, detail }),
+        )
+      })
+      context.plans.forget(id) // digests taken on arrival are of the old bytes
+      watch.notify(id)
+    },
+    reject: (id, principal) =>
+      end(id, ['held'], { state: 'refused', code: 'OFFER_REFUSED', message: 'refused by a person', principal }),
+    cancelInbound: (id, reason) =>
+      end(id, ['receiving', 'committing', 'held'], {
+        state: 'cancelled',
+        code: 'TRANSFER_CANCELLED',
+        message: `cancelled by the sender (${reason})`,
+      }),
+    async expireOverdue(before) {
+      for (const id of await findOverdue(db.kysely, before)) {
+        await end(id, ['receiving'], {
+          state: 'expired',
+          code: 'MANIFEST_EXPIRED',
+          message: 'expired before it was complete',
+        })
+      }
+    },
+    async identifying(id) {
+      await known(context, id)
+      const { manifest } = await context.plans.load(db, id)
+      return openIdentifying(manifest, context.keys)
+    },
+  }
+}
+
+async function known(context: InboundContext, id: string): Promise<InboundRow> {
+  const row = await loadInbound(context.db.kysely, id)
+  if (!row) throw new GatewayError('NOT_FOUND', 'no such transfer')
+  return row
+}
+
+const refusalList = list(
+  object(
+    { object: integer({ min: 0 }), sopInstanceUid: text({ max: 64 }), code: text({ max: 64 }) },
+    { unknown: 'keep' },
+  ),
+)
+
+function readRefusals(raw: unknown): readonly ObjectRefusal[] {
+  const decoded = decode(refusalList, raw ?? [])
+  return decoded.ok ? decoded.value : []
+}

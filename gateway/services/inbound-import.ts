@@ -1,0 +1,238 @@
+/**
+ * The commit of an inbound transfer: every object passes the airlock, its bytes become blobs, and one
+ * transaction makes the study visible together with the receipt and the audit event. Every step may be
+ * repeated after a crash: staging keeps its own link to the bytes until that transaction is through.
+ */
+import { link, rm } from 'node:fs/promises'
+import { knownCode, type ObjectRefusal, type ReceiptCounts } from '../../peers/receipt.ts'
+import { appendAudit } from '../audit/log.ts'
+import type { Tx } from '../db/db.ts'
+import { type ErrorCode, isGatewayError } from '../errors.ts'
+import { holdConflict, insertInstances, type NewInstance } from '../store/instances.ts'
+import { stagedFile } from '../store/staging.ts'
+import { type PassedObject, passAirlock } from './inbound-airlock.ts'
+import { draftReceipt, type InboundContext, type Plan, transferEnded } from './inbound-context.ts'
+import { addStep, type InboundRow, loadInbound, lockInbound, setState } from './inbound-rows.ts'
+import { inParallel } from './parallel.ts'
+import { issueReceipt } from './receipts.ts'
+
+/** Headers kept between the airlock and the import; beyond this they are read twice. */
+const mostHeadersKept = 2_000
+const rowsPerStatement = 200
+const conflictReruns = 5
+
+/**
+ * Carries a transfer from `committing` to `imported` or `held`; nothing when it is neither.
+ *
+ * @throws GatewayError STORAGE_FULL, STORAGE_IO, DATABASE_UNAVAILABLE: run it again later
+ */
+export async function importInbound(context: InboundContext, id: string, signal: AbortSignal): Promise<void> {
+  const row = await loadInbound(context.db.kysely, id)
+  if (row?.state !== 'committing') return
+  await context.guard.idle(id)
+  if (!row.peer.isActive) return await hold(context, row, { code: 'PEER_REVOKED', refusals: [] })
+  const plan = await context.plans.load(context.db, id)
+
+  const { passed, refusals } = await passAll(context, row, plan, signal)
+  const [first] = refusals
+  if (first) return await hold(context, row, { code: knownCode(first.code), refusals })
+  await takeCustody(context, row)
+  const committed: Passed[] = []
+  try {
+    await inParallel(passed, 16, async object => {
+      signal.throwIfAborted()
+      await commitBlob(context, row, object)
+      committed.push(object)
+    })
+    const conflicts = await makeVisible(context, row, plan, passed)
+    if (conflicts.length > 0) return await hold(context, row, { code: 'STATE_CONFLICT', refusals: conflicts })
+  } finally {
+    for (const object of committed) context.blobs.release(object.fileSha256)
+  }
+  await context.staging.remove(row.manifestId)
+}
+
+type Passed = Omit<PassedObject, 'header'> & {
+  readonly header: PassedObject['header'] | undefined
+  readonly datasetOffset: number
+}
+
+async function passAll(
+  context: InboundContext,
+  row: InboundRow,
+  { manifest, arrivals }: Plan,
+  signal: AbortSignal,
+): Promise<{ passed: Passed[]; refusals: ObjectRefusal[] }> {
+  const passed: Passed[] = []
+  const refusals: ObjectRefusal[] = []
+  const keepsHeaders = manifest.objects.length <= mostHeadersKept
+  await inParallel([...manifest.objects.keys()], 4, async ordinal => {
+    signal.throwIfAborted()
+    const result = await passAirlock(
+      context.staging.path(row.manifestId, ordinal),
+      manifest,
+      ordinal,
+      arrivals.get(ordinal),
+    )
+    if (result.kind === 'refused') refusals.push(result.refusal)
+    else {
+      const { header, ...object } = result.object
+      passed.push({ ...object, header: keepsHeaders ? header : undefined, datasetOffset: header.datasetOffset })
+    }
+  })
+  passed.sort((a, b) => a.ordinal - b.ordinal)
+  refusals.sort((a, b) => a.object - b.object)
+  return { passed, refusals }
+}
+
+/** The sender may forget its copy of nothing yet, but knows now that all bytes are here, whole and durable. */
+async function takeCustody(context: InboundContext, row: InboundRow): Promise<void> {
+  const draft = await draftReceipt(
+    context,
+    { siteId: row.peer.siteId, manifestId: row.manifestId },
+    { kind: 'custody' },
+  )
+  await context.db.inTransaction(async tx => {
+    const locked = await lockInbound(tx, row.id)
+    if (locked?.state === 'committing') await issueReceipt(tx, row.id, draft, context.keys)
+  })
+}
+
+/** A second name for the file goes to the blob store; staging keeps its own until the import is committed. */
+async function commitBlob(context: InboundContext, row: InboundRow, object: Passed): Promise<void> {
+  const path = context.staging.path(row.manifestId, object.ordinal)
+  const twin = `${path}.blob`
+  await rm(twin, { force: true })
+  await link(path, twin)
+  const { fileSha256, datasetSha256, sizeBytes, datasetOffset } = object
+  await context.blobs.commit(stagedFile({ path: twin, sizeBytes, fileSha256, datasetSha256, datasetOffset, head: [] }))
+}
+
+/** Objects that cannot be made visible because another content has their UID; empty when all is visible. */
+async function makeVisible(
+  context: InboundContext,
+  row: InboundRow,
+  plan: Plan,
+  passed: readonly Passed[],
+): Promise<ObjectRefusal[]> {
+  const to = { siteId: row.peer.siteId, manifestId: row.manifestId }
+  const draft = await draftReceipt(context, to, { kind: 'imported' })
+  for (let attempt = 1; ; attempt++) {
+    try {
+      await context.db.inTransaction(async tx => {
+        const locked = await lockInbound(tx, row.id)
+        if (locked?.state !== 'committing') return
+        const counts = await insertAll(tx, context, row, plan, passed)
+        await issueReceipt(tx, row.id, { ...draft, counts }, context.keys)
+        await setState(tx, row.id, 'imported')
+        await addStep(tx, row.id, 'imported', { ...counts })
+        const about = { id: row.id, manifestId: row.manifestId, manifest: plan.manifest }
+        const action = counts.stored > 0 ? 'C' : 'R'
+        await appendAudit(
+          tx,
+          transferEnded(context, row.peer.siteId, about, { outcome: 'success', action, detail: { ...counts } }),
+        )
+      })
+      return []
+    } catch (error) {
+      if (error instanceof ConflictsFound) return [...error.refusals]
+      // Another writer inserted one of the instances meanwhile: look again.
+      if (!isGatewayError(error, 'STATE_CONFLICT') || attempt === conflictReruns) throw error
+    }
+  }
+}
+
+async function insertAll(
+  tx: Tx,
+  context: InboundContext,
+  row: InboundRow,
+  plan: Plan,
+  passed: readonly Passed[],
+): Promise<ReceiptCounts> {
+  const counts = { stored: 0, duplicates: 0, variants: 0 }
+  const refusals: ObjectRefusal[] = []
+  for (let start = 0; start < passed.length; start += rowsPerStatement) {
+    const batch = await Promise.all(
+      passed.slice(start, start + rowsPerStatement).map(object => toInstance(context, row, plan, object)),
+    )
+    const outcomes = await insertInstances(tx, batch)
+    for (const [index, outcome] of outcomes.entries()) {
+      const item = batch[index]
+      if (!item) continue
+      if (outcome.kind === 'stored') counts.stored++
+      else if (outcome.kind === 'duplicate') counts.duplicates++
+      else if (outcome.kind === 'variant') {
+        counts.variants++
+        await holdConflict(tx, item, outcome.instance, 'variant')
+      } else {
+        const object = passed[start + index]?.ordinal ?? 0
+        refusals.push({ object, sopInstanceUid: item.header.sopInstanceUid, code: 'STATE_CONFLICT' })
+      }
+    }
+  }
+  if (refusals.length > 0) throw new ConflictsFound(refusals)
+  return { objects: passed.length, ...counts, refused: 0 }
+}
+
+async function toInstance(context: InboundContext, row: InboundRow, plan: Plan, object: Passed): Promise<NewInstance> {
+  const { fileSha256, datasetSha256, sizeBytes } = object
+  return {
+    header: object.header ?? (await readHeaderAgain(context, row, plan, object)),
+    issuer: row.peer.siteId, // a peer's patients stay foreign: two hospitals' 12345 never merge
+    fileSha256,
+    datasetSha256,
+    sizeBytes,
+    origin: { kind: 'peer', principal: row.peer.siteId, peerId: row.peer.id, transferId: row.id },
+    dueAt: undefined, // an import triggers nothing unless a rule names that origin
+  }
+}
+
+async function readHeaderAgain(context: InboundContext, row: InboundRow, plan: Plan, object: Passed) {
+  const { ordinal, fileSha256, datasetSha256, datasetOffset } = object
+  const known = { fileSha256, dataset: { offset: datasetOffset, sha256: datasetSha256 } }
+  const result = await passAirlock(context.staging.path(row.manifestId, ordinal), plan.manifest, ordinal, known)
+  if (result.kind === 'refused') throw new ConflictsFound([result.refusal])
+  return result.object.header
+}
+
+/** Rolls the import back with what stands in its way. */
+class ConflictsFound extends Error {
+  readonly refusals: readonly ObjectRefusal[]
+
+  constructor(refusals: readonly ObjectRefusal[]) {
+    super(`${refusals.length} objects cannot be imported`)
+    this.refusals = refusals
+  }
+}
+
+/** Whole or held: nothing is visible, every byte is kept, both sites see how many objects are fine. */
+async function hold(
+  context: InboundContext,
+  row: InboundRow,
+  why: { code: ErrorCode; refusals: readonly ObjectRefusal[] },
+): Promise<void> {
+  const { manifest } = await context.plans.load(context.db, row.id)
+  const objects = row.objectCount
+  const refused = why.refusals.length
+  const draft = await draftReceipt(
+    context,
+    { siteId: row.peer.siteId, manifestId: row.manifestId },
+    {
+      kind: 'held',
+      code: why.code,
+      refusals: why.refusals,
+      counts: { objects, stored: 0, duplicates: 0, variants: 0, refused },
+    },
+  )
+  await context.db.inTransaction(async tx => {
+    const locked = await lockInbound(tx, row.id)
+    if (locked?.state !== 'committing') return
+    await issueReceipt(tx, row.id, draft, context.keys)
+    const message = `${objects - refused} of ${objects} objects can be imported`
+    await setState(tx, row.id, 'held', { code: why.code, message, refusals: why.refusals })
+    await addStep(tx, row.id, 'held', { code: why.code, objects, refused })
+    const about = { id: row.id, manifestId: row.manifestId, manifest }
+    const end = { outcome: 'serious-failure', reason: why.code, detail: { objects, refused } } as const
+    await appendAudit(tx, transferEnded(context, row.peer.siteId, about, end))
+  })
+}

@@ -1,0 +1,266 @@
+/**
+ * From a study to its transfers. A study that nothing was added to for its stable age is evaluated
+ * against the active policy; each thing the policy wants becomes a `transfers` row with its items,
+ * audit event and job in one transaction. Without such a row nothing leaves (invariant 3).
+ *
+ * Routing sends only what a destination lacks. A person's send is its own trigger and sends everything.
+ */
+import { createHash, randomBytes, randomUUID } from 'node:crypto'
+import { sql } from 'kysely'
+import { type Decided, type Decision, decide } from '../../policy/decide.ts'
+import { loadActivePolicy, type PolicyVersion } from '../../policy/versions.ts'
+import { beginTransferring } from '../audit/event.ts'
+import { appendAudit } from '../audit/log.ts'
+import type { Db, Tx } from '../db/db.ts'
+import { GatewayError } from '../errors.ts'
+import type { Queue } from '../jobs/queue.ts'
+import type { Log } from '../log.ts'
+import { loadSnapshot, type SnapshotItem, type StudySnapshot } from './study-facts.ts'
+
+/** A person's wish to send a study. */
+export interface SendRequest {
+  /** The study's row. */
+  readonly study: number
+  /** A destination of the active policy, or an active peer by name or site id. */
+  readonly destination: string
+  readonly purpose: string
+  readonly priority: string
+  readonly principal: string
+}
+
+export interface Routing {
+  /** Evaluates one study now; returns the transfers that came of it. */
+  evaluate(studyId: number): Promise<readonly string[]>
+  /** Plans a transfer because a person wants it; always everything. @throws GatewayError NOT_FOUND */
+  send(request: SendRequest): Promise<string>
+  /** What the active policy says of a study and why; changes nothing. */
+  explain(study: number): Promise<Decided & { readonly policyVersion: number | undefined }>
+  close(): Promise<void>
+}
+
+const scanEveryMs = 500
+const scanLimit = 50
+const manualLifetimeHours = 24 * 7
+
+/** Starts watching for due studies and evaluating them. */
+export function startRouting(options: { db: Db; queue: Queue; log: Log }): Routing {
+  const { db, queue } = options
+  const log = options.log.child({ part: 'routing' })
+  let closed = false
+  let scanning: Promise<void> = Promise.resolve()
+  let timer: NodeJS.Timeout | undefined
+
+  /** Turns due studies into jobs: the due time goes and the job comes in one transaction. */
+  const scan = async (): Promise<void> => {
+    try {
+      await db.inTransaction(async tx => {
+        const due = await sql<{ id: number }>`
+          update studies set due_at = null where id in (
+            select id from studies where due_at <= now() order by due_at limit ${scanLimit} for update skip locked)
+          returning id`.execute(tx)
+        for (const { id } of due.rows) {
+          await queue.enqueue(tx, 'evaluate-study', { study: id }, { singletonKey: String(id) })
+        }
+      })
+    } catch (error) {
+      log.warn(
+        { error: error instanceof Error ? error.name : 'unknown' },
+        'cannot look for complete studies, trying again',
+      )
+    }
+    if (!closed) timer = setTimeout(() => (scanning = scan()), scanEveryMs)
+  }
+
+  const evaluate = (studyId: number): Promise<readonly string[]> =>
+    db.inTransaction(async tx => {
+      const policy = await loadActivePolicy(tx)
+      if (!policy) return []
+      const planned: string[] = []
+      // What came from peers is decided apart: only rules that name the origin may speak of it.
+      for (const which of ['local', 'imported'] as const) {
+        const snapshot = await loadSnapshot(tx, studyId, which)
+        if (!snapshot || snapshot.items.length === 0) continue
+        for (const decision of decide(snapshot.facts, policy.document).decisions) {
+          if (decision.effect.kind === 'deny') continue
+          const id = await plan(tx, {
+            snapshot,
+            decision,
+            policy,
+            trigger: 'stable',
+            principal: `rule:${decision.rule}`,
+          })
+          if (id) planned.push(id)
+        }
+      }
+      return planned
+    })
+
+  const plan = async (
+    tx: Tx,
+    input: { snapshot: StudySnapshot; decision: Decision; policy: PolicyVersion; trigger: string; principal: string },
+  ): Promise<string | undefined> => {
+    const { snapshot, decision, policy, trigger, principal } = input
+    const { effect, destination } = decision
+    const peer = await findPeer(tx, decision.peer)
+    const items = trigger === 'stable' ? await lacking(tx, snapshot, destination, peer?.id) : snapshot.items
+    if (items.length === 0) return undefined
+    const id = randomUUID()
+    const held = effect.kind === 'hold' ? effect.reason || `rule ${decision.rule} holds it` : undefined
+    const hours = effect.kind === 'send' ? effect.expiresAfterHours : 24 * 7
+    const inserted = await tx
+      .insertInto('transfers')
+      .values({
+        id,
+        study: snapshot.study,
+        study_instance_uid: snapshot.studyInstanceUid,
+        domain: snapshot.domain,
+        destination,
+        peer: peer?.id ?? null,
+        trigger,
+        rule: decision.rule,
+        policy_version: policy.version,
+        profile: effect.kind === 'send' ? effect.profile : 'as-is',
+        purpose: effect.kind === 'send' ? effect.purpose : 'unspecified',
+        priority: effect.kind === 'send' ? effect.priority : 'normal',
+        requested_by: principal,
+        snapshot_sha256: digestOf(items),
+        state: peer && held === undefined ? 'planned' : 'held',
+        error_code: peer ? (held === undefined ? null : 'POLICY_DENIED') : 'PEER_UNKNOWN',
+        error: peer ? (held ?? null) : `no active peer is called ${decision.peer}: pair with it, then retry`,
+        nonce: randomBytes(16),
+        manifest_created: new Date(),
+        object_count: items.length,
+        bytes_total: items.reduce((sum, item) => sum + item.sizeBytes, 0),
+        expires_at: new Date(Date.now() + hours * 3_600_000),
+      })
+      .onConflict(conflict => conflict.columns(['study', 'destination', 'snapshot_sha256', 'trigger']).doNothing())
+      .returning('id')
+      .executeTakeFirst()
+    if (!inserted) return undefined
+    await insertItems(tx, id, items)
+    await tx
+      .insertInto('transfer_steps')
+      .values({
+        transfer: id,
+        step: peer && held === undefined ? 'planned' : 'held',
+        detail: JSON.stringify({
+          rule: decision.rule,
+          policyVersion: policy.version,
+          trigger,
+          instances: items.length,
+        }),
+      })
+      .execute()
+    await appendAudit(
+      tx,
+      beginTransferring({
+        source: { userId: 'gateway' },
+        destination: { userId: peer?.site_id ?? decision.peer },
+        requestor: { userId: principal },
+        reason: `rule:${decision.rule}`,
+        objects: [
+          { kind: 'transfer', transferId: id },
+          { kind: 'policy', version: policy.version, sha256: policy.sha256 },
+          { kind: 'patient', patientId: snapshot.patientId, issuer: snapshot.issuer },
+          { kind: 'study', studyInstanceUid: snapshot.studyInstanceUid, instanceCount: items.length },
+        ],
+      }),
+    )
+    if (peer && held === undefined) await queue.enqueue(tx, 'deliver', { transfer: id }, { singletonKey: id })
+    return id
+  }
+
+  queue.work('evaluate-study', { concurrency: 2 }, async ({ study }) => {
+    const planned = await evaluate(study)
+    log.info({ study, transfers: planned.length }, 'evaluated a complete study')
+  })
+  scanning = scan()
+
+  return {
+    evaluate,
+    send: ({ study, destination, purpose, priority, principal }) =>
+      db.inTransaction(async tx => {
+        const policy = await loadActivePolicy(tx)
+        if (!policy) throw new GatewayError('POLICY_DENIED', 'no policy is active: publish one first')
+        const { destinations } = policy.document
+        const peer =
+          (Object.hasOwn(destinations, destination) ? destinations[destination]?.peer : undefined) ?? destination
+        if (!(await findPeer(tx, peer))) {
+          throw new GatewayError('NOT_FOUND', `neither a destination of the policy nor an active peer: ${destination}`)
+        }
+        const snapshot = await loadSnapshot(tx, study, 'all')
+        if (!snapshot || snapshot.items.length === 0) throw new GatewayError('NOT_FOUND', 'no such study')
+        const terms = { purpose, priority, profile: 'as-is', expiresAfterHours: manualLifetimeHours } as const
+        const decision = {
+          destination,
+          peer,
+          rule: 'manual',
+          effect: { kind: 'send', to: [destination], ...terms },
+        } as const
+        const id = await plan(tx, { snapshot, decision, policy, trigger: `manual:${randomUUID()}`, principal })
+        if (!id) throw new GatewayError('STATE_CONFLICT', 'nothing to send')
+        return id
+      }),
+    explain: study =>
+      db.inTransaction(async tx => {
+        const policy = await loadActivePolicy(tx)
+        const snapshot = await loadSnapshot(tx, study, 'all')
+        if (!snapshot) throw new GatewayError('NOT_FOUND', 'no such study')
+        const decided = policy ? decide(snapshot.facts, policy.document) : { decisions: [], undecided: [], trace: [] }
+        return { ...decided, policyVersion: policy?.version }
+      }),
+    async close() {
+      closed = true
+      clearTimeout(timer)
+      await scanning
+      clearTimeout(timer)
+    },
+  }
+}
+
+/** What the destination has neither been sent nor is about to be, and did not itself send. */
+async function lacking(
+  tx: Tx,
+  snapshot: StudySnapshot,
+  destination: string,
+  peerId: string | undefined,
+): Promise<readonly SnapshotItem[]> {
+  const sent = await tx
+    .selectFrom('transfer_items')
+    .innerJoin('transfers', 'transfers.id', 'transfer_items.transfer')
+    .select(['sop_instance_uid', 'file_sha256'])
+    .where('transfers.study', '=', snapshot.study)
+    .where('transfers.destination', '=', destination)
+    .where('transfers.state', '<>', 'expired')
+    .execute()
+  const known = new Set(sent.map(row => `${row.sop_instance_uid} ${row.file_sha256.toString('hex')}`))
+  return snapshot.items.filter(
+    item =>
+      !known.has(`${item.sopInstanceUid} ${item.fileSha256.toString('hex')}`) &&
+      (item.peerId === undefined || item.peerId !== peerId),
+  )
+}
+
+async function insertItems(tx: Tx, transfer: string, items: readonly SnapshotItem[]): Promise<void> {
+  await sql`
+    insert into transfer_items (transfer, ordinal, sop_instance_uid, sop_class_uid, transfer_syntax_uid, size_bytes, file_sha256)
+    select ${transfer}::uuid, ordinal - 1, sop, class, syntax, size, decode(file, 'hex')
+      from unnest(${items.map(item => item.sopInstanceUid)}::text[], ${items.map(item => item.sopClassUid)}::text[],
+        ${items.map(item => item.transferSyntaxUid)}::text[], ${items.map(item => item.sizeBytes)}::bigint[],
+        ${items.map(item => item.fileSha256.toString('hex'))}::text[])
+        with ordinality as item (sop, class, syntax, size, file, ordinal)`.execute(tx)
+}
+
+function digestOf(items: readonly SnapshotItem[]): Buffer {
+  const lines = items.map(item => `${item.sopInstanceUid} ${item.fileSha256.toString('hex')}\n`).sort()
+  return createHash('sha256').update(lines.join('')).digest()
+}
+
+async function findPeer(tx: Tx, peer: string): Promise<{ id: string; site_id: string } | undefined> {
+  return await tx
+    .selectFrom('peers')
+    .select(['id', 'site_id'])
+    .where('state', '=', 'active')
+    .where(where => where.or([where('name', '=', peer), where('site_id', '=', peer)]))
+    .executeTakeFirst()
+}

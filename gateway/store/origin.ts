@@ -1,0 +1,13 @@
+/**
+ * Where bytes came from and on whose behalf: kept with every instance, and part of routing decisions.
+ */
+export interface Origin {
+  readonly kind: 'dimse' | 'rest' | 'peer' | 'cli'
+  /** Who acts: an AE title, a token's name, `local`, or a peer's site id. */
+  readonly principal: string
+  readonly callingAe?: string
+  readonly calledAe?: string
+  readonly remoteAddress?: string
+  readonly peerId?: string
+  readonly transferId?: string
+}

@@ -1,0 +1,289 @@
+/**
+ * Receptions in progress: files under `<data>/staging/<process>/`, hashed while they are written.
+ * Each process has a directory of its own, so that what dead processes left can be swept while a
+ * living one receives.
+ */
+import { createHash, type Hash, randomBytes } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import { type FileHandle, mkdir, open, readdir, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { FreeSpace } from './free-space.ts'
+import { storageError } from './io-error.ts'
+
+/** A reception that is being written. One writer: `append` calls must not overlap. */
+export interface Staged {
+  /** Writes the chunks; their bytes must not change until this resolves. */
+  append(chunks: readonly Uint8Array[]): Promise<void>
+  /** The data set begins with the next byte: `datasetSha256` covers everything from here. */
+  markDataset(): void
+  /** Makes the bytes durable. @throws GatewayError STORAGE_FULL, STORAGE_IO; the file is gone then */
+  finish(): Promise<StagedFile>
+  /** Ends the reception and removes what was written; harmless after the end. */
+  discard(): Promise<void>
+}
+
+/** A closed, durable staging file; also a byte source for reading its header. */
+export interface StagedFile {
+  readonly path: string
+  readonly sizeBytes: number
+  /** SHA-256 of the whole file, the blob's name. */
+  readonly fileSha256: Buffer
+  /** SHA-256 of the data set; undefined when `markDataset` was not called. */
+  readonly datasetSha256: Buffer | undefined
+  /** Where the data set begins, in bytes; 0 when `markDataset` was not called. */
+  readonly datasetOffset: number
+  /** Reads up to `length` bytes; fewer only at the end. The first ones come from memory. */
+  read(offset: number, length: number): Promise<Uint8Array>
+  /** Removes the file; harmless after `commit`. */
+  discard(): Promise<void>
+}
+
+/** The moments at which a test may let the storage fail or the process die. */
+export type StorageStep = 'create' | 'write' | 'sync' | 'rename' | 'sync-dir'
+/** Called before each step; what it throws counts as the error of the operation. */
+export type BeforeStep = (step: StorageStep, path: string) => void | Promise<void>
+
+/** What of a file's start stays in memory, so that reading a header costs no I/O. */
+const headBytes = 256 * 1024
+/** A long reception looks at the free space again after so many bytes. */
+const roomCheckBytes = 16 * 1024 * 1024
+
+/** Makes staging files. */
+export class Staging {
+  readonly #root: string
+  readonly #dir: string
+  readonly #space: FreeSpace
+  readonly #before: BeforeStep
+  #made: Promise<unknown> | undefined
+
+  constructor(root: string, space: FreeSpace, before: BeforeStep) {
+    this.#root = root
+    this.#dir = join(root, ownName())
+    this.#space = space
+    this.#before = before
+  }
+
+  /** Removes what processes that no longer run have left. */
+  async sweep(): Promise<void> {
+    for (const name of await readdir(this.#root).catch(() => [])) {
+      if (!isRunning(name)) await rm(join(this.#root, name), { recursive: true, force: true })
+    }
+  }
+
+  /** Opens a reception of about `expectedBytes`. */
+  async stage(expectedBytes: number): Promise<Staged> {
+    await this.#space.reserve(expectedBytes)
+    const path = join(this.#dir, randomBytes(12).toString('hex'))
+    try {
+      this.#made ??= mkdir(this.#dir, { recursive: true, mode: 0o700 })
+      await this.#made
+      await this.#before('create', path)
+      return new StagedWriter(path, await open(path, 'wx', 0o600), expectedBytes, this.#space, this.#before)
+    } catch (error) {
+      this.#made = undefined
+      this.#space.unreserve(expectedBytes)
+      throw storageError(error, 'opening a staging file')
+    }
+  }
+}
+
+class StagedWriter implements Staged {
+  readonly #path: string
+  readonly #handle: FileHandle
+  readonly #space: FreeSpace
+  readonly #before: BeforeStep
+  readonly #fileHash: Hash = createHash('sha256')
+  readonly #head: Uint8Array[] = []
+  #datasetHash: Hash | undefined
+  #datasetOffset = 0
+  #sizeBytes = 0
+  #headSize = 0
+  #reserved: number
+  #nextRoomCheck = roomCheckBytes
+  #open = true
+
+  constructor(path: string, handle: FileHandle, expectedBytes: number, space: FreeSpace, before: BeforeStep) {
+    this.#path = path
+    this.#handle = handle
+    this.#space = space
+    this.#before = before
+    this.#reserved = expectedBytes
+  }
+
+  markDataset(): void {
+    this.#datasetHash = createHash('sha256')
+    this.#datasetOffset = this.#sizeBytes
+  }
+
+  async append(chunks: readonly Uint8Array[]): Promise<void> {
+    if (!this.#open) throw storageError(new Error('closed'), 'appending to a finished staging file')
+    try {
+      await this.#write(chunks)
+    } catch (error) {
+      await this.discard()
+      throw storageError(error, 'writing a staging file')
+    }
+  }
+
+  async #write(chunks: readonly Uint8Array[]): Promise<void> {
+    const bytes = chunks.reduce((sum, chunk) => sum + chunk.length, 0)
+    if (bytes === 0) return
+    await this.#before('write', this.#path)
+    const writing = writeAll(this.#handle, chunks, bytes)
+    this.#take(chunks) // hashed while the kernel copies
+    await writing
+    this.#sizeBytes += bytes
+    this.#unreserve(Math.min(bytes, this.#reserved))
+    this.#space.wrote(bytes)
+    if (this.#sizeBytes >= this.#nextRoomCheck) {
+      this.#nextRoomCheck = this.#sizeBytes + roomCheckBytes
+      await this.#space.assertRoom(0)
+    }
+  }
+
+  #take(chunks: readonly Uint8Array[]): void {
+    for (const chunk of chunks) {
+      this.#fileHash.update(chunk)
+      this.#datasetHash?.update(chunk)
+      if (this.#headSize < headBytes) {
+        this.#head.push(chunk)
+        this.#headSize += chunk.length
+      }
+    }
+  }
+
+  async finish(): Promise<StagedFile> {
+    if (!this.#open) throw storageError(new Error('closed'), 'finishing a staging file twice')
+    try {
+      await this.#before('sync', this.#path)
+      await this.#handle.datasync()
+      await this.#close()
+    } catch (error) {
+      await this.discard()
+      throw storageError(error, 'syncing a staging file')
+    }
+    return stagedFile({
+      path: this.#path,
+      sizeBytes: this.#sizeBytes,
+      fileSha256: this.#fileHash.digest(),
+      datasetSha256: this.#datasetHash?.digest(),
+      datasetOffset: this.#datasetOffset,
+      head: this.#head,
+    })
+  }
+
+  async discard(): Promise<void> {
+    if (!this.#open) return
+    await this.#close().catch(() => undefined) // the file goes away anyway
+    await rm(this.#path, { force: true })
+  }
+
+  async #close(): Promise<void> {
+    this.#open = false
+    this.#unreserve(this.#reserved)
+    await this.#handle.close()
+  }
+
+  #unreserve(bytes: number): void {
+    this.#reserved -= bytes
+    this.#space.unreserve(bytes)
+  }
+}
+
+/** `writev` may write less than it was given (a signal, a nearly full disk). */
+async function writeAll(handle: FileHandle, chunks: readonly Uint8Array[], bytes: number): Promise<void> {
+  let left = bytes
+  let rest = [...chunks]
+  while (left > 0) {
+    const { bytesWritten } = await handle.writev(rest.slice(0, longestWritev))
+    left -= bytesWritten
+    if (left > 0) rest = dropBytes(rest, bytesWritten)
+  }
+}
+
+/** IOV_MAX on Linux and macOS. */
+const longestWritev = 1024
+
+function dropBytes(chunks: readonly Uint8Array[], bytes: number): Uint8Array[] {
+  let skip = bytes
+  const rest: Uint8Array[] = []
+  for (const chunk of chunks) {
+    if (skip >= chunk.length) skip -= chunk.length
+    else {
+      rest.push(skip > 0 ? chunk.subarray(skip) : chunk)
+      skip = 0
+    }
+  }
+  return rest
+}
+
+/** Describes a durable file in the staging area (or one that a caller hands over). */
+export function stagedFile(
+  file: Omit<StagedFile, 'read' | 'discard'> & { readonly head: readonly Uint8Array[] },
+): StagedFile {
+  const { head, path, sizeBytes, fileSha256, datasetSha256, datasetOffset } = file
+  const headSize = head.reduce((sum, chunk) => sum + chunk.length, 0)
+  return {
+    path,
+    sizeBytes,
+    fileSha256,
+    datasetSha256,
+    datasetOffset,
+    read: async (offset, length) => {
+      const end = Math.min(offset + length, sizeBytes)
+      if (offset >= end) return new Uint8Array()
+      return end <= headSize ? readMemory(head, offset, end) : await readFileRange(path, offset, end - offset)
+    },
+    discard: () => rm(path, { force: true }),
+  }
+}
+
+function readMemory(chunks: readonly Uint8Array[], start: number, end: number): Uint8Array {
+  const parts: Uint8Array[] = []
+  let at = 0
+  for (const chunk of chunks) {
+    if (at >= end) break
+    if (at + chunk.length > start) parts.push(chunk.subarray(Math.max(0, start - at), end - at))
+    at += chunk.length
+  }
+  return parts.length === 1 && parts[0] ? parts[0] : Buffer.concat(parts)
+}
+
+async function readFileRange(path: string, offset: number, length: number): Promise<Uint8Array> {
+  const handle = await open(path, 'r').catch(error => {
+    throw storageError(error, 'reading a staging file')
+  })
+  try {
+    const buffer = Buffer.allocUnsafe(length)
+    const { bytesRead } = await handle.read(buffer, 0, length, offset)
+    return buffer.subarray(0, bytesRead)
+  } finally {
+    await handle.close()
+  }
+}
+
+/** `<pid>-<start time>`: the start time tells a reused pid apart where the system says it. */
+function ownName(): string {
+  return `${process.pid}-${startTime(process.pid) ?? 0}`
+}
+
+function isRunning(name: string): boolean {
+  const [pid = 0, started = 0] = name.split('-').map(Number)
+  if (process.platform === 'linux') return startTime(pid) === started
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch {
+    return false
+  }
+}
+
+/** Field 22 of proc(5) stat, ticks since boot. */
+function startTime(pid: number): number | undefined {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
+    return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19])
+  } catch {
+    return undefined
+  }
+}

@@ -1,0 +1,74 @@
+/**
+ * The programs that tests and benchmarks talk to, as real peers, and the Debian packages that bring them.
+ */
+import { spawnSync } from 'node:child_process'
+import { existsSync, writeFileSync } from 'node:fs'
+
+const tools: readonly { readonly program: string; readonly aptPackage: string }[] = [
+  { program: 'storescu', aptPackage: 'dcmtk' },
+  { program: 'Orthanc', aptPackage: 'orthanc' },
+  { program: 'openssl', aptPackage: 'openssl' },
+]
+
+/** Installs what is missing where it may (root or password-less sudo on Debian); returns what is still missing. */
+export function ensureTools(): string[] {
+  const wanted = absent()
+  if (wanted.length === 0) return []
+  const packages = [...new Set(wanted.map(tool => tool.aptPackage))]
+  const sudo = process.getuid?.() === 0 ? [] : has('sudo') && run(['sudo', '-n', 'true']) ? ['sudo', '-n'] : undefined
+  if (!has('apt-get') || !sudo) {
+    const command = `apt-get install -y --no-install-recommends ${packages.join(' ')}`
+    console.error(
+      `Some tests need ${packages.join(', ')} and will be skipped. To run them, first run as root:\n  ${command}`,
+    )
+    return wanted.map(tool => tool.program)
+  }
+  console.error(`installing ${packages.join(', ')} …`)
+  withoutDaemons(sudo, () => {
+    const environment = ['env', 'DEBIAN_FRONTEND=noninteractive']
+    run([...sudo, ...environment, 'apt-get', 'update', '-q'])
+    run([...sudo, ...environment, 'apt-get', 'install', '-y', '-q', '--no-install-recommends', ...packages])
+  })
+  return absent().map(tool => tool.program)
+}
+
+/** Runs `install` while policy-rc.d forbids services to start: Debian's orthanc would hold our default ports. */
+function withoutDaemons(sudo: readonly string[], install: () => void): void {
+  const policy = '/usr/sbin/policy-rc.d'
+  const mine = !existsSync(policy)
+  if (mine) {
+    const script = '/tmp/hanse-policy-rc.d'
+    writeFileSync(script, '#!/bin/sh\nexit 101\n', { mode: 0o755 })
+    run([...sudo, 'install', '-m', '755', script, policy])
+  }
+  const before = isDaemonEnabled()
+  try {
+    install()
+  } finally {
+    if (mine) run([...sudo, 'rm', '-f', policy])
+    // Enabled by its package, it would start with the next boot.
+    if (!before && has('systemctl') && existsSync('/run/systemd/system'))
+      run([...sudo, 'systemctl', 'disable', '--now', 'orthanc'])
+  }
+}
+
+function isDaemonEnabled(): boolean {
+  return existsSync('/etc/systemd/system/multi-user.target.wants/orthanc.service')
+}
+
+function absent(): typeof tools {
+  return tools.filter(tool => !has(tool.program))
+}
+
+function has(program: string): boolean {
+  const path = `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin:/usr/bin:/bin`
+  return path.split(':').some(dir => dir !== '' && existsSync(`${dir}/${program}`))
+}
+
+function run(command: readonly string[]): boolean {
+  const [program = '', ...args] = command
+  const result = spawnSync(program, args, { stdio: ['ignore', 'pipe', 'pipe'], encoding: 'utf8' })
+  if (result.status !== 0 && program !== 'sudo')
+    console.error((result.stderr || result.error?.message || '').slice(-2000))
+  return result.status === 0
+}

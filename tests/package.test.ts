@@ -1,0 +1,33 @@
+/** What is published must run where it is installed: inside node_modules, where Node strips no types. */
+import assert from 'node:assert/strict'
+import { execFileSync, spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { test } from 'node:test'
+
+const root = join(import.meta.dirname, '..')
+
+test('the published package ships stripped JavaScript and its command runs from node_modules', t => {
+  const dir = mkdtempSync(join(tmpdir(), 'hanse-package-'))
+  t.after(() => rmSync(dir, { recursive: true, force: true }))
+  execFileSync(process.execPath, [join(root, 'scripts/build-package.ts'), join(dir, 'dist')])
+  const packed = execFileSync('npm', ['pack', '--json', join(dir, 'dist')], { cwd: dir, encoding: 'utf8' })
+  const tarball = readdirSync(dir).find(name => name.endsWith('.tgz'))
+  assert.ok(tarball, packed)
+
+  // Installed beside the locked dependencies, as `npm install hanse` would.
+  const modules = join(dir, 'site/node_modules')
+  mkdirSync(join(modules, 'hanse'), { recursive: true })
+  execFileSync('tar', ['-xzf', join(dir, tarball), '--strip-components=1', '-C', join(modules, 'hanse')])
+  for (const name of readdirSync(join(root, 'node_modules'))) {
+    if (!name.startsWith('.') && name !== 'hanse') symlinkSync(join(root, 'node_modules', name), join(modules, name))
+  }
+  const manifest = JSON.parse(readFileSync(join(modules, 'hanse/package.json'), 'utf8'))
+  const help = spawnSync(process.execPath, [join(modules, 'hanse', manifest.bin.hanse), '--help'], { encoding: 'utf8' })
+
+  assert.equal(help.status, 0, help.stderr)
+  assert.match(help.stdout, /hanse start/)
+  assert.equal(existsSync(join(modules, 'hanse/gateway/cli.ts')), false)
+  assert.equal(existsSync(join(modules, 'hanse/LICENSE')), true)
+})
