@@ -396,7 +396,9 @@ test('over the limit half-open connections give way, then callers hear "local li
 
   assert.deepEqual(await refused.read(), { type: 0x03, body: Buffer.from([0, 2, 3, 2]) })
   await refused.closed()
-  assert.deepEqual(refusals, [{ callingAe: 'LATE', calledAe: 'HANSE', remoteAddress: '127.0.0.1', reason: 'limit' }])
+  assert.deepEqual(refusals, [
+    { callingAe: 'LATE', calledAe: 'HANSE', remoteAddress: '127.0.0.1', reason: 'limit', repeats: 0 },
+  ])
   served[0]?.write(storeMessage(1, storeCommand(), Buffer.alloc(10)))
   assert.equal(responseOf(await served[0]?.read()).get(0x0900), 0)
 })

@@ -11,7 +11,6 @@ import {
 import type { Db } from '../../db/db.ts'
 import { GatewayError } from '../../errors.ts'
 import type { Routing } from '../../services/routing.ts'
-import { loadStudyNamed } from '../../services/study-name.ts'
 import {
   answers,
   array,
@@ -114,7 +113,7 @@ export function policyRoutes(app: FastifyInstance, db: Db, routing: Pick<Routing
       },
     },
     async request => {
-      const { policyVersion, ...decided } = await routing.explain((await loadStudyNamed(db, request.query.study)).id)
+      const { policyVersion, ...decided } = await routing.explain(request.query.study)
       return { ...decided, policyVersion: policyVersion ?? null }
     },
   )
