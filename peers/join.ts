@@ -55,6 +55,7 @@ export function openJoining(context: PairingContext): Joining {
     const known = await db.inTransaction(async tx => {
       const row = await lockExchange(tx, id)
       if (row) return row
+      if (peers.bySiteId(card.card.siteId)) throw invalid(`${card.card.name} is paired already; revoke it first`)
       if (expires <= clock())
         throw new GatewayError('PAIRING_EXPIRED', 'this invitation has expired; ask for a new one')
       const exchange: JoinerExchange = { role: 'joiner', mode, name, card: context.card().bytes, nonce: random(32) }
@@ -155,14 +156,15 @@ export function openJoining(context: PairingContext): Joining {
       const offer = openStep('offer', exchange.offer, clock())
       const asOurselves = ask(to, card.card.caCertificate, keys.tls())
       const result = await askToPair(asInvited, { step: 'reveal', message: exchange.reveal, time: clock() }).catch(
-        // The credential may have been used up by an earlier call whose answer was lost: then we are known by now.
+        // An answer was lost, now or by an earlier call that used up the credential: then we are known by now.
         async (error: unknown) => {
+          if (!isGatewayError(error, 'PEER_UNREACHABLE') && !isGatewayError(error, 'PEER_UNKNOWN')) throw error
           const status = askToPair(asOurselves, { step: 'status', time: clock() })
           return await status.catch(() => Promise.reject(error))
         },
       )
       if (result.step !== 'status' || result.cardSha256 !== ours.payloadSha256)
-        throw invalid('the other site holds another card of ours')
+        throw invalid(`${to.name} has this site paired already, by another invitation; have it revoke that first`)
       return await finish(invitation, offer, exchange, principal)
     },
 

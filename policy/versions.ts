@@ -21,7 +21,7 @@ export interface PolicyVersion {
 }
 
 /** What a new site starts with: nothing goes anywhere. */
-const firstPolicy: PolicyDocument = {
+export const emptyPolicy: PolicyDocument = {
   format: 'hanse-policy-1',
   title: 'Nothing leaves by itself',
   destinations: {},
@@ -30,7 +30,7 @@ const firstPolicy: PolicyDocument = {
 
 /** Publishes the first policy of a new site, so that every decision names a version. */
 export async function ensurePolicy(db: Db): Promise<void> {
-  if (!(await loadActivePolicy(db.kysely))) await publishPolicy(db, firstPolicy, 'gateway')
+  if (!(await loadActivePolicy(db.kysely))) await publishPolicy(db, emptyPolicy, 'gateway')
 }
 
 /** 'HNS' and the policy's number among the gateway's advisory locks: publishers queue up. */

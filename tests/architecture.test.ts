@@ -12,7 +12,7 @@ const root = join(import.meta.dirname, '..')
 /** First match wins. `pure` files may not touch the database, the file system or the network. */
 const layers: readonly { readonly layer: number; readonly pure?: boolean; readonly files: RegExp }[] = [
   { layer: 0, pure: true, files: /^gateway\/dicom\// },
-  { layer: 0, files: /^gateway\/(errors|decode|log|config)\.ts$/ },
+  { layer: 0, files: /^gateway\/(errors|decode|log|config|principal)\.ts$/ },
   { layer: 1, pure: true, files: /^policy\/(document|conditions|decide)\.ts$|^policy\/deid\// },
   {
     layer: 1,
@@ -21,9 +21,9 @@ const layers: readonly { readonly layer: number; readonly pure?: boolean; readon
       /^peers\/(manifest|manifest-decoder|offer|seal|receipt|envelope|card|fields|leaves|bitmap|json|sodium)\.ts$|^certs\//,
   },
   { layer: 1, files: /^gateway\/(db|store|jobs|audit)\// },
-  { layer: 1, files: /^policy\/|^peers\/(keys|registry|pairing|invitation|tls|diagnosis|proxy)[\w-]*\.ts$/ },
+  { layer: 2, files: /^gateway\/services\/|^peers\/(carrier|https-client)[\w-]*\.ts$/ },
   { layer: 3, files: /^peers\/server[\w-]*\.ts$|^gateway\/(dimse|http)\// },
-  { layer: 2, files: /^gateway\/services\/|^peers\// },
+  { layer: 1, files: /^(policy|peers)\// },
   { layer: 4, files: /^gateway\/(main|cli)\.ts$|^gateway\/cli\// },
 ]
 
@@ -31,7 +31,7 @@ const layers: readonly { readonly layer: number; readonly pure?: boolean; readon
 const fences: Readonly<Record<string, RegExp>> = {
   'dcmjs-dimse': /^gateway\/dimse\//,
   dcmjs: /^gateway\/dimse\//,
-  pg: /^gateway\/db\//,
+  pg: /^gateway\/(db\/|jobs\/session)/,
   kysely: /^gateway\/(db|store|audit|jobs|services)\/|^policy\/versions|^peers\/(registry|pairing)/,
   'pg-boss': /^gateway\/jobs\//,
   casbin: /^policy\/authorize/,

@@ -75,7 +75,7 @@ export async function createCluster(
   })
 }
 
-/** Writes `hanse.conf`, which postgresql.conf includes; `ALTER SYSTEM` still overrides it. */
+/** Writes `hanse.conf`, which postgresql.conf includes, where it differs; `ALTER SYSTEM` still overrides it. */
 export async function writeSettings(
   place: ClusterPlace,
   binaries: PostgresBinaries,
@@ -84,8 +84,10 @@ export async function writeSettings(
   const all: PostgresSettings = { ...settings(binaries.major), ...extra }
   const lines = Object.entries(all).map(([name, value]) => `${name} = '${value.replaceAll("'", "''")}'`)
   const path = join(place.data, 'hanse.conf')
-  const header = `# Written by the gateway at every start. Own settings: alter system (postgresql.auto.conf).`
-  await writeDurably(path, `${header}\n${lines.join('\n')}\n`)
+  const header = '# Written by the gateway at its start. Own settings: alter system (postgresql.auto.conf).'
+  const content = `${header}\n${lines.join('\n')}\n`
+  if ((await readFile(path, 'utf8').catch(() => undefined)) === content) return // a full disk need not keep us from starting
+  await writeDurably(path, content)
   await giveTo(path, place.runAs)
 }
 

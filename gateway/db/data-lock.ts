@@ -12,6 +12,7 @@ import { GatewayError } from '../errors.ts'
 
 /** A held data directory. */
 export interface DataLock {
+  /** Lets go; harmless when repeated. */
   release(): void
 }
 
@@ -26,7 +27,7 @@ export function lockDataDir(dataDir: string): DataLock {
   try {
     mkdirSync(dataDir, { recursive: true, mode: 0o700 })
     lock = new DatabaseSync(join(dataDir, 'gateway.lock'))
-    lock.exec('pragma journal_mode = off; pragma busy_timeout = 0; begin exclusive')
+    lock.exec('pragma journal_mode = memory; pragma busy_timeout = 0; begin exclusive')
   } catch (cause) {
     lock?.close()
     if (isBusy(cause)) {
@@ -43,7 +44,11 @@ export function lockDataDir(dataDir: string): DataLock {
   }
   writePid(pidFile)
   const held = lock
-  return { release: () => held.close() }
+  return {
+    release: () => {
+      if (held.isOpen) held.close()
+    },
+  }
 }
 
 const sqliteBusy = 5

@@ -50,9 +50,7 @@ export async function openDatabase(
 ): Promise<Db> {
   const { log } = options
   const poolConfig = configurePool(options)
-  const pool = new pg.Pool(poolConfig)
-  // An idle connection broke (server restarted): the pool has dropped it already.
-  pool.on('error', error => log.debug({ reason: error.message }, 'database connection lost'))
+  const pool = openPool(poolConfig, error => log.debug({ reason: error.message }, 'database connection lost'))
   const kysely = new Kysely<Schema>({ dialect: new PostgresDialect({ pool: patientPool(pool) }) })
   try {
     await checkServer(kysely, log)
@@ -65,8 +63,18 @@ export async function openDatabase(
     pool,
     poolConfig,
     inTransaction: fn => inTransaction(kysely, fn),
-    close: () => pool.end(),
+    close: async () => {
+      if (!pool.ending) await pool.end()
+    },
   }
+}
+
+/** A pool whose connections may break (server restarted) without taking the process with them. */
+export function openPool(config: pg.PoolConfig, onLost: (error: Error) => void): pg.Pool {
+  const pool = new pg.Pool(config)
+  pool.on('error', onLost) // an idle one, which the pool has dropped already
+  pool.on('connect', client => client.on('error', onLost)) // one in use, whose query fails too
+  return pool
 }
 
 function configurePool(options: DatabaseTarget & { poolSize?: number; statementTimeoutMs?: number }): pg.PoolConfig {

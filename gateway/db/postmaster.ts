@@ -18,6 +18,8 @@ export const socketPort = 5432
 export interface PidFile {
   readonly pid: number
   readonly socketDir: string
+  /** The server said that it accepts connections, so its socket was there. */
+  readonly isReady: boolean
 }
 
 /** Reads postmaster.pid; undefined when there is none or it is not complete yet. */
@@ -25,7 +27,7 @@ export async function readPidFile(data: string): Promise<PidFile | undefined> {
   const text = await readFile(join(data, 'postmaster.pid'), 'utf8').catch(() => '')
   const lines = text.split('\n')
   const pid = Number.parseInt(lines[0] ?? '', 10)
-  return pid > 0 ? { pid, socketDir: lines[4] ?? '' } : undefined
+  return pid > 0 ? { pid, socketDir: lines[4] ?? '', isReady: /^ready/.test(lines[7] ?? '') } : undefined
 }
 
 /**
@@ -87,6 +89,11 @@ export async function ask(socketDir: string, data: string): Promise<Answer> {
   } finally {
     await client.end().catch(() => undefined)
   }
+}
+
+/** Is the server's socket file there? A run-time directory may be cleaned away under it. */
+export async function hasSocket(socketDir: string): Promise<boolean> {
+  return (await stat(join(socketDir, `.s.PGSQL.${socketPort}`)).catch(() => undefined)) !== undefined
 }
 
 /** A connection as the cluster's superuser. */

@@ -4,9 +4,9 @@ import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { GatewayError } from '../errors.ts'
 import type { Log } from '../log.ts'
-import type { ClusterPlace } from './cluster-place.ts'
+import { type ClusterPlace, openSocketDir } from './cluster-place.ts'
 import type { PostgresBinaries } from './postgres-binaries.ts'
-import { ask, boundLog, hasAnyServer, isServerOf, readPidFile, startServer } from './postmaster.ts'
+import { ask, boundLog, hasAnyServer, hasSocket, isServerOf, readPidFile, startServer } from './postmaster.ts'
 
 /** What the server is doing. */
 export interface ServerState {
@@ -42,7 +42,7 @@ const pollMs = 250
 /** How long a dying predecessor (zombie, orphaned backends) may hold its lock file. */
 const lockPatienceMs = 30_000
 /** From here on a lock file whose processes are all provably gone counts as left behind. */
-const staleAfterMs = 10_000
+const staleAfterMs = 2_000
 /** Crash recovery replays at most `max_wal_size` and ends well before. */
 const startPatienceMs = 600_000
 /** A server listens long before it has recovered; one that is silent for so long has lost its socket. */
@@ -68,14 +68,15 @@ export async function superviseServer(options: Options): Promise<Supervised> {
     while (!stopping.signal.aborted) {
       await pause(pollMs, stopping.signal)
       if (stopping.signal.aborted) return
-      await boundLog(options.place.logFile)
-      if (await isServerOf(server.pid, options.place.data)) {
+      await boundLog(options.place.logFile).catch(() => undefined) // a disk in trouble: the server's own errors tell
+      if ((await isServerOf(server.pid, options.place.data)) && (await hasSocket(server.socketDir))) {
         if (Date.now() - upSince > 60_000) backOffMs = 100
         continue
       }
       phase = 'restarting'
-      log.warn({ pid: server.pid }, 'database server died, starting it again')
+      log.warn({ pid: server.pid }, 'database server died or lost its socket, starting it again')
       try {
+        await openSocketDir(options.place, server.socketDir) // the directory may be gone too
         server = await ensureServer({ ...options, socketDir: server.socketDir }, stopping.signal)
         restarts += 1
         phase = 'running'
@@ -97,7 +98,8 @@ export async function superviseServer(options: Options): Promise<Supervised> {
     close: async () => {
       stopping.abort()
       await watching
-      if (phase !== 'closed') await stopServer(options.place.data, log)
+      if (phase === 'closed') return
+      await stopServer(options.place.data, log)
       phase = 'closed'
     },
   }
@@ -119,6 +121,7 @@ async function ensureServer(options: Options, signal: AbortSignal): Promise<Serv
     const alive = async (): Promise<boolean> => child.exitCode === null && child.signalCode === null
     const ready = await waitForAnswer(place, child.pid ?? 0, { signal, alive })
     if (ready) return { ...ready, adopted: false }
+    if (signal.aborted) await stopPid(child.pid ?? 0, place.data)
     reason = fatalLine(await tail()) ?? 'it ended without a message'
     refusedSince ??= Date.now()
     if (!/lock file|shared memory block/.test(reason) || Date.now() - refusedSince > lockPatienceMs) break
@@ -150,7 +153,8 @@ async function waitForAnswer(
     if (answer === 'ready') return { pid, socketDir }
     if (answer === 'starting') silentSince = Date.now()
     if (!(await options.alive())) return undefined
-    if (Date.now() - silentSince > silencePatienceMs) {
+    const isCutOff = known?.pid === pid && known.isReady && !(await hasSocket(socketDir))
+    if (isCutOff || Date.now() - silentSince > silencePatienceMs) {
       // Alive, but its socket is gone (a cleaned run-time directory): only a new start makes one.
       await stopPid(pid, place.data)
       return undefined

@@ -68,7 +68,7 @@ export class DatasetBuilder implements Visitor {
     this.#levels.push(this.#level)
   }
 
-  endItem(end: number): void {
+  endItem(_contentEnd: number, end: number): void {
     const { elements, charset, item } = this.#level
     this.#levels.pop()
     const around = this.#levels.at(-1)
@@ -83,7 +83,7 @@ export class DatasetBuilder implements Visitor {
     this.#entered.at(-1)?.fragments?.push(range)
   }
 
-  endElement(): void {
-    this.#entered.pop()
+  endElement(element: WalkedElement): void {
+    if (this.#entered.at(-1) === element) this.#entered.pop()
   }
 }

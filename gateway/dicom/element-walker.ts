@@ -49,10 +49,11 @@ export interface Visitor {
   value(element: WalkedElement, bytes: Uint8Array): void
   /** After `enter`, for each item of a sequence. */
   beginItem(offset: number, valueOffset: number, isUndefinedLength: boolean): void
-  endItem(end: number): void
+  /** `contentEnd` is before the item's delimiter, `end` behind it. */
+  endItem(contentEnd: number, end: number): void
   /** After `enter`, for each fragment of encapsulated data. */
   fragment(range: ByteRange): void
-  /** After `enter`, when `element.length` is known. */
+  /** Behind a sequence or fragments that were entered, or passed over for their undefined length: `element.length` is known. */
   endElement(element: WalkedElement): void
 }
 
@@ -77,6 +78,8 @@ interface Frame {
   readonly end: number
   /** The nearest known end around the frame, which nothing in it may pass. */
   readonly limit: number
+  /** Its declared length goes beyond the source. */
+  readonly isOverlong: boolean
   readonly encoding: Encoding
   /** Passed over: nothing inside is reported. */
   readonly isSilent: boolean
@@ -159,6 +162,7 @@ class Walker {
       kind: 'dataset',
       end: start.end ?? Number.POSITIVE_INFINITY,
       limit: start.end ?? Number.POSITIVE_INFINITY,
+      isOverlong: false,
       encoding: start.encoding,
       isSilent: false,
       element: undefined,
@@ -187,15 +191,19 @@ class Walker {
   #step(): Need | undefined {
     const top = this.#top
     if (this.position >= top.end) {
-      if (this.#frames.length > 1) this.#close(this.position)
+      if (this.#frames.length > 1) this.#close(this.position, this.position)
       else this.#isStopped = true
       return undefined
     }
     const left = Math.min(top.limit, this.#size) - this.position
     if (left < 8) {
-      if (this.#frames.length > 1) throw this.#unreadable('ends inside a sequence')
-      if (left > 0) this.#checkPadding(left)
-      this.#isStopped = true
+      // Tolerated: a file that ends where an element ends, inside items whose declared length goes beyond.
+      if (left === 0 && top.isOverlong) this.#close(this.position, this.position)
+      else if (this.#frames.length > 1) throw this.#unreadable('ends inside a sequence')
+      else {
+        if (left > 0) this.#checkPadding(left)
+        this.#isStopped = true
+      }
       return undefined
     }
     // The longest header is twelve bytes; four more show whether a UN value holds items.
@@ -230,8 +238,11 @@ class Walker {
       return undefined
     }
     const end = element.isUndefinedLength ? element.valueOffset : element.valueOffset + element.length
-    if (end > Math.min(top.limit, this.#size)) throw this.#unreadable('a value is longer than what is left', tag)
-    if (holds !== undefined && (action === 'enter' || element.isUndefinedLength)) {
+    const isEntered = holds !== undefined && (action === 'enter' || element.isUndefinedLength)
+    if (end > Math.min(top.limit, this.#size) && !(isEntered && top.limit >= this.#size)) {
+      throw this.#unreadable('a value is longer than what is left', tag)
+    }
+    if (isEntered) {
       this.#push(holds, element, action !== 'enter', top)
       this.position = element.valueOffset
       return undefined
@@ -325,13 +336,15 @@ class Walker {
     const length = this.#view.getUint32(position - this.#base + 4, !top.encoding.bigEndian)
     if (tag === sequenceDelimiter) {
       this.position = position + 8
-      if (top.end === Number.POSITIVE_INFINITY) this.#close(this.position)
+      if (top.end === Number.POSITIVE_INFINITY) this.#close(position, this.position)
       return
     }
     if (tag !== itemTag) throw this.#unreadable('expected an item', tag)
     const valueOffset = position + 8
     const isUndefined = length === undefinedLength
-    if (!isUndefined && valueOffset + length > Math.min(top.limit, this.#size)) {
+    const end = isUndefined ? Number.POSITIVE_INFINITY : valueOffset + length
+    const isOverlong = !isUndefined && end > this.#size
+    if (!isUndefined && (isOverlong ? top.kind === 'fragments' || top.limit < this.#size : end > top.limit)) {
       throw this.#unreadable('an item is longer than what is left', top.element?.tag)
     }
     if (top.kind === 'fragments') {
@@ -340,14 +353,20 @@ class Walker {
       this.position = valueOffset + length
       return
     }
-    if (top.isSilent && !isUndefined) {
+    if (top.isSilent && !isUndefined && !isOverlong) {
       this.position = valueOffset + length
       return
     }
     if (!top.isSilent) this.#visitor.beginItem(position, valueOffset, isUndefined)
     this.position = valueOffset
-    const end = isUndefined ? Number.POSITIVE_INFINITY : valueOffset + length
-    this.#enter({ ...top, kind: 'dataset', end, limit: Math.min(end, top.limit), element: undefined })
+    this.#enter({
+      ...top,
+      kind: 'dataset',
+      end,
+      limit: Math.min(end, top.limit),
+      isOverlong: isOverlong || top.isOverlong,
+      element: undefined,
+    })
   }
 
   /** Delimiters among elements: the end of an item of undefined length, or leftovers that senders are known to write. */
@@ -355,8 +374,8 @@ class Walker {
     const isOpenItem = this.#frames.length > 1 && top.end === Number.POSITIVE_INFINITY
     if (isOpenItem && tag === itemDelimiter) {
       this.position += 8
-      this.#close(this.position)
-    } else if (isOpenItem && (tag === sequenceDelimiter || tag === itemTag)) this.#close(this.position)
+      this.#close(this.position - 8, this.position)
+    } else if (isOpenItem && (tag === sequenceDelimiter || tag === itemTag)) this.#close(this.position, this.position)
     else if (tag === itemDelimiter || tag === sequenceDelimiter) this.position += 8
     else throw this.#unreadable('unexpected item', tag)
   }
@@ -364,7 +383,9 @@ class Walker {
   #push(kind: 'sequence' | 'fragments', element: WalkedElement, isSilent: boolean, top: Frame): void {
     const end = element.isUndefinedLength ? Number.POSITIVE_INFINITY : element.valueOffset + element.length
     const limit = Math.min(end, top.limit)
-    this.#enter({ kind, end, limit, encoding: element.encoding, isSilent, element, isSigned: top.isSigned })
+    const isOverlong = top.isOverlong || (end !== Number.POSITIVE_INFINITY && end > this.#size)
+    const { encoding } = element
+    this.#enter({ kind, end, limit, isOverlong, encoding, isSilent, element, isSigned: top.isSigned })
   }
 
   #enter(frame: Frame): void {
@@ -374,15 +395,15 @@ class Walker {
     this.#top = frame
   }
 
-  #close(end: number): void {
+  #close(contentEnd: number, end: number): void {
     const closed = this.#frames.pop()
     const top = this.#frames.at(-1)
     if (closed === undefined || top === undefined) throw this.#unreadable('unexpected end')
     this.#top = top
-    if (closed.element !== undefined) closed.element.length = end - closed.element.valueOffset
-    if (closed.isSilent) return
-    if (closed.kind === 'dataset') this.#visitor.endItem(end)
-    else if (closed.element !== undefined) this.#visitor.endElement(closed.element)
+    if (closed.element !== undefined) {
+      closed.element.length = end - closed.element.valueOffset
+      if (!top.isSilent) this.#visitor.endElement(closed.element)
+    } else if (!closed.isSilent) this.#visitor.endItem(contentEnd, end)
   }
 
   #lacks(offset: number, length: number): Need | undefined {

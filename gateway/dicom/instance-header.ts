@@ -71,29 +71,42 @@ const maxKeptBytes = 262_144
 const maxKeyCharacters = 256
 const pixelData = 0x7fe00008
 
+/** How to read a header. */
+export interface HeaderOptions {
+  /** Where the data set begins, when the caller knows (C-STORE); else it is found. */
+  readonly datasetOffset?: number
+  /** With `datasetOffset`: how the data set is encoded. */
+  readonly transferSyntaxUid?: string
+  /**
+   * `derive` gives an instance without Study or Series Instance UID (non-patient objects have none, PS3.4 Annex GG)
+   * UIDs of its own, derived from its SOP Instance UID: the same each time, shared with no other. Default `refuse`.
+   */
+  readonly missingUids?: 'refuse' | 'derive'
+}
+
 /**
  * Reads an instance up to its pixel data.
  *
- * @param known  where the data set begins and how it is encoded, when the caller knows (C-STORE)
  * @throws GatewayError DICOM_UNREADABLE when the bytes are no DICOM or an identifying UID is missing or malformed
  *   (context `attribute` names it), DICOM_LIMIT when nesting or an inflated data set is out of bounds
  */
-export async function readInstanceHeader(
-  source: ByteSource,
-  known: { readonly datasetOffset?: number; readonly transferSyntaxUid?: string } = {},
-): Promise<InstanceHeader> {
-  const layout = await layoutOf(source, known)
+export async function readInstanceHeader(source: ByteSource, options: HeaderOptions = {}): Promise<InstanceHeader> {
+  const layout = await layoutOf(source, options)
   const dataset = await readTop(source, layout)
-  return headerOf(dataset, layout)
+  return headerOf(dataset, layout, options)
 }
 
 async function layoutOf(
   source: ByteSource,
-  { datasetOffset, transferSyntaxUid }: { readonly datasetOffset?: number; readonly transferSyntaxUid?: string },
+  { datasetOffset, transferSyntaxUid }: HeaderOptions,
 ): Promise<Omit<Part10Layout, 'preambleBytes' | 'meta'>> {
   if (datasetOffset === undefined) return findLayout(source)
   const window = { offset: datasetOffset, bytes: await source.read(datasetOffset, 32_768) }
-  return { datasetOffset, window, ...(await detectSyntax(source, window, datasetOffset, transferSyntaxUid)) }
+  return {
+    datasetOffset,
+    window,
+    ...(await detectSyntax(source, window, datasetOffset, { declared: transferSyntaxUid })),
+  }
 }
 
 async function readTop(source: ByteSource, layout: Omit<Part10Layout, 'preambleBytes' | 'meta'>): Promise<Dataset> {
@@ -129,13 +142,20 @@ function chooser(): (element: WalkedElement, depth: number, holdsItems: boolean)
   }
 }
 
-function headerOf(dataset: Dataset, layout: Pick<Part10Layout, 'transferSyntaxUid' | 'datasetOffset'>): InstanceHeader {
+function headerOf(
+  dataset: Dataset,
+  layout: Pick<Part10Layout, 'transferSyntaxUid' | 'datasetOffset'>,
+  { missingUids }: HeaderOptions,
+): InstanceHeader {
+  const sopInstanceUid = uidOf(dataset, 0x00080018)
+  const own = (level: string): Uid | undefined =>
+    missingUids === 'derive' ? derivedUid(`${level}|${sopInstanceUid}`) : undefined
   const patientName = bounded(stringOf(dataset, 0x00100010) ?? '')
   return {
     sopClassUid: uidOf(dataset, 0x00080016),
-    sopInstanceUid: uidOf(dataset, 0x00080018),
-    studyInstanceUid: uidOf(dataset, 0x0020000d),
-    seriesInstanceUid: uidOf(dataset, 0x0020000e),
+    sopInstanceUid,
+    studyInstanceUid: uidOf(dataset, 0x0020000d, own('study')),
+    seriesInstanceUid: uidOf(dataset, 0x0020000e, own('series')),
     transferSyntaxUid: toUid(layout.transferSyntaxUid, 'transfer syntax UID'),
     datasetOffset: layout.datasetOffset,
     patientId: bounded(stringOf(dataset, 0x00100020) ?? ''),
@@ -170,14 +190,21 @@ function present<K extends string>(key: K, text: string | undefined): { [P in K]
 }
 
 /** @throws GatewayError DICOM_UNREADABLE with the attribute in its context */
-function uidOf(dataset: Dataset, tag: Tag): Uid {
+function uidOf(dataset: Dataset, tag: Tag, fallback?: Uid): Uid {
   const element = findElement(dataset, tag)
   const [text = ''] = element === undefined ? [] : decodeStrings(element, dataset.charset)
   const attribute = keywordOf(tag)
   if (text === '') {
+    if (fallback !== undefined) return fallback
     throw new GatewayError('DICOM_UNREADABLE', `cannot read DICOM: ${attribute} is missing`, { context: { attribute } })
   }
   return toUid(text, attribute)
+}
+
+/** A UID of the UUID form (PS3.5 §B.2) from a digest of `text`. */
+function derivedUid(text: string): Uid {
+  const hex = createHash('sha256').update(text).digest('hex').slice(0, 32)
+  return toUid(`2.25.${BigInt(`0x${hex}`)}`)
 }
 
 function issuerOf(dataset: Dataset): string | undefined {

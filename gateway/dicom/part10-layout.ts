@@ -45,25 +45,26 @@ export async function findLayout(source: ByteSource): Promise<Part10Layout> {
   const metaEncoding = encodingOfMeta(bytes, metaOffset)
   const preambleBytes = prefixAt ?? 0
   if (metaEncoding === undefined) {
-    const syntax = await detectSyntax(source, window, metaOffset, undefined)
+    const syntax = await detectSyntax(source, window, metaOffset, prefixAt === undefined ? {} : { isDicom: true })
     return { preambleBytes, meta: emptyDataset, datasetOffset: metaOffset, window, ...syntax }
   }
   const { meta, end } = await readMeta(source, window, metaOffset, metaEncoding)
   const declared = stringOf(meta, 0x00020010)
-  const syntax = await detectSyntax(source, window, end, declared)
+  const syntax = await detectSyntax(source, window, end, { declared, isDicom: true })
   return { preambleBytes, meta, datasetOffset: end, window, ...syntax }
 }
 
 /**
  * How the data set at `offset` is encoded: as declared where the first element bears that out, else as the bytes show.
  *
+ * @param isDicom  a prefix or file meta was there, so that odd first elements are read all the same
  * @throws GatewayError DICOM_UNREADABLE when they show nothing
  */
 export async function detectSyntax(
   source: ByteSource,
   window: Window,
   offset: number,
-  declared: string | undefined,
+  { declared, isDicom = false }: { readonly declared?: string | undefined; readonly isDicom?: boolean },
 ): Promise<Pick<Part10Layout, 'transferSyntaxUid' | 'encoding' | 'isDeflated'>> {
   const syntax = declared === undefined ? undefined : transferSyntax(declared)
   if (declared !== undefined && syntax?.deflated) {
@@ -79,8 +80,14 @@ export async function detectSyntax(
   }
   const shown = encodingShown(first, source.sizeBytes - offset, syntax)
   if (shown === undefined) {
-    if (declared === undefined || syntax === undefined) throw notDicom()
-    return { transferSyntaxUid: declared, encoding: syntax, isDeflated: false }
+    // What calls itself DICOM is read as declared, or as the default syntax, and fails there if it is something else.
+    if (!isDicom && declared === undefined) throw notDicom()
+    const { explicitVr, bigEndian } = syntax ?? encodings.implicitLittle
+    return {
+      transferSyntaxUid: declared ?? implicitVrLittleEndian,
+      encoding: { explicitVr, bigEndian },
+      isDeflated: false,
+    }
   }
   return { transferSyntaxUid: declared ?? syntaxOf(shown), encoding: shown, isDeflated: false }
 }

@@ -97,8 +97,8 @@ export const transferSyntaxes: ReadonlyMap<string, TransferSyntax> = new Map(
 )
 
 /**
- * Every storage SOP class of PS3.6 with a patient and study (PS3.4 §B.5), retired ones included, by UID.
- * Non-patient objects (hanging protocols, implant templates, ...; PS3.4 Annex GG) are left out: they have no study.
+ * Every storage SOP class of PS3.6 by UID, retired ones included: PS3.4 §B.5, and the non-patient objects of PS3.4
+ * Annex GG (hanging protocols, palettes, implant templates), which have no study.
  */
 export const storageSopClasses: ReadonlyMap<string, string> = new Map(
   [...registered]
@@ -107,8 +107,8 @@ export const storageSopClasses: ReadonlyMap<string, string> = new Map(
 )
 
 function isStorage(uid: string, name: string): boolean {
-  if (!/\bStorage\b/.test(name) || uid === '1.2.840.10008.5.1.4.1.1.201.1') return false
-  return uid.startsWith('1.2.840.10008.5.1.4.1.1.') || uid.startsWith('1.2.840.10008.5.1.4.34.')
+  // Not the Print (5.1.1) and Storage Commitment (1.20) classes, and not the media directory (1.3.10).
+  return /\bStorage\b/.test(name) && uid.startsWith('1.2.840.10008.5.1.4.')
 }
 
 function encodingOf(uid: string, name: string): TransferSyntax {

@@ -21,7 +21,8 @@ import {
   type Rejection,
   type Violation,
 } from './pdu.ts'
-import type { AssociationPeer, Refusal, ScpCounters, ScpLimits, StoreService } from './scp.ts'
+import type { RefusalReports } from './refusals.ts'
+import type { AssociationPeer, ScpCounters, ScpLimits, StoreService } from './scp.ts'
 import { isStored, type Outcome, status } from './status.ts'
 import { StoreReception } from './store-stream.ts'
 import { type Association, maxAssociationPduBytes, UpperLayer } from './upper-layer.ts'
@@ -34,7 +35,7 @@ export interface AssociationContext {
   readonly budget: ReceiveBudget
   readonly limits: ScpLimits
   readonly counters: ScpCounters
-  readonly onRefused: ((refusal: Refusal) => void) | undefined
+  readonly refusals: RefusalReports
   readonly log: Log
 }
 
@@ -253,9 +254,8 @@ export class AcceptedAssociation extends UpperLayer {
   }
 
   #refuse(denial: Denial, peer: AssociationPeer): void {
-    this.#log.warn({ reason: denial.reason }, denial.message)
     this.#shared.counters.associationsRefused += 1
-    this.#shared.onRefused?.({ ...peer, reason: denial.reason })
+    this.#shared.refusals.report(peer, denial)
     const { result, source, reason }: Rejection = denial.rejection
     this.sendAssociationReject(result, source, reason)
     this.endSoon('close')

@@ -11,6 +11,7 @@ import { AcceptedAssociation, type AssociationContext } from './association.ts'
 import { ReceiveBudget } from './budget.ts'
 import { type Denial, isLoopback, plainAddress } from './callers.ts'
 import { rejections } from './pdu.ts'
+import { RefusalReports } from './refusals.ts'
 import { defaultScpLimits, type ListenAddress, type Scp, type ScpCounters, type ScpOptions } from './scp.ts'
 
 /** Connections over the limit that are told so at a time; more are just closed. */
@@ -66,7 +67,7 @@ class ScpListener {
         instancesFailed: 0,
         datasetBytesReceived: 0,
       },
-      onRefused: options.onRefused,
+      refusals: new RefusalReports(options.log, options.onRefused),
       log: options.log,
     }
     this.#server = createServer({ noDelay: true }, socket => this.#connect(socket))

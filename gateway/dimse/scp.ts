@@ -44,9 +44,11 @@ export interface StoreService {
 /** Who is served besides known callers: nobody, callers on this machine, or everybody. */
 export type UnknownCallers = 'refuse' | 'loopback' | 'all'
 
-/** A refused association, for the audit log. */
+/** A refused association, for the audit log. Equal ones are reported once a minute. */
 export interface Refusal extends AssociationPeer {
   readonly reason: 'unknown-caller' | 'called-ae' | 'limit' | 'unavailable' | 'protocol'
+  /** How many equal ones were not reported since the last report. */
+  readonly repeats: number
 }
 
 /** Limits of the listener; every one has a default. */

@@ -54,8 +54,9 @@ const heartbeatEveryMs = 20_000
 const pollMs = { connected: 30_000, disconnected: 1000 }
 
 /** Opens the queue: installs or migrates pg-boss's schema, creates the lanes, takes up orphans. */
-export async function openQueue(options: { db: Db; connection: Connection; log: Log }): Promise<Queue> {
-  const { db, connection } = options
+export async function openQueue(options: { db: Db; log: Log }): Promise<Queue> {
+  const { db } = options
+  const connection = connectionOf(db)
   const log = options.log.child({ part: 'jobs' })
   const boss = await startBoss(connection, log)
 
@@ -174,6 +175,20 @@ export async function openQueue(options: { db: Db; connection: Connection; log: 
       await session.close()
       await boss.stop({ graceful: false })
     },
+  }
+}
+
+/** The database's address without its pool's limits: pg-boss and the session set their own. */
+function connectionOf({ poolConfig }: Db): Connection {
+  const { host, port, user, database, password, connectionString, ssl } = poolConfig
+  return {
+    ...(connectionString !== undefined && { connectionString }),
+    ...(host !== undefined && { host }),
+    ...(port !== undefined && { port }),
+    ...(user !== undefined && { user }),
+    ...(database !== undefined && { database }),
+    ...(password !== undefined && { password }),
+    ...(ssl !== undefined && { ssl }),
   }
 }
 

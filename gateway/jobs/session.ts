@@ -9,10 +9,16 @@ import { setTimeout as delay } from 'node:timers/promises'
 import pg from 'pg'
 import type { Log } from '../log.ts'
 
-/** How to reach the database: an address, or a URL. */
-export type Connection =
-  | { readonly host: string; readonly port?: number; readonly user: string; readonly database: string }
-  | { readonly connectionString: string }
+/** How to reach the database, as `pg` and pg-boss take it. */
+export interface Connection {
+  readonly connectionString?: string
+  readonly host?: string
+  readonly port?: number
+  readonly user?: string
+  readonly database?: string
+  readonly password?: string | (() => string | Promise<string>)
+  readonly ssl?: Exclude<pg.ClientConfig['ssl'], undefined>
+}
 
 export interface Session {
   readonly connected: boolean

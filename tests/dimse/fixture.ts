@@ -2,27 +2,20 @@
  * An SCP that writes data sets to files, instances to send to it, and a raw peer that speaks PDUs
  * by hand, so that it can speak them wrongly.
  */
-import { mkdtemp, open, readdir, rm } from 'node:fs/promises'
+import { open, readdir, rm } from 'node:fs/promises'
 import { connect, type Socket } from 'node:net'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { TestContext } from 'node:test'
 import { openScp } from '../../gateway/dimse/listener.ts'
 import type { Refusal, Scp, ScpOptions, StoreRequest, StoreService } from '../../gateway/dimse/scp.ts'
 import { openLog } from '../../gateway/log.ts'
+import { temporaryDir } from '../support/blobs.ts'
 
 export const ctImageStorage = '1.2.840.10008.5.1.4.1.1.2'
 export const verification = '1.2.840.10008.1.1'
 export const implicitLittleEndian = '1.2.840.10008.1.2'
 export const explicitLittleEndian = '1.2.840.10008.1.2.1'
 export const jpegBaseline = '1.2.840.10008.1.2.4.50'
-
-/** A temporary directory that goes with the test. */
-export async function temporary(t: TestContext): Promise<string> {
-  const directory = await mkdtemp(join(tmpdir(), 'hanse-dimse-'))
-  t.after(() => rm(directory, { recursive: true, force: true }))
-  return directory
-}
 
 /** A data set that the file store took. */
 export interface Received {
@@ -70,7 +63,7 @@ export interface TestScp {
 
 /** Starts an SCP on a free port; closed when the test ends. */
 export async function startScp(t: TestContext, options: Partial<ScpOptions> = {}): Promise<TestScp> {
-  const directory = await temporary(t)
+  const directory = await temporaryDir(t)
   const { service, received } = await fileStore(directory)
   const refusals: Refusal[] = []
   const scp = await openScp({

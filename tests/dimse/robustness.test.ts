@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
 import { test } from 'node:test'
 import { GatewayError } from '../../gateway/errors.ts'
-import { until } from '../support/dcmtk.ts'
+import { until } from '../support/until.ts'
 import {
   associate,
   associateRequest,
@@ -18,7 +18,6 @@ import {
   startScp,
   storeCommand,
   storeMessage,
-  temporary,
   verification,
 } from './fixture.ts'
 
@@ -33,7 +32,7 @@ test('garbage is answered with A-ABORT for an unrecognized PDU and the connectio
 
   assert.deepEqual(await peer.read(), abort(1))
   await peer.closed()
-  await until(() => scp.counters().connectionsOpen === 0, 'the connection to be gone')
+  await until('the connection to be gone', 30_000, () => scp.counters().connectionsOpen === 0)
 })
 
 test('random bytes never do harm', async t => {
@@ -50,7 +49,7 @@ test('random bytes never do harm', async t => {
 
   await Promise.all(peers.map(peer => peer.closed()))
 
-  await until(() => scp.counters().connectionsOpen === 0, 'all connections to be gone')
+  await until('all connections to be gone', 30_000, () => scp.counters().connectionsOpen === 0)
   const other = await associate(t, port)
   other.write(pdu(0x05, [Buffer.alloc(4)]))
   assert.equal((await other.read())?.type, 0x06)
@@ -189,17 +188,17 @@ test('an aborted or lost transfer leaves nothing behind', async t => {
   for (const ending of ['abort', 'reset', 'release', 'garbage'] as const) {
     const peer = await associate(t, port)
     peer.write(Buffer.concat([pdu(0x04, [pdv(1, 3, storeCommand())]), pdu(0x04, [pdv(1, 0, Buffer.alloc(100_000))])]))
-    await until(async () => (await files()).length === 1, 'the staging to begin')
+    await until('the staging to begin', 30_000, async () => (await files()).length === 1)
 
     if (ending === 'abort') peer.write(pdu(0x07, [Buffer.alloc(4)]))
     else if (ending === 'release') peer.write(pdu(0x05, [Buffer.alloc(4)]))
     else if (ending === 'garbage') peer.write(Buffer.from('garbage'))
     else peer.socket.resetAndDestroy()
 
-    await until(async () => (await files()).length === 0, `nothing to be left after ${ending}`)
+    await until(`nothing to be left after ${ending}`, 30_000, async () => (await files()).length === 0)
     peer.socket.destroy()
   }
-  await until(() => scp.counters().connectionsOpen === 0, 'all connections to be gone')
+  await until('all connections to be gone', 30_000, () => scp.counters().connectionsOpen === 0)
   assert.equal(scp.counters().instancesStored, 0)
 })
 
@@ -275,7 +274,7 @@ test('a slow store stops the sender and memory stays bounded', async t => {
   peer.write(pdu(0x04, [pdv(1, 3, storeCommand())]))
   for (const each of pdus) peer.write(each)
 
-  await until(() => scp.counters().datasetBytesReceived >= 1_000_000, 'the first megabyte')
+  await until('the first megabyte', 30_000, () => scp.counters().datasetBytesReceived >= 1_000_000)
   const stoppedAt = scp.counters().datasetBytesReceived
   // Whatever else arrives now would be read within a few turns of the loop; an echo on another association is one.
   const other = await associate(t, port, [
@@ -293,9 +292,7 @@ test('a slow store stops the sender and memory stays bounded', async t => {
 })
 
 test('senders that stop midway do not use up the memory of the others', async t => {
-  const directory = await temporary(t)
   const { port } = await startScp(t, { limits: { heldBytesPerAssociation: 1_000_000, heldBytes: 1_000_000 } })
-  assert.ok(directory)
   const half = Buffer.concat([pdu(0x04, [pdv(1, 3, storeCommand())]), pdu(0x04, [pdv(1, 0, Buffer.alloc(200_000))])])
   for (let count = 0; count < 10; count += 1) {
     const stuck = await associate(t, port)
@@ -331,7 +328,7 @@ test('a caller that says nothing is disconnected, one that stalls inside a PDU i
   await cut.closed()
   assert.equal((await stalled.read())?.type, 0x07)
   assert.equal((await drip.read())?.type, 0x07)
-  await until(() => scp.counters().connectionsOpen === 0, 'all connections to be gone')
+  await until('all connections to be gone', 30_000, () => scp.counters().connectionsOpen === 0)
 })
 
 test('an idle association is aborted, one that keeps working is not', async t => {
@@ -353,7 +350,7 @@ test('a peer that does not close after our last word is destroyed', async t => {
 
   assert.equal((await peer.read())?.type, 0x06)
   await peer.closed()
-  await until(() => scp.counters().connectionsOpen === 0, 'the connection to be gone')
+  await until('the connection to be gone', 30_000, () => scp.counters().connectionsOpen === 0)
 })
 
 test('a peer that never reads its responses is not read from either, and is given up', async t => {
@@ -366,7 +363,7 @@ test('a peer that never reads its responses is not read from either, and is give
   const many = Buffer.concat(Array.from({ length: 20_000 }, () => echo))
   for (let count = 0; count < 10; count += 1) peer.write(many)
 
-  await until(() => scp.counters().connectionsOpen === 0, 'the connection to be given up', 60_000)
+  await until('the connection to be given up', 60_000, () => scp.counters().connectionsOpen === 0)
 })
 
 test('500 connections at once do not disturb a client that is served', async t => {
@@ -384,13 +381,13 @@ test('500 connections at once do not disturb a client that is served', async t =
 
   assert.equal(responseOf(await late.read()).get(0x0900), 0)
   for (const peer of crowd) peer.socket.destroy()
-  await until(() => scp.counters().connectionsOpen === 2, 'the crowd to be gone')
+  await until('the crowd to be gone', 30_000, () => scp.counters().connectionsOpen === 2)
 })
 
 test('over the limit half-open connections give way, then callers hear "local limit exceeded"', async t => {
   const { port, refusals, scp } = await startScp(t, { limits: { associations: 3 } })
   const halfOpen = await Promise.all([connectRaw(t, port), connectRaw(t, port), connectRaw(t, port)])
-  await until(() => scp.counters().connectionsOpen === 3, 'three connections')
+  await until('three connections', 30_000, () => scp.counters().connectionsOpen === 3)
 
   const served = [await associate(t, port), await associate(t, port), await associate(t, port)]
   for (const peer of halfOpen) await peer.closed()
@@ -399,7 +396,9 @@ test('over the limit half-open connections give way, then callers hear "local li
 
   assert.deepEqual(await refused.read(), { type: 0x03, body: Buffer.from([0, 2, 3, 2]) })
   await refused.closed()
-  assert.deepEqual(refusals, [{ callingAe: 'LATE', calledAe: 'HANSE', remoteAddress: '127.0.0.1', reason: 'limit' }])
+  assert.deepEqual(refusals, [
+    { callingAe: 'LATE', calledAe: 'HANSE', remoteAddress: '127.0.0.1', reason: 'limit', repeats: 0 },
+  ])
   served[0]?.write(storeMessage(1, storeCommand(), Buffer.alloc(10)))
   assert.equal(responseOf(await served[0]?.read()).get(0x0900), 0)
 })
@@ -409,7 +408,7 @@ test('closing lets a message end, then aborts what is left', async t => {
   const idle = await associate(t, port)
   const ending = await associate(t, port)
   ending.write(pdu(0x04, [pdv(1, 3, storeCommand())]))
-  await until(async () => (await files()).length === 1, 'the message to begin')
+  await until('the message to begin', 30_000, async () => (await files()).length === 1)
 
   const closing = scp.close({ graceMs: 30_000 })
   assert.deepEqual(await idle.read(), abort(0))
@@ -425,7 +424,7 @@ test('closing does not wait longer than its grace', async t => {
   const { port, scp, files } = await startScp(t)
   const stuck = await associate(t, port)
   stuck.write(pdu(0x04, [pdv(1, 3, storeCommand())]))
-  await until(async () => (await files()).length === 1, 'the message to begin')
+  await until('the message to begin', 30_000, async () => (await files()).length === 1)
 
   await scp.close({ graceMs: 50 })
 

@@ -2,8 +2,9 @@ import assert from 'node:assert/strict'
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
+import { temporaryDir } from '../support/blobs.ts'
 import { missing, run, runOk, startStorescp } from '../support/dcmtk.ts'
-import { datasetOffsetOf, sampleFile, startScp, temporary } from './fixture.ts'
+import { datasetOffsetOf, sampleFile, startScp } from './fixture.ts'
 
 const skip = missing('echoscu', 'storescu', 'storescp', 'dcmsend', 'dcmconv', 'dcmcjpeg', 'dcmcjpls', 'dcmcrle')
 
@@ -18,7 +19,7 @@ async function bitPreserved(directory: string): Promise<Map<string, Buffer>> {
 }
 
 async function reference(t: TestContext): Promise<{ port: number; directory: string }> {
-  const directory = await temporary(t)
+  const directory = await temporaryDir(t)
   const { port } = await startStorescp(t, ['+B', '+xa', '-od', directory])
   return { port, directory }
 }
@@ -49,7 +50,7 @@ for (const [name, convert, propose, transferSyntaxUid, bits] of syntaxes) {
     }, async t => {
       const { port, received } = await startScp(t)
       const expected = await reference(t)
-      const directory = await temporary(t)
+      const directory = await temporaryDir(t)
       const plain = join(directory, 'plain.dcm')
       const file = convert ? join(directory, 'converted.dcm') : plain
       const sopInstanceUid = '1.2.826.0.1.3680043.10.77'
@@ -77,7 +78,7 @@ test('dcmsend sends many files in several syntaxes, and their bytes arrive as st
 }, async t => {
   const { port, received, scp } = await startScp(t)
   const expected = await reference(t)
-  const directory = await temporary(t)
+  const directory = await temporaryDir(t)
   const files = join(directory, 'files')
   await mkdir(files)
   for (let count = 0; count < 20; count += 1) {
@@ -102,7 +103,7 @@ test('dcmsend sends many files in several syntaxes, and their bytes arrive as st
 
 test('an un-tuned storescu is served as well', { skip }, async t => {
   const { port, received } = await startScp(t)
-  const file = join(await temporary(t), 'plain.dcm')
+  const file = join(await temporaryDir(t), 'plain.dcm')
   await writeFile(file, sampleFile({ sopInstanceUid: '1.2.3' }).bytes)
 
   const { code } = await run(t, 'storescu', ['127.0.0.1', String(port), file, file], { tuned: false })
@@ -112,7 +113,7 @@ test('an un-tuned storescu is served as well', { skip }, async t => {
 })
 
 test('storescu hears of a refused caller, and of a called title that is not ours', { skip }, async t => {
-  const file = join(await temporary(t), 'plain.dcm')
+  const file = join(await temporaryDir(t), 'plain.dcm')
   await writeFile(file, sampleFile({ sopInstanceUid: '1.2.3' }).bytes)
   const strict = await startScp(t, {
     unknownCallers: 'refuse',

@@ -7,7 +7,9 @@ import { bufferSource } from '../../gateway/dicom/byte-source.ts'
 import { storageSopClasses } from '../../gateway/dicom/uid.ts'
 import { echoScu, type OutgoingInstance, type StoreResult, storeScu } from '../../gateway/dimse/scu.ts'
 import { GatewayError, isGatewayError } from '../../gateway/errors.ts'
-import { missing, startStorescp, until } from '../support/dcmtk.ts'
+import { temporaryDir } from '../support/blobs.ts'
+import { missing, startStorescp } from '../support/dcmtk.ts'
+import { until } from '../support/until.ts'
 import {
   ctImageStorage,
   datasetOffsetOf,
@@ -17,7 +19,6 @@ import {
   jpegBaseline,
   sampleFile,
   startScp,
-  temporary,
 } from './fixture.ts'
 
 const skip = missing('storescp')
@@ -47,7 +48,7 @@ async function send(port: number, instances: Iterable<OutgoingInstance>) {
 }
 
 test('storescp gets the bytes that are stored, small and large, one association for all', { skip }, async t => {
-  const directory = await temporary(t)
+  const directory = await temporaryDir(t)
   const { port } = await startStorescp(t, ['+B', '-od', directory])
   const instances = [sample('1.2.1', 2), sample('1.2.2', 512), sample('1.2.3', 1_500), sample('1.2.4', 64)]
 
@@ -62,7 +63,7 @@ test('storescp gets the bytes that are stored, small and large, one association 
 })
 
 test('a peer that takes short PDUs only gets the same bytes', { skip }, async t => {
-  const directory = await temporary(t)
+  const directory = await temporaryDir(t)
   const { port } = await startStorescp(t, ['+B', '--max-pdu', '4096', '-od', directory])
   const instance = sample('1.2.5', 300)
 
@@ -107,7 +108,7 @@ test('more classes and syntaxes than an association holds are sent over several'
 })
 
 test('what the peer does not take is told apart from what it refuses and from what cannot be read', async t => {
-  const { service } = await fileStore(await temporary(t))
+  const { service } = await fileStore(await temporaryDir(t))
   const { port } = await startScp(t, {
     store: {
       begin: request =>
@@ -181,7 +182,7 @@ test('a data set that ends early aborts the association, and nothing of it stays
 
   await assert.rejects(send(port, [instance]), error => isGatewayError(error, 'STORAGE_IO'))
 
-  await until(() => scp.counters().connectionsOpen === 0, 'the association to be gone')
+  await until('the association to be gone', 30_000, () => scp.counters().connectionsOpen === 0)
   assert.deepEqual(await files(), [])
 })
 
@@ -228,12 +229,12 @@ test('the signal ends a send at once', async t => {
     /enough/,
   )
 
-  await until(() => scp.counters().connectionsOpen === 0, 'the association to be gone')
+  await until('the association to be gone', 30_000, () => scp.counters().connectionsOpen === 0)
   assert.deepEqual(await files(), [])
 })
 
 test('a node that answers is verified', { skip }, async t => {
-  const { port } = await startStorescp(t, ['-od', await temporary(t)])
+  const { port } = await startStorescp(t, ['-od', await temporaryDir(t)])
 
   assert.deepEqual(await echoScu(target(port)), { status: 0 })
 })

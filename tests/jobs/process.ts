@@ -7,7 +7,7 @@ const [host = '', user = '', database = '', mode = 'hang'] = process.argv.slice(
 const connection = { host, user, database }
 const log = openLog({ level: 'silent' })
 const db = await openDatabase({ connection, log })
-const queue = await openQueue({ db, connection, log })
+const queue = await openQueue({ db, log })
 queue.work('deliver', { concurrency: 2 }, async ({ transfer }, _signal, job) => {
   process.stdout.write(`started ${transfer} ${job.attempt}\n`)
   if (mode === 'hang') await new Promise(() => undefined)

@@ -1,20 +1,22 @@
 import assert from 'node:assert/strict'
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { type TestContext, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
+import { type Db, openDatabase } from '../../gateway/db/db.ts'
+import { migrate } from '../../gateway/db/migrations.ts'
 import { GatewayError } from '../../gateway/errors.ts'
 import { openQueue, type Queue } from '../../gateway/jobs/queue.ts'
 import { openLog } from '../../gateway/log.ts'
-import { testDatabase } from '../support/database.ts'
-
-type TestDb = Awaited<ReturnType<typeof testDatabase>>
+import { connectionOf, startTestCluster, testDatabase } from '../support/database.ts'
 
 const log = openLog({ level: 'silent' })
 
-async function openTestQueue(t: TestContext, db: TestDb): Promise<Queue> {
-  const queue = await openQueue({ db, connection: db.connection, log })
+async function openTestQueue(t: TestContext, db: Db): Promise<Queue> {
+  const queue = await openQueue({ db, log })
   t.after(() => queue.close({ deadlineMs: 500 }))
   return queue
 }
@@ -27,14 +29,14 @@ async function until(condition: () => boolean | Promise<boolean>, what: string, 
   }
 }
 
-const send = (db: TestDb, queue: Queue, transfer: string, options = {}): Promise<void> =>
+const send = (db: Db, queue: Queue, transfer: string, options = {}): Promise<void> =>
   db.inTransaction(tx => queue.enqueue(tx, 'deliver', { transfer }, options))
 
-const states = async (db: TestDb): Promise<string[]> =>
+const states = async (db: Db): Promise<string[]> =>
   (await db.pool.query('select state::text from pgboss.job order by created_on')).rows.map(row => row.state)
 
 test('a job exists when its transaction commits, and not when it rolls back', async t => {
-  const db = await testDatabase(t)
+  const db = await testDatabase()
   const queue = await openTestQueue(t, db)
   const seen: string[] = []
   queue.work('deliver', { concurrency: 1 }, async ({ transfer }) => void seen.push(transfer))
@@ -53,7 +55,7 @@ test('a job exists when its transaction commits, and not when it rolls back', as
 })
 
 test('an idle worker starts a job within milliseconds of its commit, also behind a backlog', async t => {
-  const db = await testDatabase(t)
+  const db = await testDatabase()
   const queue = await openTestQueue(t, db)
   const latencies: number[] = []
   const committed = new Map<string, number>()
@@ -76,7 +78,7 @@ test('an idle worker starts a job within milliseconds of its commit, also behind
 })
 
 test('concurrency bounds a lane, and equal singleton keys never run together', async t => {
-  const db = await testDatabase(t)
+  const db = await testDatabase()
   const queue = await openTestQueue(t, db)
   for (let i = 0; i < 12; i++) await send(db, queue, `k${i % 2}`, { singletonKey: `k${i % 2}` })
   for (let i = 0; i < 12; i++) await send(db, queue, `free${i}`)
@@ -100,7 +102,7 @@ test('concurrency bounds a lane, and equal singleton keys never run together', a
 })
 
 test('a failed job runs again after a pause; an error that retrying cannot mend ends it', async t => {
-  const db = await testDatabase(t)
+  const db = await testDatabase()
   const queue = await openTestQueue(t, db)
   const attempts: Record<string, number[]> = {}
   queue.work('deliver', { concurrency: 2 }, async ({ transfer }, _signal, job) => {
@@ -120,7 +122,7 @@ test('a failed job runs again after a pause; an error that retrying cannot mend 
 })
 
 test('a job that starts later starts at its time, not at the next poll', async t => {
-  const db = await testDatabase(t)
+  const db = await testDatabase()
   const queue = await openTestQueue(t, db)
   let ranAt = 0
   queue.work('deliver', { concurrency: 1 }, async () => {
@@ -136,7 +138,7 @@ test('a job that starts later starts at its time, not at the next poll', async t
 })
 
 test('higher priority goes first', async t => {
-  const db = await testDatabase(t)
+  const db = await testDatabase()
   const queue = await openTestQueue(t, db)
   const order: string[] = []
   await send(db, queue, 'normal')
@@ -149,7 +151,7 @@ test('higher priority goes first', async t => {
 })
 
 test('close aborts the signal, waits for handlers, and gives back what does not end', async t => {
-  const db = await testDatabase(t)
+  const db = await testDatabase()
   const queue = await openTestQueue(t, db)
   const aborted: string[] = []
   let started = 0
@@ -169,8 +171,8 @@ test('close aborts the signal, waits for handlers, and gives back what does not 
   assert.deepEqual((await states(db)).sort(), ['completed', 'retry', 'retry'])
 })
 
-function startProcess(t: TestContext, db: TestDb, mode: string): { child: ChildProcess; lines: string[] } {
-  const { connection } = db
+function startProcess(t: TestContext, db: Db, mode: string): { child: ChildProcess; lines: string[] } {
+  const connection = connectionOf(db)
   const file = new URL('process.ts', import.meta.url).pathname
   const child = spawn(process.execPath, [file, connection.host, connection.user, connection.database, mode], {
     stdio: ['ignore', 'pipe', 'inherit'],
@@ -182,7 +184,7 @@ function startProcess(t: TestContext, db: TestDb, mode: string): { child: ChildP
 }
 
 test('jobs of a process killed by SIGKILL are taken up at once by the next', async t => {
-  const db = await testDatabase(t)
+  const db = await testDatabase()
   const first = startProcess(t, db, 'hang')
   await until(() => first.lines.includes('ready'), 'the first process is ready')
   const sender = await openTestQueue(t, db)
@@ -202,8 +204,48 @@ test('jobs of a process killed by SIGKILL are taken up at once by the next', asy
   await until(async () => (await states(db)).join() === 'completed,completed', 'both completed')
 })
 
+test('after a crash of the database server running jobs settle, and orphans are taken up', async t => {
+  const { cluster, remove } = await startTestCluster()
+  const db = await openDatabase({ connection: cluster.connection, log })
+  const queue = await openQueue({ db, log })
+  t.after(async () => {
+    await queue.close({ deadlineMs: 500 })
+    await db.close()
+    await remove()
+  })
+  await migrate(db)
+  const runs: string[] = []
+  let finish = (): void => undefined
+  const held = new Promise<void>(resolve => {
+    finish = resolve
+  })
+  queue.work('deliver', { concurrency: 4 }, async ({ transfer }) => {
+    runs.push(transfer)
+    if (transfer === 'held') await held
+  })
+  await send(db, queue, 'held')
+  await until(() => runs.includes('held'), 'the job runs')
+  // As after a claim whose answer was lost with the connection: active, and nobody has it.
+  await send(db, queue, 'orphan', { startAfter: new Date(Date.now() + 3600_000) })
+  await db.pool.query(`
+    begin;
+    set local synchronous_commit = on; -- the test cluster's default would lose it in the crash
+    update pgboss.job set state = 'active', started_on = now() where data->>'transfer' = 'orphan';
+    commit`)
+
+  process.kill(Number((await readFile(join(cluster.home, 'data', 'postmaster.pid'), 'utf8')).split('\n')[0]), 'SIGKILL')
+  await until(() => !queue.state().connected, 'the session is lost')
+  finish()
+
+  await until(() => runs.includes('orphan'), 'the orphan runs', 60_000)
+  await send(db, queue, 'new')
+  await until(() => runs.includes('new'), 'a new job runs')
+  await until(async () => (await states(db)).join() === 'completed,completed,completed', 'all completed')
+  assert.deepEqual(runs, ['held', 'orphan', 'new'])
+})
+
 test('the jobs of another process that lives are left alone, and taken up when it dies', async t => {
-  const db = await testDatabase(t)
+  const db = await testDatabase()
   const other = startProcess(t, db, 'hang')
   await until(() => other.lines.includes('ready'), 'the other process is ready')
   const queue = await openTestQueue(t, db)

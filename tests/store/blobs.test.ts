@@ -6,6 +6,7 @@ import { test } from 'node:test'
 import fc from 'fast-check'
 import { isGatewayError } from '../../gateway/errors.ts'
 import { gather, listBlobs, storeBytes, temporaryDir, testBlobs } from '../support/blobs.ts'
+import { onEnd } from '../support/cleanup.ts'
 
 const sha256 = (bytes: Uint8Array): Buffer => createHash('sha256').update(bytes).digest()
 
@@ -83,7 +84,7 @@ test('a blob is read and streamed in any range', async t => {
   const blobs = await testBlobs(t)
   const bytes = randomBytes(700_000)
   const blob = await blobs.open(await storeBytes(blobs, bytes))
-  t.after(() => blob.close())
+  onEnd(t, () => blob.close())
 
   assert.equal(blob.sizeBytes, 700_000)
   assert.deepEqual(Buffer.from(await blob.read(699_990, 100)), bytes.subarray(699_990))
@@ -108,7 +109,7 @@ test('an empty reception is a blob of no bytes', async t => {
   await blobs.commit(file)
 
   const blob = await blobs.open(file.fileSha256)
-  t.after(() => blob.close())
+  onEnd(t, () => blob.close())
   assert.equal(blob.sizeBytes, 0)
   assert.equal((await gather(blob.stream())).length, 0)
 })

@@ -6,11 +6,12 @@ import type { TestContext } from 'node:test'
 import { openLog } from '../../gateway/log.ts'
 import { type BeforeStep, type Blobs, openBlobs, type StoredBlob } from '../../gateway/store/blobs.ts'
 import type { FreeSpaceOptions } from '../../gateway/store/free-space.ts'
+import { onEnd } from './cleanup.ts'
 
 /** A temporary directory, removed after the test. */
 export async function temporaryDir(t: TestContext): Promise<string> {
   const dir = await mkdtemp(join(tmpdir(), 'hanse-test-'))
-  t.after(() => rm(dir, { recursive: true, force: true }))
+  onEnd(t, () => rm(dir, { recursive: true, force: true }))
   return dir
 }
 

@@ -2,19 +2,20 @@
  * A database of its own for each test (file): one private cluster per test process, started on
  * first use, with a migrated template that every `testDatabase` copies.
  *
- * `HANSE_TEST_DATABASE_DIR` names the data directory of a cluster that the test runner keeps
+ * `HANSE_TEST_DATABASE_SOCKET` names the socket directory of a cluster that a test runner keeps
  * running for all files; then the template is made there once.
  */
 import { createHash, randomBytes } from 'node:crypto'
-import { chmod, mkdtemp, readFile, rm } from 'node:fs/promises'
+import { chmod, mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, type TestContext } from 'node:test'
 import { type Db, openDatabase } from '../../gateway/db/db.ts'
 import { openPrivateCluster, type PrivateCluster } from '../../gateway/db/embedded.ts'
 import { migrate } from '../../gateway/db/migrations.ts'
-import { adminClient } from '../../gateway/db/postmaster.ts'
+import { adminClient, isServerOf, readPidFile } from '../../gateway/db/postmaster.ts'
 import { openLog } from '../../gateway/log.ts'
+import { onEnd } from './cleanup.ts'
 
 const log = openLog({ level: 'silent' })
 
@@ -29,7 +30,7 @@ export async function testDatabase(t?: TestContext): Promise<Db> {
     await db.close()
     await admin(socketDir, `drop database ${name} with (force)`)
   }
-  if (t) t.after(cleanUp)
+  if (t) onEnd(t, cleanUp)
   else shared.afterFile(cleanUp)
   return db
 }
@@ -85,7 +86,8 @@ const shared = new SharedCluster()
 
 /** A private cluster in a temporary directory, without fsync; `remove` stops and deletes it. */
 export async function startTestCluster(): Promise<{ cluster: PrivateCluster; remove: () => Promise<void> }> {
-  const dataDir = await mkdtemp(join(tmpdir(), 'hanse-test-'))
+  await sweepDeadClusters()
+  const dataDir = await mkdtemp(join(tmpdir(), `hanse-test-db-${process.pid}-`))
   await chmod(dataDir, 0o711)
   const cluster = await openPrivateCluster({
     dataDir,
@@ -96,9 +98,29 @@ export async function startTestCluster(): Promise<{ cluster: PrivateCluster; rem
     cluster,
     remove: async () => {
       await cluster.close()
-      await rm(cluster.connection.host, { recursive: true, force: true })
       await rm(dataDir, { recursive: true, force: true })
     },
+  }
+}
+
+/** A test process that was killed leaves its server behind. */
+async function sweepDeadClusters(): Promise<void> {
+  for (const name of await readdir(tmpdir())) {
+    const pid = Number(/^hanse-test-db-(\d+)-/.exec(name)?.[1])
+    if (!pid || isAlive(pid)) continue
+    const data = join(tmpdir(), name, 'pg', 'data')
+    const server = await readPidFile(data)
+    if (server && (await isServerOf(server.pid, data))) process.kill(server.pid, 'SIGQUIT')
+    await rm(join(tmpdir(), name), { recursive: true, force: true }).catch(() => undefined) // another file sweeps too
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch {
+    return false
   }
 }
 

@@ -7,6 +7,7 @@ import { accessSync, constants } from 'node:fs'
 import { connect, createServer } from 'node:net'
 import { delimiter, join } from 'node:path'
 import type { TestContext } from 'node:test'
+import { until } from './until.ts'
 
 /** What a finished tool said. */
 export interface ToolResult {
@@ -99,20 +100,7 @@ export async function freePort(): Promise<number> {
 
 /** Waits until somebody accepts connections on a port. */
 export async function untilListening(port: number, deadlineMs = 30_000): Promise<void> {
-  await until(() => accepts(port), `port ${port} to listen`, deadlineMs)
-}
-
-/** Waits for a condition, looking every 20 ms. */
-export async function until(
-  condition: () => boolean | Promise<boolean>,
-  what: string,
-  deadlineMs = 30_000,
-): Promise<void> {
-  const deadline = performance.now() + deadlineMs
-  while (!(await condition())) {
-    if (performance.now() > deadline) throw new Error(`waited ${deadlineMs} ms for ${what}`)
-    await new Promise(resolve => setTimeout(resolve, 20))
-  }
+  await until(`port ${port} listens`, deadlineMs, () => accepts(port))
 }
 
 async function accepts(port: number): Promise<boolean> {

@@ -1,0 +1,52 @@
+/**
+ * How a transfer reaches its destination. The outbound service knows states and rows; a carrier knows
+ * one protocol, and keeps nothing: everything it needs after a crash, the other side tells it.
+ */
+import type { LeafMap } from './leaves.ts'
+import type { Offer } from './offer.ts'
+import type { OfferState } from './offer-state.ts'
+import type { SignedReceipt } from './receipt.ts'
+
+/** Bytes of one object, for sending. */
+export interface ObjectReader {
+  /** Fills `target` from `position` on. @throws GatewayError STORAGE_CORRUPT when there are fewer bytes */
+  readInto(target: Uint8Array, position: number): Promise<void>
+  close(): Promise<void>
+}
+
+/** One transfer to be carried, from wherever it is. */
+export interface Delivery {
+  readonly offer: Offer
+  readonly map: LeafMap
+  /** True when the receiver has accepted the offer before: its state is asked for first. */
+  readonly isKnown: boolean
+  openObject(ordinal: number): Promise<ObjectReader>
+  /** Asked before each range and before commit; false ends the delivery as `stopped`. */
+  mayContinue(): Promise<boolean>
+  /** The receiver's state and its verified receipts, each time they were heard. */
+  onState(state: OfferState, receipts: readonly SignedReceipt[]): Promise<void>
+  /** Bytes put on the line, repeats included; bytes that the receiver has acknowledged as durable. */
+  onProgress(progress: { sentBytes: number; acknowledgedBytes: number }): void
+}
+
+export type DeliveryEnd =
+  /** The receiver's word, in its last receipt or problem; `held` may still become another. */
+  | { readonly kind: 'imported' | 'held' | 'refused' | 'cancelled' | 'expired'; readonly code: string | undefined }
+  /** `mayContinue` said no. */
+  | { readonly kind: 'stopped' }
+
+export interface Carrier {
+  /**
+   * Carries a transfer on until the receiver has decided it.
+   *
+   * @throws GatewayError with `retry: 'yes'` for what may pass by itself, `'no'` for what needs a person
+   */
+  deliver(delivery: Delivery, signal: AbortSignal): Promise<DeliveryEnd>
+  /** Tells the receiver that a transfer will not go on. */
+  cancel(
+    offer: Pick<Offer, 'id'> & { leafCount: number },
+    envelope: Uint8Array,
+    signal: AbortSignal,
+  ): Promise<DeliveryEnd>
+  close(): Promise<void>
+}

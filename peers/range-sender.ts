@@ -1,0 +1,212 @@
+/**
+ * Sends the leaves that a receiver wants: a few ranges at once, the next one read and hashed while one
+ * is on the line. Memory is bounded by the buffers, over all transfers of the process.
+ */
+import { createHash } from 'node:crypto'
+import { GatewayError } from '../gateway/errors.ts'
+import type { Bitmap, LeafRun } from './bitmap.ts'
+import type { Delivery } from './carrier.ts'
+import { type PeerConnection, processRange, type Refusal, rangeRequest } from './https-client.ts'
+import { leafBytes, maxRangeLeaves } from './leaves.ts'
+
+/** Buffers for ranges on their way, shared by all transfers. */
+export interface RangeBuffers {
+  /** Waits for a free buffer of 8 MiB. */
+  take(signal: AbortSignal): Promise<Buffer>
+  /** A free buffer, or undefined at once. */
+  tryTake(): Buffer | undefined
+  /** `isFree: false` when a connection that was cut off may still hold it: it is replaced. */
+  give(buffer: Buffer, isFree: boolean): void
+}
+
+/** At most `most` buffers of 8 MiB at a time. */
+export function createRangeBuffers(most: number): RangeBuffers {
+  const free: Buffer[] = []
+  const waiting: ((buffer: Buffer) => void)[] = []
+  let made = 0
+  const tryTake = (): Buffer | undefined => {
+    const buffer = free.pop()
+    if (buffer || made === most) return buffer
+    made++
+    return Buffer.allocUnsafeSlow(maxRangeLeaves * leafBytes)
+  }
+  return {
+    tryTake,
+    async take(signal) {
+      signal.throwIfAborted()
+      const buffer = tryTake()
+      if (buffer) return buffer
+      const { promise, resolve, reject } = Promise.withResolvers<Buffer>()
+      const giveUp = (): void => {
+        waiting.splice(waiting.indexOf(resolve), 1)
+        reject(signal.reason)
+      }
+      waiting.push(resolve)
+      signal.addEventListener('abort', giveUp, { once: true })
+      return await promise.finally(() => signal.removeEventListener('abort', giveUp))
+    },
+    give(buffer, isFree) {
+      const next = isFree ? buffer : Buffer.allocUnsafeSlow(maxRangeLeaves * leafBytes)
+      const waiter = waiting.shift()
+      if (waiter) waiter(next)
+      else free.push(next)
+    },
+  }
+}
+
+/** How a round of sending ended. */
+export type RoundEnd =
+  | { readonly kind: 'complete' }
+  | { readonly kind: 'stopped' }
+  /** Something went wrong; the receiver's state tells what is missing now. */
+  | { readonly kind: 'failed'; readonly error: unknown; readonly retryAfterMs: number | undefined }
+
+interface Prepared {
+  readonly run: LeafRun
+  readonly buffer: Buffer
+  readonly bytes: Uint8Array
+  readonly contentDigest: string
+}
+
+/** What a round works on. */
+export interface Round {
+  readonly connection: PeerConnection
+  readonly delivery: Delivery
+  readonly want: Bitmap
+  readonly creditBytes: number
+  readonly connections: number
+  readonly buffers: RangeBuffers
+}
+
+/** How much of a connection's second one range should take. */
+const rangeMs = 1000
+
+/** Sends every wanted leaf once. Removes what was acknowledged from `round.want`. */
+export async function sendRound(round: Round, signal: AbortSignal): Promise<RoundEnd> {
+  const { connection, delivery, want, connections, buffers } = round
+  const { map, offer } = delivery
+  const stop = new AbortController()
+  const stopping = AbortSignal.any([signal, stop.signal])
+  const width = Math.max(1, Math.min(connections, Math.floor(round.creditBytes / leafBytes)))
+  const fairShare = Math.max(1, Math.ceil(want.count() / width))
+  let leaves = Math.min(4, fairShare, creditLeaves(round.creditBytes, width))
+  let cursor = 0
+  let end: RoundEnd = { kind: 'complete' }
+  const finish = (other: RoundEnd): void => {
+    if (end.kind === 'complete') end = other
+    stop.abort(new Error('round ended'))
+  }
+  const nextRun = (): LeafRun | undefined => {
+    if (stopping.aborted) return undefined
+    const run = want.nextRun(cursor, leaves)
+    cursor = run ? run.to + 1 : want.leaves
+    return run
+  }
+
+  const prepare = async (run: LeafRun, buffer: Buffer): Promise<Prepared> => {
+    const bytes = buffer.subarray(0, map.runBytes(run))
+    try {
+      const hash = createHash('sha256')
+      for (const piece of map.pieces(run)) {
+        const target = bytes.subarray(piece.at, piece.at + piece.length)
+        const reader = await delivery.openObject(piece.ordinal)
+        try {
+          await reader.readInto(target, piece.offset)
+        } finally {
+          await reader.close()
+        }
+        hash.update(target)
+      }
+      return { run, buffer, bytes, contentDigest: `sha-256=:${hash.digest('base64')}:` }
+    } catch (error) {
+      buffers.give(buffer, true)
+      throw error
+    }
+  }
+
+  const send = async (prepared: Prepared): Promise<void> => {
+    let isAnswered = false
+    try {
+      if (!(await delivery.mayContinue())) {
+        finish({ kind: 'stopped' })
+        isAnswered = true
+        return
+      }
+      const started = performance.now()
+      delivery.onProgress({ sentBytes: prepared.bytes.length, acknowledgedBytes: 0 })
+      // Not stopped by a failure elsewhere: what is nearly there need not be sent again.
+      const answer = await rangeRequest(connection, offer.id, prepared, signal)
+      isAnswered = true
+      const result = processRange(answer)
+      if (result.kind === 'refused') {
+        finish(failed(result.refusal))
+        return
+      }
+      want.remove(prepared.run)
+      delivery.onProgress({ sentBytes: 0, acknowledgedBytes: prepared.bytes.length })
+      const perSecond = (prepared.bytes.length / (performance.now() - started)) * rangeMs
+      const credit = creditLeaves(result.creditBytes ?? round.creditBytes, width)
+      leaves = Math.max(1, Math.min(maxRangeLeaves, fairShare, credit, Math.floor(perSecond / leafBytes)))
+    } finally {
+      buffers.give(prepared.buffer, isAnswered)
+    }
+  }
+
+  const lane = async (): Promise<void> => {
+    let ahead: Promise<Prepared> | undefined
+    try {
+      for (;;) {
+        const current = ahead ?? takeNext()
+        ahead = undefined
+        const prepared = await current
+        if (!prepared) return
+        if (stopping.aborted) {
+          buffers.give(prepared.buffer, true)
+          return
+        }
+        ahead = readAhead()
+        await send(prepared)
+      }
+    } catch (error) {
+      finish({ kind: 'failed', error, retryAfterMs: undefined })
+    } finally {
+      await ahead?.then(
+        prepared => buffers.give(prepared.buffer, true),
+        () => undefined, // the lane's own error says enough
+      )
+    }
+  }
+  const takeNext = async (): Promise<Prepared | undefined> => {
+    const run = nextRun()
+    return run && (await prepare(run, await buffers.take(stopping)))
+  }
+  /** Only with a buffer that nobody waits for: reading ahead must not keep another transfer from sending. */
+  const readAhead = (): Promise<Prepared> | undefined => {
+    const buffer = stopping.aborted ? undefined : buffers.tryTake()
+    if (!buffer) return undefined
+    const run = nextRun()
+    if (run) {
+      const prepared = prepare(run, buffer)
+      prepared.catch(() => undefined) // awaited after the current send
+      return prepared
+    }
+    buffers.give(buffer, true)
+    return undefined
+  }
+
+  await Promise.all(Array.from({ length: width }, lane))
+  signal.throwIfAborted()
+  return end
+}
+
+function failed(refusal: Refusal): RoundEnd {
+  return { kind: 'failed', error: refusal.error, retryAfterMs: refusal.retryAfterMs }
+}
+
+const creditLeaves = (creditBytes: number, width: number): number =>
+  Math.max(1, Math.floor(creditBytes / leafBytes / width))
+
+/** The error of a round that cannot go on without a person, as opposed to one that may pass. */
+export function isFinal(error: unknown): error is GatewayError {
+  return error instanceof GatewayError && error.meaning.retry === 'no'
+}
