@@ -48,8 +48,8 @@ export function openClockWatch(options: { notBefore: number; clock?: () => numbe
     const others = [...seen].filter(([id, other]) => id !== peerId && Math.abs(now - other.at) < witnessMs)
     const withUs = others.filter(([, other]) => Math.abs(other.offset) <= toleratedDriftMs).length
     const withThem = others.filter(([, other]) => Math.abs(other.offset - offset) <= toleratedDriftMs).length
-    if (withUs > withThem) return { side: 'theirs', reason: `${count(withUs)} agree with this site` }
-    if (withThem > withUs) return { side: 'ours', reason: `${count(withThem)} agree with that one` }
+    if (withUs > withThem) return { side: 'theirs', reason: `${count(withUs)} with this site` }
+    if (withThem > withUs) return { side: 'ours', reason: `${count(withThem)} with that one` }
     return { side: 'unknown', reason: '' }
   }
 
@@ -78,7 +78,7 @@ interface Verdict {
 }
 
 const count = (peers: number): string =>
-  peers === 1 ? 'the clock of another peer' : `the clocks of ${peers} other peers`
+  peers === 1 ? 'the clock of another peer agrees' : `the clocks of ${peers} other peers agree`
 
 /** The error that names drift and side. `offset` is theirs minus ours, in ms; it may be a lower bound. */
 export function driftError(
