@@ -25,13 +25,22 @@ export interface Delivery {
   mayContinue(): Promise<boolean>
   /** The receiver's state and its verified receipts, each time they were heard. */
   onState(state: OfferState, receipts: readonly SignedReceipt[]): Promise<void>
-  /** Bytes put on the line, repeats included; bytes that the receiver has acknowledged as durable. */
-  onProgress(progress: { sentBytes: number; acknowledgedBytes: number }): void
+  /** So many more bytes were put on the line, repeats included. */
+  onSent(bytes: number): void
+  /** So many bytes of the transfer are durable at the receiver. */
+  onAcknowledged(bytes: number): void
+}
+
+/** The receiver's word, in its last receipt or a signed refusal; `held` may still become another. */
+export interface Decided {
+  readonly kind: 'imported' | 'held' | 'refused' | 'cancelled' | 'expired'
+  readonly code: string | undefined
+  /** What proves it, oldest first. */
+  readonly receipts: readonly SignedReceipt[]
 }
 
 export type DeliveryEnd =
-  /** The receiver's word, in its last receipt or problem; `held` may still become another. */
-  | { readonly kind: 'imported' | 'held' | 'refused' | 'cancelled' | 'expired'; readonly code: string | undefined }
+  | Decided
   /** `mayContinue` said no. */
   | { readonly kind: 'stopped' }
 
@@ -43,10 +52,6 @@ export interface Carrier {
    */
   deliver(delivery: Delivery, signal: AbortSignal): Promise<DeliveryEnd>
   /** Tells the receiver that a transfer will not go on. */
-  cancel(
-    offer: Pick<Offer, 'id'> & { leafCount: number },
-    envelope: Uint8Array,
-    signal: AbortSignal,
-  ): Promise<DeliveryEnd>
+  cancel(offer: Pick<Offer, 'id'> & { leafCount: number }, envelope: Uint8Array, signal: AbortSignal): Promise<Decided>
   close(): Promise<void>
 }

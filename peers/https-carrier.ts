@@ -4,7 +4,7 @@
  */
 import { setTimeout as delay } from 'node:timers/promises'
 import { GatewayError, isGatewayError } from '../gateway/errors.ts'
-import type { Carrier, Delivery, DeliveryEnd } from './carrier.ts'
+import type { Carrier, Decided, Delivery, DeliveryEnd } from './carrier.ts'
 import type { SigningKey } from './envelope.ts'
 import {
   type Answer,
@@ -58,12 +58,19 @@ export function openHttpsCarrier(options: {
       const answer = await stateRequest(connection, offer.id, 0, signal)
       if (answer.status !== 404) return await hear(delivery, answer)
     }
-    return await hear(delivery, await offerRequest(connection, offer.bytes, signal))
+    const answer = await offerRequest(connection, offer.bytes, signal)
+    if (answer.status === 404) {
+      throw new GatewayError(
+        'UNAVAILABLE',
+        'the peer does not serve this site: it may not have confirmed the pairing yet',
+      )
+    }
+    return await hear(delivery, answer)
   }
 
   return {
     async deliver(delivery, signal) {
-      const { offer, map } = delivery
+      const { offer } = delivery
       let stumbles = 0
       let current = await enter(delivery, signal)
       for (;;) {
@@ -76,7 +83,6 @@ export function openHttpsCarrier(options: {
         if (!(await delivery.mayContinue())) return { kind: 'stopped' }
 
         const before = current.want.count()
-        delivery.onProgress({ sentBytes: 0, acknowledgedBytes: map.totalBytes - wantedBytes(delivery, current) })
         const round = {
           connection,
           delivery,
@@ -112,7 +118,7 @@ export function openHttpsCarrier(options: {
       }
       const { error } = result.refusal
       // Never arrived there, so there is nothing to end.
-      if (isGatewayError(error, 'NOT_FOUND')) return { kind: 'cancelled', code: undefined }
+      if (isGatewayError(error, 'NOT_FOUND')) return { kind: 'cancelled', code: undefined, receipts: [] }
       throw error
     },
     close: () => connection.pool.destroy(),
@@ -121,15 +127,8 @@ export function openHttpsCarrier(options: {
 
 const isState = (value: OfferState | DeliveryEnd): value is OfferState => 'want' in value
 
-function wantedBytes({ map }: Delivery, { want }: OfferState): number {
-  let bytes = 0
-  for (let run = want.nextRun(0, want.leaves); run; run = want.nextRun(run.to + 1, want.leaves))
-    bytes += map.runBytes(run)
-  return bytes
-}
-
 /** A state that is not the sender's turn, with the receipt that proves it. */
-function ended(state: OfferState, chain: readonly SignedReceipt[]): DeliveryEnd {
+function ended(state: OfferState, chain: readonly SignedReceipt[]): Decided {
   const { state: kind } = state
   if (kind === 'receiving' || kind === 'committing') {
     throw new GatewayError('PEER_PROTOCOL', `expected a transfer that has ended, it is ${kind}`)
@@ -138,18 +137,19 @@ function ended(state: OfferState, chain: readonly SignedReceipt[]): DeliveryEnd 
   if (!proof || (finalOfferStates.includes(kind) && proof !== chain.findLast(link => finals.has(link.receipt.kind)))) {
     throw new GatewayError('RECEIPT_INVALID', `the peer says ${kind} and has signed no receipt for it`)
   }
-  return { kind, code: proof.receipt.code }
+  return { kind, code: proof.receipt.code, receipts: chain }
 }
 
 const finals = new Set<string>(finalOfferStates)
 
 /** A refusal with a signature is the end; without one, it is an error that may pass. */
-function refusedForGood(refusal: Refusal, expected: ReceiptExpectation): DeliveryEnd {
+function refusedForGood(refusal: Refusal, expected: ReceiptExpectation): Decided {
   const { error, receipt } = refusal
   if (!receipt || error.meaning.retry === 'yes') throw error
-  const { receipt: signed } = openReceipt(receipt, expected)
-  if (signed.kind !== 'refused') throw new GatewayError('RECEIPT_INVALID', `expected a refusal, got ${signed.kind}`)
-  return { kind: 'refused', code: signed.code }
+  const signed = openReceipt(receipt, expected)
+  const { kind, code } = signed.receipt
+  if (kind !== 'refused') throw new GatewayError('RECEIPT_INVALID', `expected a refusal, got ${kind}`)
+  return { kind, code, receipts: [signed] }
 }
 
 /** The transfer left `receiving` while a range was on its way: its state tells. */

@@ -129,17 +129,16 @@ function readRefusal(answer: Answer): Refusal {
   const decoded = decode(problemShape, parseJson(answer.body, limits))
   const problem = decoded.ok ? decoded.value : { code: undefined, detail: undefined, receipt: undefined }
   return {
-    error: new GatewayError(
-      codeOf(answer.status, problem.code),
-      problem.detail ?? `the peer answered ${answer.status}`,
-      {
-        context: { status: answer.status },
-      },
-    ),
+    error: new GatewayError(codeOf(answer.status, problem.code), oneLine(problem.detail ?? `status ${answer.status}`), {
+      context: { status: answer.status },
+    }),
     receipt: problem.receipt === undefined ? undefined : new TextEncoder().encode(problem.receipt),
     retryAfterMs: answer.retryAfterMs,
   }
 }
+
+/** A peer's words for our log and lists: one bounded line of visible characters. */
+const oneLine = (text: string): string => `the peer says: ${text.slice(0, 300).replaceAll(/[^\x20-\x7e]/g, '?')}`
 
 /** A code that we do not know is read by its status: whether it is worth trying again. */
 function codeOf(status: number, code: string | undefined): ErrorCode {

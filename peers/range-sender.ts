@@ -7,7 +7,7 @@ import { GatewayError } from '../gateway/errors.ts'
 import type { Bitmap, LeafRun } from './bitmap.ts'
 import type { Delivery } from './carrier.ts'
 import { type PeerConnection, processRange, type Refusal, rangeRequest } from './https-client.ts'
-import { leafBytes, maxRangeLeaves } from './leaves.ts'
+import { type LeafMap, leafBytes, maxRangeLeaves } from './leaves.ts'
 
 /** Buffers for ranges on their way, shared by all transfers. */
 export interface RangeBuffers {
@@ -91,6 +91,8 @@ export async function sendRound(round: Round, signal: AbortSignal): Promise<Roun
   const fairShare = Math.max(1, Math.ceil(want.count() / width))
   let leaves = Math.min(4, fairShare, creditLeaves(round.creditBytes, width))
   let cursor = 0
+  let acknowledged = map.totalBytes - wantedBytes(map, want)
+  delivery.onAcknowledged(acknowledged)
   let end: RoundEnd = { kind: 'complete' }
   const finish = (other: RoundEnd): void => {
     if (end.kind === 'complete') end = other
@@ -133,7 +135,7 @@ export async function sendRound(round: Round, signal: AbortSignal): Promise<Roun
         return
       }
       const started = performance.now()
-      delivery.onProgress({ sentBytes: prepared.bytes.length, acknowledgedBytes: 0 })
+      delivery.onSent(prepared.bytes.length)
       // Not stopped by a failure elsewhere: what is nearly there need not be sent again.
       const answer = await rangeRequest(connection, offer.id, prepared, signal)
       isAnswered = true
@@ -143,7 +145,8 @@ export async function sendRound(round: Round, signal: AbortSignal): Promise<Roun
         return
       }
       want.remove(prepared.run)
-      delivery.onProgress({ sentBytes: 0, acknowledgedBytes: prepared.bytes.length })
+      acknowledged += prepared.bytes.length
+      delivery.onAcknowledged(acknowledged)
       const perSecond = (prepared.bytes.length / (performance.now() - started)) * rangeMs
       const credit = creditLeaves(result.creditBytes ?? round.creditBytes, width)
       leaves = Math.max(1, Math.min(maxRangeLeaves, fairShare, credit, Math.floor(perSecond / leafBytes)))
@@ -197,6 +200,14 @@ export async function sendRound(round: Round, signal: AbortSignal): Promise<Roun
   await Promise.all(Array.from({ length: width }, lane))
   signal.throwIfAborted()
   return end
+}
+
+function wantedBytes(map: LeafMap, want: Bitmap): number {
+  let bytes = 0
+  for (let run = want.nextRun(0, want.leaves); run; run = want.nextRun(run.to + 1, want.leaves)) {
+    bytes += map.runBytes(run)
+  }
+  return bytes
 }
 
 function failed(refusal: Refusal): RoundEnd {

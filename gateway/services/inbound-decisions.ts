@@ -9,17 +9,10 @@ import type { InboundState } from '../db/schema.ts'
 import { decode, integer, list, object, text } from '../decode.ts'
 import { type ErrorCode, GatewayError } from '../errors.ts'
 import { draftReceipt, type InboundContext, transferEnded } from './inbound-context.ts'
-import {
-  addStep,
-  findOverdue,
-  type InboundRow,
-  loadInbound,
-  lockInbound,
-  setState,
-  writeReceived,
-} from './inbound-rows.ts'
+import { findOverdue, type InboundRow, loadInbound, lockInbound, setState, writeReceived } from './inbound-rows.ts'
 import { issueReceipt } from './receipts.ts'
 import type { StateWatch } from './state-watch.ts'
+import { addStep } from './transfer-steps.ts'
 
 export interface InboundDecisions {
   /**

@@ -12,9 +12,10 @@ import { holdConflict, insertInstances, type NewInstance } from '../store/instan
 import { stagedFile } from '../store/staging.ts'
 import { type PassedObject, passAirlock } from './inbound-airlock.ts'
 import { draftReceipt, type InboundContext, type Plan, transferEnded } from './inbound-context.ts'
-import { addStep, type InboundRow, loadInbound, lockInbound, setState } from './inbound-rows.ts'
+import { type InboundRow, loadInbound, lockInbound, setState } from './inbound-rows.ts'
 import { inParallel } from './parallel.ts'
 import { issueReceipt } from './receipts.ts'
+import { addStep } from './transfer-steps.ts'
 
 /** Headers kept between the airlock and the import; beyond this they are read twice. */
 const mostHeadersKept = 2_000

@@ -209,16 +209,3 @@ export async function findStaged(db: Executor, manifestIds: readonly string[]): 
     .execute()
   return new Set(rows.map(row => row.manifest_id))
 }
-
-/** One line of the transfer's time line. */
-export async function addStep(
-  tx: Executor,
-  transfer: string,
-  step: string,
-  detail: Readonly<Record<string, string | number>> = {},
-): Promise<void> {
-  await tx
-    .insertInto('transfer_steps')
-    .values({ transfer, step, detail: JSON.stringify(detail) })
-    .execute()
-}

@@ -27,7 +27,6 @@ import {
 import { createInboundDecisions, type InboundDecisions } from './inbound-decisions.ts'
 import { importInbound } from './inbound-import.ts'
 import {
-  addStep,
   countReceiving,
   findStaged,
   type InboundRow,
@@ -43,6 +42,7 @@ import { openInboundStaging } from './inbound-staging.ts'
 import { createRangeGuard } from './range-guard.ts'
 import { issueReceipt, loadReceipts } from './receipts.ts'
 import { createStateWatch } from './state-watch.ts'
+import { addStep } from './transfer-steps.ts'
 
 /** A range that a peer wants to send, before its bytes are read. */
 export interface OpenRange {

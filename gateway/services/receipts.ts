@@ -45,15 +45,16 @@ export async function issueReceipt(
   await storeReceipt(tx, transfer, 'issued', signed)
 }
 
-/** Stores a verified receipt; again is nothing. */
+/** Stores a verified receipt; false when it is there already. */
 export async function storeReceipt(
   tx: Tx,
   transfer: string,
   direction: Direction,
   signed: SignedReceipt,
-): Promise<void> {
-  await sql`
+): Promise<boolean> {
+  const { rows } = await sql`
     insert into receipts (transfer, direction, kind, envelope, sha256)
     values (${transfer}, ${direction}, ${signed.receipt.kind}, ${Buffer.from(signed.envelope)}, ${Buffer.from(signed.sha256, 'hex')})
-    on conflict (transfer, direction, kind) do nothing`.execute(tx)
+    on conflict (transfer, direction, kind) do nothing returning 1`.execute(tx)
+  return rows.length > 0
 }

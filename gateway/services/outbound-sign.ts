@@ -1,0 +1,144 @@
+/** From a planned transfer to a signed offer: snapshot verified, manifest built, signed and stored, in that order. */
+import { createHash } from 'node:crypto'
+import { stat } from 'node:fs/promises'
+import { type Identifying, sealIdentifying } from '../../peers/identifying.ts'
+import type { SiteKeys } from '../../peers/keys.ts'
+import { type Manifest, type Priority, priorities } from '../../peers/manifest.ts'
+import { type Offer, signOffer } from '../../peers/offer.ts'
+import type { Db } from '../db/db.ts'
+import { isObject } from '../decode.ts'
+import { GatewayError } from '../errors.ts'
+import type { Blobs } from '../store/blobs.ts'
+import {
+  loadIdentity,
+  loadItems,
+  loadOffer,
+  lockState,
+  type OutboundItem,
+  type OutboundRow,
+  writeOffer,
+  writeState,
+} from './outbound-rows.ts'
+import { inParallel } from './parallel.ts'
+import { addStep } from './transfer-steps.ts'
+
+/** What signing needs. */
+export interface SigningParts {
+  readonly db: Db
+  readonly blobs: Pick<Blobs, 'path'>
+  readonly keys: Pick<SiteKeys, 'siteId' | 'signingKey' | 'sign'>
+}
+
+/**
+ * The transfer's signed offer: the stored one, or a new one that is stored before it is returned.
+ *
+ * @throws GatewayError STORAGE_CORRUPT when a blob of the snapshot is missing, MANIFEST_LIMIT
+ */
+export async function ensureOffer(
+  parts: SigningParts,
+  row: OutboundRow,
+  to: { siteId: string; sealingKey: Uint8Array },
+): Promise<Offer> {
+  const { db, keys } = parts
+  const stored = await loadOffer(db.kysely, row.id)
+  if (stored && row.manifestId !== undefined) return { id: row.manifestId, bytes: stored }
+
+  const items = await loadItems(db.kysely, row.id)
+  await verifySnapshot(parts, items)
+  await db.inTransaction(async tx => {
+    if ((await lockState(tx, row.id)) !== 'planned') return
+    await writeState(tx, row.id, 'prepared')
+    await addStep(tx, row.id, 'prepared', { objects: items.length })
+  })
+  const identity = row.study === undefined ? undefined : await loadIdentity(db.kysely, row.study)
+  const sealed = identity && sealIdentifying(describe(row, identity), to.sealingKey)
+  const offer = signOffer({ ...buildManifest(row, items, keys.siteId, to.siteId), ...(sealed && { sealed }) }, keys)
+  await db.inTransaction(async tx => {
+    if ((await lockState(tx, row.id)) !== 'prepared') return
+    await writeOffer(tx, row.id, offer)
+    await addStep(tx, row.id, 'signed', { manifest: offer.id })
+  })
+  // Cancelled, or signed by another run: what is stored counts.
+  const bytes = await loadOffer(db.kysely, row.id)
+  if (!bytes || !Buffer.from(bytes).equals(offer.bytes)) {
+    throw new GatewayError('UNAVAILABLE', 'the transfer changed while it was being signed')
+  }
+  return offer
+}
+
+/** Every blob of the snapshot is there with its size; the receiver verifies each digest. */
+async function verifySnapshot({ blobs }: SigningParts, items: readonly OutboundItem[]): Promise<void> {
+  await inParallel(items, 8, async item => {
+    const found = await stat(blobs.path(item.fileSha256)).catch(() => undefined)
+    if (found?.size !== item.sizeBytes) {
+      throw new GatewayError('STORAGE_CORRUPT', `the bytes of an instance are ${found ? 'not whole' : 'missing'}`, {
+        context: { sopInstanceUid: item.sopInstanceUid, sha256: item.fileSha256.toString('hex') },
+      })
+    }
+  })
+}
+
+/** The manifest of a transfer: the same row gives the same manifest. */
+export function buildManifest(row: OutboundRow, items: readonly OutboundItem[], from: string, to: string): Manifest {
+  return {
+    from,
+    to,
+    created: row.manifestCreated,
+    expires: row.expiresAt,
+    priority: isPriority(row.priority) ? row.priority : 'normal',
+    purpose: row.purpose,
+    policy: { version: row.policy.version, sha256: row.policy.sha256.toString('hex') },
+    rule: row.rule,
+    profile: row.profile,
+    studies: [
+      {
+        studyInstanceUid: row.studyInstanceUid,
+        instances: items.length,
+        basis: row.trigger.startsWith('manual') ? 'person' : 'timer',
+      },
+    ],
+    objects: items.map(item => ({
+      sopInstanceUid: item.sopInstanceUid,
+      sopClassUid: item.sopClassUid,
+      transferSyntaxUid: item.transferSyntaxUid,
+      study: 0,
+      sizeBytes: item.sizeBytes,
+      sha256: item.fileSha256.toString('hex'),
+    })),
+    attachments: [],
+    nonce: createHash('sha256').update('manifest nonce\0').update(row.nonce).update(row.id).digest('base64'),
+  }
+}
+
+function isPriority(text: string): text is Priority {
+  return priorities.some(priority => priority === text)
+}
+
+function describe(row: OutboundRow, identity: NonNullable<Awaited<ReturnType<typeof loadIdentity>>>): Identifying {
+  const { patient_id, birth_date, sex, study_date, study_description, accession_number } = identity
+  return {
+    patient: {
+      id: patient_id,
+      name: patientName(identity.patient_attributes),
+      ...(birth_date !== null && { birthDate: birth_date }),
+      ...(sex !== null && { sex }),
+    },
+    studies: [
+      {
+        studyInstanceUid: row.studyInstanceUid,
+        ...(study_date !== null && { date: study_date }),
+        ...(study_description !== null && { description: study_description.slice(0, 1_000) }),
+        ...(accession_number !== null && { accessionNumber: accession_number }),
+      },
+    ],
+  }
+}
+
+/** Alphabetic group of (0010,0010) in DICOM JSON (PS3.18 F.2.2). */
+function patientName(attributes: unknown): string {
+  const element = isObject(attributes) ? attributes['00100010'] : undefined
+  const values = isObject(element) ? element['Value'] : undefined
+  const first: unknown = Array.isArray(values) ? values[0] : undefined
+  const name = isObject(first) ? first['Alphabetic'] : undefined
+  return typeof name === 'string' ? name.slice(0, 500) : ''
+}

@@ -1,0 +1,247 @@
+/**
+ * What we send peers. A transfer is carried from whatever state its row says to a final receipt; every
+ * step is a row before it counts, so a killed gateway goes on where it was. What may pass by itself is
+ * tried again, at growing intervals, until the manifest expires; what needs a person is held.
+ */
+import { open } from 'node:fs/promises'
+import { signCancellation } from '../../peers/cancel.ts'
+import type { Carrier, Delivery, DeliveryEnd, ObjectReader } from '../../peers/carrier.ts'
+import type { SiteKeys } from '../../peers/keys.ts'
+import { mapLeaves } from '../../peers/leaves.ts'
+import { type Offer, readStoredOffer } from '../../peers/offer.ts'
+import type { Peer } from '../../peers/peer.ts'
+import type { Peers } from '../../peers/registry.ts'
+import type { Db } from '../db/db.ts'
+import type { TransferState } from '../db/schema.ts'
+import { GatewayError } from '../errors.ts'
+import type { Queue } from '../jobs/queue.ts'
+import type { Log } from '../log.ts'
+import type { Blobs } from '../store/blobs.ts'
+import { createOutcomes } from './outbound-outcomes.ts'
+import { startProgress } from './outbound-progress.ts'
+import { findUnfinished, isInState, loadOffer, loadOutbound, type OutboundRow } from './outbound-rows.ts'
+import { ensureOffer } from './outbound-sign.ts'
+import { createPeerLanes } from './peer-lanes.ts'
+
+export interface Outbound {
+  /** The job `deliver`: carries one transfer on. Harmless at any time and any number of times. */
+  run(id: string, signal: AbortSignal): Promise<void>
+  /**
+   * Gives unfinished transfers a job: all of them at start, because parked ones are in memory only;
+   * now and then those that nothing has happened to for long.
+   */
+  recover(which: 'all' | 'stale'): Promise<void>
+  close(): Promise<void>
+}
+
+export interface OutboundParts {
+  readonly db: Db
+  readonly blobs: Pick<Blobs, 'path'>
+  readonly queue: Pick<Queue, 'enqueue'>
+  readonly keys: Pick<SiteKeys, 'siteId' | 'signingKey' | 'sign'>
+  readonly peers: Pick<Peers, 'get'>
+  /** A carrier for the peer as it is now; closed when the peer's address changes. */
+  readonly openCarrier: (peer: Peer) => Carrier
+  readonly log: Log
+  readonly clock?: () => Date
+  /** Transfers carried at a time, of all peers and of one. */
+  readonly parallel?: number
+  readonly perPeer?: number
+  /** A policy that was withdrawn stops its transfers before their next range. */
+  readonly mayContinue?: (transfer: OutboundRow) => Promise<boolean>
+}
+
+const moving: readonly TransferState[] = ['planned', 'prepared', 'signed', 'sent', 'held']
+
+/** Opens the service; `run` is to be registered as the lane's handler. */
+export function openOutbound(parts: OutboundParts): Outbound {
+  const { db, queue, keys, peers, clock = () => new Date() } = parts
+  const log = parts.log.child({ part: 'outbound' })
+  const lanes = createPeerLanes({
+    parallel: parts.parallel ?? 4,
+    perPeer: parts.perPeer ?? 2,
+    now: () => clock().getTime(),
+  })
+  const outcomes = createOutcomes({ db, queue, keys, clock, log })
+  const carriers = openCarriers(parts.openCarrier)
+
+  const enqueue = (id: string): Promise<void> =>
+    db.inTransaction(tx => queue.enqueue(tx, 'deliver', { transfer: id }, { singletonKey: id }))
+
+  const carry = async (row: OutboundRow, peer: Peer, signal: AbortSignal): Promise<void> => {
+    const offer = await ensureOffer(parts, row, peer)
+    const manifest = readStoredOffer(offer.bytes)
+    const progress = startProgress(db, row.id)
+    // Past its time nothing more is sent, but a receipt may still be waiting.
+    const isOver = outcomes.isOver(row)
+    let heard = ''
+    const delivery: Delivery = {
+      offer,
+      map: mapLeaves(manifest.objects.map(object => object.sizeBytes)),
+      isKnown: row.isAccepted,
+      openObject: ordinal => openBlobFile(parts.blobs, manifest.objects[ordinal]?.sha256 ?? ''),
+      mayContinue: async () =>
+        !isOver &&
+        peers.get(peer.id)?.state === 'active' &&
+        (await isInState(db.kysely, row.id, moving)) &&
+        ((await parts.mayContinue?.(row)) ?? true),
+      onState: async (state, receipts) => {
+        lanes.succeed(peer.id)
+        const now = `${state.state} ${receipts.length}`
+        if (now === heard) return
+        await outcomes.heard(row, peer, state, receipts)
+        heard = now
+      },
+      onSent: progress.sent,
+      onAcknowledged: progress.acknowledged,
+    }
+    let end: DeliveryEnd
+    try {
+      end = await carriers.of(peer).deliver(delivery, signal)
+    } finally {
+      await progress.stop()
+    }
+    if (end.kind !== 'stopped') await outcomes.ended(row, peer, end)
+    else if (isOver) await outcomes.expired(row, peer)
+    else await stopped(row, peer, offer, signal)
+  }
+
+  /** Cancelled, or not allowed any more: the peer is told. */
+  const stopped = async (
+    row: OutboundRow,
+    peer: Peer,
+    offer: Pick<Offer, 'id'>,
+    signal: AbortSignal,
+  ): Promise<void> => {
+    const isCancelled = await isInState(db.kysely, row.id, ['cancelled'])
+    if (!isCancelled) await outcomes.withdrawn(row, peer)
+    const bytes = await loadOffer(db.kysely, row.id)
+    if (!bytes) return
+    const { objects } = readStoredOffer(bytes)
+    const { leafCount } = mapLeaves(objects.map(object => object.sizeBytes))
+    const statement = {
+      manifest: offer.id,
+      from: keys.siteId,
+      to: peer.siteId,
+      time: clock(),
+      reason: isCancelled ? 'person' : 'policy',
+    } as const
+    const end = await carriers.of(peer).cancel({ id: offer.id, leafCount }, signCancellation(statement, keys), signal)
+    lanes.succeed(peer.id)
+    await outcomes.ended(row, peer, end)
+  }
+
+  const attempt = async (row: OutboundRow, peer: Peer, signal: AbortSignal): Promise<void> => {
+    try {
+      if (row.state === 'cancelled') await stopped(row, peer, { id: row.manifestId ?? '' }, signal)
+      else await carry(row, peer, signal)
+    } catch (error) {
+      if (signal.aborted) throw error // closing: the job goes back to the queue as it is
+      if (isConnectionTrouble(error)) lanes.fail(peer.id)
+      await outcomes.failed(row, peer, error)
+    }
+  }
+
+  return {
+    async run(id, signal) {
+      const row = await loadOutbound(db.kysely, id)
+      if (!row || !isOurTurn(row)) return
+      const peer = row.peer === undefined ? undefined : peers.get(row.peer)
+      if (peer?.state !== 'active' || peer.url === undefined) return await outcomes.unreachable(row, peer)
+      if (!row.isDue) return // the job for that time was made with it
+      const admission = lanes.enter({ id, peer: peer.id, priority: row.priority })
+      if (admission.kind === 'parked') return
+      if (admission.kind === 'closed') return await outcomes.postponed(row, peer, new Date(admission.until))
+      try {
+        await attempt(row, peer, signal)
+      } finally {
+        const next = lanes.leave({ id, peer: peer.id })
+        if (!signal.aborted) for (const other of next) await enqueue(other)
+      }
+    },
+    async recover(which) {
+      const ids = await findUnfinished(db.kysely, which)
+      for (const id of ids) await enqueue(id)
+      if (ids.length > 0) log.info({ transfers: ids.length }, 'carrying on with unfinished transfers')
+    },
+    close: () => carriers.close(),
+  }
+}
+
+/** Whether there is anything to do: a local hold waits for a person, a peer's hold is asked about. */
+function isOurTurn(row: OutboundRow): boolean {
+  switch (row.state) {
+    case 'planned':
+    case 'prepared':
+    case 'signed':
+    case 'sent':
+      return true
+    case 'held':
+    case 'cancelled':
+      return row.isAccepted && !row.isClosed
+    case 'receipted':
+    case 'refused':
+    case 'expired':
+      return false
+    default: {
+      const unknown: never = row.state
+      throw new RangeError(`unknown state ${String(unknown)}`)
+    }
+  }
+}
+
+/** The peer, or the way to it, is the trouble: no other transfer of that peer would fare better. */
+function isConnectionTrouble(error: unknown): boolean {
+  if (!(error instanceof GatewayError)) return false
+  switch (error.code) {
+    case 'PEER_UNREACHABLE':
+    case 'PEER_TLS_INTERCEPTED':
+    case 'PEER_CLOCK_DRIFT':
+    case 'PEER_UNKNOWN':
+    case 'PROXY_REFUSED':
+      return true
+    default:
+      return false
+  }
+}
+
+/** One carrier per peer, kept while its address stays the same. */
+function openCarriers(openCarrier: (peer: Peer) => Carrier) {
+  const open = new Map<string, { carrier: Carrier; key: string }>()
+  return {
+    of(peer: Peer): Carrier {
+      const key = `${peer.url} ${peer.caFingerprint.toString('hex')}`
+      const known = open.get(peer.id)
+      if (known?.key === key) return known.carrier
+      void known?.carrier.close().catch(() => undefined) // nothing is lost with it: the peer's state tells
+      const carrier = openCarrier(peer)
+      open.set(peer.id, { carrier, key })
+      return carrier
+    },
+    async close(): Promise<void> {
+      await Promise.all([...open.values()].map(({ carrier }) => carrier.close()))
+      open.clear()
+    },
+  }
+}
+
+async function openBlobFile(blobs: Pick<Blobs, 'path'>, sha256: string): Promise<ObjectReader> {
+  const corrupt = (cause?: unknown): GatewayError =>
+    new GatewayError('STORAGE_CORRUPT', 'the bytes of an instance are missing or not whole', {
+      cause,
+      context: { sha256 },
+    })
+  const file = await open(blobs.path(Buffer.from(sha256, 'hex')), 'r').catch(cause => {
+    throw corrupt(cause)
+  })
+  return {
+    async readInto(target, position) {
+      for (let done = 0; done < target.length; ) {
+        const { bytesRead } = await file.read(target, done, target.length - done, position + done)
+        if (bytesRead === 0) throw corrupt()
+        done += bytesRead
+      }
+    },
+    close: () => file.close(),
+  }
+}
