@@ -129,6 +129,7 @@ const statements = [
      state text not null default 'held' check (state in ('held', 'released', 'rejected')),
      created_at timestamptz not null default now()
    )`,
+  'create index quarantine_file on quarantine (file_sha256)',
 
   // ---- peers -------------------------------------------------------------------------------
   `create table peers (
