@@ -245,7 +245,7 @@ function attributesOf(dataset: Dataset): InstanceHeader['attributes'] {
     instance: new Attributes(),
   }
   for (const element of dataset.elements) {
-    const json = elementToJson(element, dataset)
+    const json = elementToJson(element, dataset, { decimals: 'text' })
     if (json === undefined) continue
     for (const level of levelsOf(element.tag)) levels[level].add(element, json)
   }

@@ -1,27 +1,23 @@
 /** Our own API under `/api/v1`, described by the OpenAPI document that its schemas make. */
 import swagger from '@fastify/swagger'
 import type { FastifyInstance } from 'fastify'
-import type { Db } from '../../db/db.ts'
 import type { Conflicts } from '../../services/conflicts.ts'
 import type { Routing } from '../../services/routing.ts'
 import type { GatewayStatus } from '../../services/status.ts'
 import { type AuditService, auditRoutes } from './audit.ts'
 import { conflictRoutes } from './conflicts.ts'
 import { type Health, healthRoutes } from './health.ts'
-import { type PeerService, peerRoutes } from './peers.ts'
+import { type PeerServices, peerRoutes } from './peers.ts'
 import { policyRoutes } from './policy.ts'
 import { statusRoute } from './status.ts'
 import { tokenRoutes } from './tokens.ts'
-import { type TransferActions, transferRoutes } from './transfers.ts'
+import { type TransferServices, transferRoutes } from './transfers.ts'
 
-export interface ApiServices {
-  readonly db: Db
+export interface ApiServices extends PeerServices, TransferServices {
   readonly health: Health
   readonly status: () => Promise<GatewayStatus>
-  readonly peers: PeerService
-  readonly transfers: TransferActions
+  readonly routing: Routing
   readonly conflicts: Conflicts
-  readonly routing: Pick<Routing, 'explain'>
   readonly audit: AuditService
 }
 
@@ -64,8 +60,8 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
     async scope => {
       healthRoutes(scope, services.health)
       statusRoute(scope, services.status)
-      peerRoutes(scope, services.peers)
-      transferRoutes(scope, services.db, services.transfers)
+      peerRoutes(scope, services)
+      transferRoutes(scope, services)
       conflictRoutes(scope, services.conflicts)
       policyRoutes(scope, services.db, services.routing)
       auditRoutes(scope, services.db, services.audit)
