@@ -6,14 +6,15 @@ import { randomBytes } from 'node:crypto'
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises'
 import { isIP } from 'node:net'
 import { join } from 'node:path'
-import { ensurePolicy } from '../policy/versions.ts'
 import { signCard } from '../peers/card.ts'
+import { carrierOpener } from '../peers/carrier-opener.ts'
 import { openClockWatch } from '../peers/clock.ts'
-import { openSiteKeys, type SiteKeys } from '../peers/keys.ts'
+import { openSiteKeys } from '../peers/keys.ts'
 import { openPairing } from '../peers/pairing.ts'
 import { openPeers } from '../peers/registry.ts'
 import { openFederation } from '../peers/server.ts'
 import { openFederationTls } from '../peers/tls.ts'
+import { ensurePolicy } from '../policy/versions.ts'
 import { applicationActivity } from './audit/event.ts'
 import { appendAudit } from './audit/log.ts'
 import type { Config } from './config.ts'
@@ -29,9 +30,13 @@ import { orthancRoutes } from './http/orthanc/routes.ts'
 import { buildHttpServer } from './http/server.ts'
 import { openQueue } from './jobs/queue.ts'
 import type { Log } from './log.ts'
+import { openAuditLog } from './services/audit-log.ts'
 import { openConflicts } from './services/conflicts.ts'
+import { startHousekeeping } from './services/housekeeping.ts'
 import { openInbound } from './services/inbound.ts'
 import { openIngest } from './services/ingest.ts'
+import { openModalities } from './services/modalities.ts'
+import { openOutbound } from './services/outbound.ts'
 import { openRetrieve } from './services/retrieve.ts'
 import { startRouting } from './services/routing.ts'
 import { loadStatus } from './services/status.ts'
@@ -63,30 +68,44 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const db = await openStore(config, log, starting)
   await migrate(db)
   await ensurePolicy(db)
-  const blobs = await openBlobs({ dir: config.data, log, freeSpace: config.storage })
-  const keys = await openSiteKeys({ dir: join(config.data, 'keys'), siteName: config.siteName, hosts: hostsOf(config) })
+  const blobs = await openBlobs({ dir: config.data, log, freeSpace: watermarkOf(config) })
+  const keys = await openSiteKeys({
+    dir: join(config.data, 'keys'),
+    siteName: config.site.name,
+    hosts: hostsOf(config),
+  })
 
-  const audit = use(starting, await openAuditLog({ db, log, keys }))
+  const audit = use(starting, openAuditLog({ db, log, keys }))
   const queue = use(starting, await openQueue({ db, log }))
   const peers = use(starting, await openPeers({ db, appendAudit, log }))
   const clocks = openClockWatch({ notBefore: keys.validFrom })
   const proxy = config.proxy && { url: config.proxy.url, credentialsFile: config.proxy.loginFile }
   let federationUrl = config.federation.publicUrl
-  const card = () => signCard(keys, { name: config.siteName, urls: federationUrl ? [federationUrl] : [], created: Date.now() })
+  const card = () =>
+    signCard(keys, { name: config.site.name, urls: federationUrl ? [federationUrl] : [], created: Date.now() })
   const pairing = openPairing({ db, keys, peers, card, appendAudit, clocks, proxy })
 
+  const ownIssuers = new Set(config.site.ownIssuers)
+  const dueAt = () => new Date(Date.now() + config.studies.stableAgeMs)
   const ingest = use(
     starting,
     openIngest({
       db,
       blobs,
-      ownIssuers: new Set(config.ownIssuers),
-      dueAt: () => new Date(Date.now() + config.studies.stableAgeMs),
+      ownIssuers,
+      dueAt,
     }),
   )
   const routing = use(starting, startRouting({ db, queue, log }))
-  const inbound = await openInbound({ db, blobs, queue, keys, checkpoint: audit.checkpoint, log, dataDir: config.data })
-  const outbound = use(starting, openOutbound({ db, blobs, queue, keys, peers, clocks, proxy, log, checkpoint: audit.checkpoint }))
+  const checkpoint = async (): Promise<string> => (await audit.checkpoint()).note
+  const inbound = await openInbound({ db, blobs, queue, keys, checkpoint, log, dataDir: config.data })
+  const openCarrier = carrierOpener({ keys, clocks, proxy })
+  const outbound = use(starting, openOutbound({ db, blobs, queue, keys, peers, openCarrier, log }))
+  queue.work('commit-inbound', { concurrency: 2 }, ({ transfer }, signal) => inbound.runCommit(transfer, signal))
+  queue.work('deliver', { concurrency: 8 }, ({ transfer }, signal) => outbound.run(transfer, signal))
+  await outbound.recover('all')
+  use(starting, startHousekeeping({ db, blobs, inbound, outbound, log }))
+  const modalities = use(starting, await openModalities({ db, log }))
 
   const tls = openFederationTls({ keys, directory: peers, hosts: () => hostsOf(config), log })
   starting.defer(() => tls.close())
@@ -116,6 +135,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         associations: config.limits.associations,
         associationsPerAddress: config.limits.associationsPerAddress,
       },
+      isKnownCaller: caller => modalities.isKnown(caller),
       store: ingestStore(ingest),
       log,
     }),
@@ -123,7 +143,12 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
 
   let ready = false
   let listeners: Listeners | undefined
-  const isReady = async (): Promise<boolean> => ready && (await db.pool.query('select 1').then(() => true, () => false))
+  const isReady = async (): Promise<boolean> =>
+    ready &&
+    (await db.pool.query('select 1').then(
+      () => true,
+      () => false,
+    ))
   const metrics = openMetrics()
   const http = await buildHttpServer({
     log,
@@ -141,7 +166,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         retrieve: openRetrieve({ db, blobs }),
         upload: { db, ingest, limitBytes: config.limits.instanceBytes, concurrency: config.limits.uploads },
         system: () => ({
-          name: config.siteName,
+          name: config.site.name,
           aeTitle: config.dicom.aeTitle,
           dicomPort: listeners?.dicom.port ?? config.dicom.port,
           httpPort: listeners?.http.port ?? config.http.port,
@@ -155,13 +180,14 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         pairing,
         routing,
         inbound,
-        conflicts: openConflicts({ db, blobs }),
+        conflicts: openConflicts({ db, blobs, dueAt, ownIssuers }),
+        modalities,
         audit,
         health: { isReady },
         status: () =>
           loadStatus({
             db,
-            site: { name: config.siteName, siteId: keys.siteId, aeTitle: config.dicom.aeTitle },
+            site: { name: config.site.name, siteId: keys.siteId, aeTitle: config.dicom.aeTitle },
             version,
             startedAt,
             isReady,
@@ -176,7 +202,10 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   await http.listen({ host: config.http.host, port: config.http.port })
 
   listeners = {
-    http: { url: reachable(config.http.tls ? 'https' : 'http', config.http.host, portOf(http.server.address())), port: portOf(http.server.address()) },
+    http: {
+      url: reachable(config.http.tls ? 'https' : 'http', config.http.host, portOf(http.server.address())),
+      port: portOf(http.server.address()),
+    },
     dicom: { aeTitle: config.dicom.aeTitle, host: config.dicom.host, port: scp.address.port },
     federation: { url: federationUrl, port: federation.address.port },
   }
@@ -184,7 +213,10 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   await recordActivity(db, 'start')
   starting.defer(() => recordActivity(db, 'stop'))
   ready = true
-  log.info({ site: config.siteName, http: listeners.http.url, dicom: listeners.dicom.port, federation: federationUrl }, 'gateway is ready')
+  log.info(
+    { site: config.site.name, http: listeners.http.url, dicom: listeners.dicom.port, federation: federationUrl },
+    'gateway is ready',
+  )
 
   const running = starting.move()
   return {
@@ -212,6 +244,14 @@ async function openStore(config: Config, log: Log, stack: AsyncDisposableStack):
   }
   const cluster = use(stack, await openPrivateCluster({ dataDir: config.data, log }))
   return use(stack, await openDatabase({ connection: cluster.connection, poolSize, log }))
+}
+
+/** The watermark's settings; absent ones take the store's defaults. */
+function watermarkOf({ storage }: Config): { lowWatermarkBytes?: number; resumeBytes?: number } {
+  return {
+    ...(storage.lowWatermarkBytes !== undefined && { lowWatermarkBytes: storage.lowWatermarkBytes }),
+    ...(storage.resumeBytes !== undefined && { resumeBytes: storage.resumeBytes }),
+  }
 }
 
 /** Host names and addresses for our TLS certificate. */
@@ -264,5 +304,7 @@ async function adminToken(data: string): Promise<string> {
 }
 
 async function recordActivity(db: Db, what: 'start' | 'stop'): Promise<void> {
-  await db.inTransaction(tx => appendAudit(tx, applicationActivity({ what, participant: { userId: `hanse ${version}` } })))
+  await db.inTransaction(tx =>
+    appendAudit(tx, applicationActivity({ what, participant: { userId: `hanse ${version}` } })),
+  )
 }

@@ -4,7 +4,7 @@ import type { SiteKeys } from '../../peers/keys.ts'
 import { type Checkpoint, loadCheckpoint } from '../audit/checkpoint.ts'
 import { auditLogUsed } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
-import { namedType, type NoteKey, noteKey, noteSigner } from '../audit/note.ts'
+import { type NoteKey, namedType, noteKey, noteSigner } from '../audit/note.ts'
 import { startSequencer } from '../audit/sequencer.ts'
 import { type AuditReport, verifyAudit } from '../audit/verify.ts'
 import type { Db } from '../db/db.ts'
@@ -58,7 +58,9 @@ export function openAuditLog(options: { db: Db; log: Log; keys: SiteKeys }): Aud
     checkpoint: () => sequencer.checkpoint(),
     latest: () => loadCheckpoint(db),
     async verify(principal) {
-      await db.inTransaction(tx => appendAudit(tx, auditLogUsed({ participants: [{ userId: principal.id, requestor: true }] })))
+      await db.inTransaction(tx =>
+        appendAudit(tx, auditLogUsed({ participants: [{ userId: principal.id, requestor: true }] })),
+      )
       await sequencer.checkpoint()
       return await verifyAudit(db, checkpointKeys(keys.siteId, signingKeysOf(keys)))
     },

@@ -35,7 +35,12 @@ export interface Modalities {
 }
 
 const modality: Decoder<Modality> = object({
-  aeTitle: text({ min: 1, max: 16, pattern: /^(?=.*[^ ])[ -[\]-~]+$/, expected: 'an AE title of 1 to 16 ASCII characters' }),
+  aeTitle: text({
+    min: 1,
+    max: 16,
+    pattern: /^(?=.*[^ ])[ -[\]-~]+$/,
+    expected: 'an AE title of 1 to 16 ASCII characters',
+  }),
   host: optional(text({ min: 1, max: 253, pattern: /^[0-9A-Za-z.:_-]+$/, expected: 'a host name or IP address' })),
   description: optional(text({ max: 200 })),
 })
@@ -64,10 +69,19 @@ export async function openModalities(options: { db: Db; log: Log }): Promise<Mod
     },
   })
 
-  const change = async (principal: Principal, reason: string, edit: (now: readonly Modality[]) => readonly Modality[]): Promise<void> => {
+  const change = async (
+    principal: Principal,
+    reason: string,
+    edit: (now: readonly Modality[]) => readonly Modality[],
+  ): Promise<void> => {
     await db.inTransaction(async tx => {
       await sql`insert into settings (name, value) values (${setting}, '[]') on conflict do nothing`.execute(tx)
-      const row = await tx.selectFrom('settings').select('value').where('name', '=', setting).forUpdate().executeTakeFirstOrThrow()
+      const row = await tx
+        .selectFrom('settings')
+        .select('value')
+        .where('name', '=', setting)
+        .forUpdate()
+        .executeTakeFirstOrThrow()
       const now = decode(modalities, row.value)
       const next = edit(now.ok ? now.value : [])
       await sql`update settings set value = ${JSON.stringify(next)}::jsonb, version = version + 1, updated_at = now()
@@ -90,12 +104,17 @@ export async function openModalities(options: { db: Db; log: Log }): Promise<Mod
     list: () => known,
     put: (principal, entry) => {
       const checked = decode(modality, entry)
-      if (!checked.ok) throw new GatewayError('BAD_REQUEST', checked.problems.map(p => `${p.path}: ${p.message}`).join('; '))
+      if (!checked.ok)
+        throw new GatewayError('BAD_REQUEST', checked.problems.map(p => `${p.path}: ${p.message}`).join('; '))
       const { value } = checked
-      return change(principal, 'modality-registered', now => [...now.filter(other => other.aeTitle !== value.aeTitle), value])
+      return change(principal, 'modality-registered', now => [
+        ...now.filter(other => other.aeTitle !== value.aeTitle),
+        value,
+      ])
     },
     remove: async (principal, aeTitle) => {
-      if (!known.some(entry => entry.aeTitle === aeTitle)) throw new GatewayError('NOT_FOUND', `no modality is called ${aeTitle}`)
+      if (!known.some(entry => entry.aeTitle === aeTitle))
+        throw new GatewayError('NOT_FOUND', `no modality is called ${aeTitle}`)
       await change(principal, 'modality-removed', now => now.filter(entry => entry.aeTitle !== aeTitle))
     },
     isKnown: async ({ callingAe, remoteAddress }) => {
