@@ -10,10 +10,11 @@ import { type Health, healthRoutes } from './health.ts'
 import { type PeerServices, peerRoutes } from './peers.ts'
 import { policyRoutes } from './policy.ts'
 import { statusRoute } from './status.ts'
+import { type StoreServices, storeRoutes } from './store.ts'
 import { tokenRoutes } from './tokens.ts'
 import { type TransferServices, transferRoutes } from './transfers.ts'
 
-export interface ApiServices extends PeerServices, TransferServices {
+export interface ApiServices extends PeerServices, TransferServices, StoreServices {
   readonly health: Health
   readonly status: () => Promise<GatewayStatus>
   readonly routing: Routing
@@ -43,6 +44,7 @@ export async function installOpenApi(app: FastifyInstance, version: string): Pro
         { name: 'Conflicts' },
         { name: 'Policy' },
         { name: 'Audit' },
+        { name: 'Store' },
         { name: 'Tokens' },
         { name: 'Orthanc', description: 'Compatible with Orthanc 1.10' },
       ],
@@ -64,7 +66,8 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       transferRoutes(scope, services)
       conflictRoutes(scope, services.conflicts)
       policyRoutes(scope, services.db, services.routing)
-      auditRoutes(scope, services.db, services.audit)
+      auditRoutes(scope, services)
+      storeRoutes(scope, services)
       tokenRoutes(scope, services.db)
       scope.get('/openapi.json', { schema: { hide: true } }, async () => scope.swagger())
     },
