@@ -175,6 +175,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       })
       await apiRoutes(app, {
         db,
+        blobs,
+        log,
         queue,
         peers,
         pairing,

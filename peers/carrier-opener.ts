@@ -29,7 +29,13 @@ export function carrierOpener(options: {
       throw new GatewayError('PEER_UNREACHABLE', `${peer.name} has no address: set its URL, or wait until it dials in`)
     }
     const to = { id: peer.id, name: peer.name, url: peer.url }
-    const pool = openPeerPool({ credential: () => keys.tls(), to, caCertificate: peer.caCertificate, proxy, connections })
+    const pool = openPeerPool({
+      credential: () => keys.tls(),
+      to,
+      caCertificate: peer.caCertificate,
+      proxy,
+      connections,
+    })
     const signingKeys = [
       peer.signingKey,
       ...peer.card.keyHistory.filter(former => former.use === 'sign').map(former => former.key),
