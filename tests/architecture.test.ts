@@ -12,7 +12,7 @@ const root = join(import.meta.dirname, '..')
 /** First match wins. `pure` files may not touch the database, the file system or the network. */
 const layers: readonly { readonly layer: number; readonly pure?: boolean; readonly files: RegExp }[] = [
   { layer: 0, pure: true, files: /^gateway\/dicom\// },
-  { layer: 0, files: /^gateway\/(errors|decode|log|config|principal)\.ts$/ },
+  { layer: 0, files: /^gateway\/(errors|decode|log|config|principal|version)\.ts$/ },
   { layer: 1, pure: true, files: /^policy\/(document|conditions|decide)\.ts$|^policy\/deid\// },
   {
     layer: 1,
