@@ -48,6 +48,14 @@ const aeTitle = text({
   expected: 'an AE title of 1 to 16 ASCII characters without backslash',
 })
 
+/** What peers accept as a site's name (`peers/PROTOCOL.md`, site card), and a little shorter. */
+const siteName = text({
+  min: 1,
+  max: 64,
+  pattern: /^(?! )(?!.*[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\u202a-\u202e\u2066-\u2069]).*(?<! )$/u,
+  expected: 'a name of 1 to 64 visible characters',
+})
+
 const uid = text({ min: 3, max: 64, pattern: /^(0|[1-9]\d*)(\.(0|[1-9]\d*))+$/, expected: 'a DICOM UID' })
 
 /** A URL of one of the schemes, without login, query or fragment. */
@@ -82,10 +90,7 @@ const shape = {
   $schema: optional(text({ max: 2048 })),
   data: optional(filePath, './data'),
   site: section({
-    name: optional(
-      text({ min: 1, max: 64, pattern: /^[^\p{Cc}]*\S[^\p{Cc}]*$/u, expected: 'a name of 1 to 64 characters' }),
-      'Hanse site',
-    ),
+    name: optional(siteName, 'Hanse site'),
     ownIssuers: optional(
       list(text({ min: 1, max: 64, expected: 'an issuer of 1 to 64 characters' }), { max: 100 }),
       [],
@@ -310,8 +315,11 @@ function absolute(value: ObjectValue<typeof shape>, base: (path: string) => stri
   return {
     ...rest,
     data: resolve(base('data'), rest.data),
+    // One spelling, the one that peers and browsers compare with.
+    federation: { ...rest.federation, publicUrl: originOf(rest.federation.publicUrl) },
     http: {
       ...http,
+      publicUrl: originOf(http.publicUrl),
       tls: tls && {
         certificateFile: resolve(base('http.tls'), tls.certificateFile),
         keyFile: resolve(base('http.tls'), tls.keyFile),
@@ -327,6 +335,8 @@ function absolute(value: ObjectValue<typeof shape>, base: (path: string) => stri
     },
   }
 }
+
+const originOf = (url: string | undefined): string | undefined => (url === undefined ? undefined : new URL(url).origin)
 
 function crossCheck(config: Config): Problem[] {
   const problems: Problem[] = []

@@ -14,8 +14,9 @@ export const send: Command = {
   operands: 'STUDY',
   arity: { min: 1, max: 1 },
   options: {
-    to: { type: 'string', value: 'DEST', help: 'a destination of the active policy' },
+    to: { type: 'string', value: 'DEST', help: 'a destination of the active policy, or a peer' },
     purpose: { type: 'string', value: 'TEXT', help: 'why (default: treatment)' },
+    priority: { type: 'string', value: 'CLASS', help: 'urgent, normal or bulk (default: normal)' },
     wait: { type: 'boolean', help: 'wait for the receipt; exit 1 when it ends otherwise' },
     ...jsonOption,
     ...connectionOptions,
@@ -26,12 +27,13 @@ export const send: Command = {
     const destination = args.text('to')
     if (destination === undefined)
       throw new UsageError('--to: expected a destination of the policy, see hanse policy show')
-    const purpose = args.text('purpose')
+    const [purpose, priority] = [args.text('purpose'), args.text('priority')]
     const client = openClient(args, io)
     let transfer = await client.call('POST', '/transfers', {
       study: args.operands[0],
       destination,
       ...(purpose !== undefined && { purpose }),
+      ...(priority !== undefined && { priority }),
     })
     const id = field(transfer, 'id')
     let shown = ''

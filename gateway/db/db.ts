@@ -34,8 +34,7 @@ export type DatabaseTarget =
   | { readonly connection: { host: string; port?: number; user: string; database: string; password?: string } }
   | { readonly url: string; readonly password?: string }
 
-/** How long a statement may wait for a server that is being restarted. */
-const patienceMs = 15_000
+const defaultPatienceMs = 15_000
 const reruns = 5
 
 /**
@@ -43,15 +42,16 @@ const reruns = 5
  *
  * @param poolSize  connections at most (default 10)
  * @param statementTimeoutMs  per statement (default 60 s)
+ * @param patienceMs  how long work waits for a server that is being restarted (default 15 s)
  * @throws GatewayError DATABASE_UNAVAILABLE, DATABASE_MAJOR (too old), CONFIG_INVALID (not UTF-8)
  */
 export async function openDatabase(
-  options: DatabaseTarget & { poolSize?: number; statementTimeoutMs?: number; log: Log },
+  options: DatabaseTarget & { poolSize?: number; statementTimeoutMs?: number; patienceMs?: number; log: Log },
 ): Promise<Db> {
-  const { log } = options
+  const { log, patienceMs = defaultPatienceMs } = options
   const poolConfig = configurePool(options)
   const pool = openPool(poolConfig, error => log.debug({ reason: error.message }, 'database connection lost'))
-  const kysely = new Kysely<Schema>({ dialect: new PostgresDialect({ pool: patientPool(pool) }) })
+  const kysely = new Kysely<Schema>({ dialect: new PostgresDialect({ pool: patientPool(pool, patienceMs) }) })
   try {
     await checkServer(kysely, log)
   } catch (error) {
@@ -62,7 +62,7 @@ export async function openDatabase(
     kysely,
     pool,
     poolConfig,
-    inTransaction: fn => inTransaction(kysely, fn),
+    inTransaction: fn => inTransaction(kysely, patienceMs, fn),
     close: async () => {
       if (!pool.ending) await pool.end()
     },
@@ -118,13 +118,13 @@ function readInt8Array(value: string): readonly (number | null)[] {
 }
 
 /** The pool as Kysely sees it: waits for a server that is away, and gives failures their code. */
-function patientPool(pool: pg.Pool) {
+function patientPool(pool: pg.Pool, patienceMs: number) {
   const wrapped = new WeakMap<pg.PoolClient, PostgresPoolClient>()
   return {
     options: pool.options,
     end: () => pool.end(),
     connect: async (): Promise<PostgresPoolClient> => {
-      const client = await connect(pool)
+      const client = await connect(pool, patienceMs)
       const known = wrapped.get(client)
       if (known) return known
       const made = translating(client)
@@ -146,7 +146,7 @@ function translating(client: pg.PoolClient): PostgresPoolClient {
   return Object.create(client, { query: { value: query } })
 }
 
-async function connect(pool: pg.Pool): Promise<pg.PoolClient> {
+async function connect(pool: pg.Pool, patienceMs: number): Promise<pg.PoolClient> {
   const deadline = Date.now() + patienceMs
   for (let waitMs = 20; ; waitMs = Math.min(waitMs * 2, 500)) {
     try {
@@ -158,7 +158,7 @@ async function connect(pool: pg.Pool): Promise<pg.PoolClient> {
   }
 }
 
-async function inTransaction<T>(kysely: Kysely<Schema>, fn: (tx: Tx) => Promise<T>): Promise<T> {
+async function inTransaction<T>(kysely: Kysely<Schema>, patienceMs: number, fn: (tx: Tx) => Promise<T>): Promise<T> {
   const deadline = Date.now() + patienceMs
   for (let attempt = 1; ; attempt += 1) {
     let committing = false

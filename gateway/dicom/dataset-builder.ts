@@ -62,8 +62,8 @@ export class DatasetBuilder implements Visitor {
     if (element.tag === specificCharacterSet) this.#level.charset = charsetOf(parseTerms(bytes))
   }
 
-  beginItem(offset: number, valueOffset: number, isUndefinedLength: boolean): void {
-    const item = { offset, valueOffset, isUndefinedLength }
+  beginItem(offset: number, valueOffset: number, length: number | undefined): void {
+    const item = { offset, valueOffset, isUndefinedLength: length === undefined }
     this.#level = { elements: [], charset: this.#level.charset, item }
     this.#levels.push(this.#level)
   }

@@ -1,5 +1,6 @@
 /** A data set as it was read: elements with their place in the bytes, values or ranges, items, fragments. */
-import { type Charset, charsetOf, latin1, parseTerms } from './charset.ts'
+import { type Charset, charsetOf, parseTerms } from './charset.ts'
+import { latin1 } from './code-table.ts'
 import type { Tag } from './tag.ts'
 import { type Vr, vrFacts } from './vr.ts'
 

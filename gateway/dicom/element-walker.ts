@@ -47,8 +47,8 @@ export interface Visitor {
   element(element: WalkedElement, depth: number, holdsItems: boolean): Action
   /** After `value`; the bytes are a view that is valid only now unless the source is in memory. */
   value(element: WalkedElement, bytes: Uint8Array): void
-  /** After `enter`, for each item of a sequence. */
-  beginItem(offset: number, valueOffset: number, isUndefinedLength: boolean): void
+  /** After `enter`, for each item of a sequence; no length means an undefined one. */
+  beginItem(offset: number, valueOffset: number, length: number | undefined): void
   /** `contentEnd` is before the item's delimiter, `end` behind it. */
   endItem(contentEnd: number, end: number): void
   /** After `enter`, for each fragment of encapsulated data. */
@@ -357,7 +357,7 @@ class Walker {
       this.position = valueOffset + length
       return
     }
-    if (!top.isSilent) this.#visitor.beginItem(position, valueOffset, isUndefined)
+    if (!top.isSilent) this.#visitor.beginItem(position, valueOffset, isUndefined ? undefined : length)
     this.position = valueOffset
     this.#enter({
       ...top,

@@ -27,6 +27,9 @@ export interface PersonName {
   readonly Phonetic?: string
 }
 
+/** Of a DS value (PS3.5 Table 6.2-1). */
+const maxDecimalCharacters = 16
+
 export interface ToJsonOptions {
   /** Where a client can fetch a value; asked for binary values and for those left in the source. */
   readonly bulkDataUri?: (element: Element) => string | undefined
@@ -36,7 +39,7 @@ export interface ToJsonOptions {
 
 /**
  * A data set as DICOM JSON. Group lengths are left out (PS3.18 §F.2.2), and so are values that were
- * left in the source and have no bulk data URI.
+ * left in the source and have no bulk data URI. Text is UTF-8 in JSON, and Specific Character Set says so.
  */
 export function toJson(dataset: Dataset, options: ToJsonOptions = {}): DicomJson {
   const json: Record<string, JsonElement> = {}
@@ -55,6 +58,7 @@ export function elementToJson(
   options: ToJsonOptions = {},
 ): JsonElement | undefined {
   const { vr, items, value } = element
+  if (element.tag === 0x00080005 && element.length > 0) return { vr, Value: ['ISO_IR 192'] }
   if (items !== undefined) return items.length === 0 ? { vr } : { vr, Value: items.map(item => toJson(item, options)) }
   if (isBulkVr(vr) || value === undefined) {
     const uri = element.length === 0 ? undefined : options.bulkDataUri?.(element)
@@ -93,7 +97,8 @@ function decimalToJson(text: string, decimals: 'number' | 'text' = 'number'): Js
   if (text === '') return null
   const number = parseDecimal(text)
   if (!Number.isFinite(number)) return text
-  return decimals === 'text' && String(number) !== text ? text : number
+  // A DS of more than 16 characters is out of bounds and would be rounded when it is written again.
+  return decimals === 'text' && (String(number) !== text || text.length > maxDecimalCharacters) ? text : number
 }
 
 function numbersToJson(element: Element): JsonValue[] {
@@ -210,13 +215,13 @@ function numberFromJson(vr: Vr, raw: unknown, path: string): number | bigint {
   return number
 }
 
-/** DS holds at most 16 characters (PS3.5 §6.2): the shortest rounding that fits. */
+/** The closest rounding that fits a DS. */
 function decimalText(vr: 'DS' | 'IS', number: number): string {
   const text = String(number)
-  if (vr === 'IS' || text.length <= 16) return text
+  if (vr === 'IS' || text.length <= maxDecimalCharacters) return text
   for (let digits = 15; digits > 1; digits--) {
     const rounded = String(Number(number.toPrecision(digits)))
-    if (rounded.length <= 16) return rounded
+    if (rounded.length <= maxDecimalCharacters) return rounded
   }
   return number.toExponential(8)
 }

@@ -102,14 +102,21 @@ function installRequestLog(app: FastifyInstance, log: Log, metrics: Metrics): vo
 }
 
 function installBodyDeadline(app: FastifyInstance): void {
-  app.addHook('preParsing', async (request, _reply, payload) => {
+  app.addHook('preParsing', async (request, reply, payload) => {
     if (request.routeOptions.config.upload) return payload
     const timer = setTimeout(
       () => payload.destroy(new GatewayError('BAD_REQUEST', 'the request body took too long')),
       bodyDeadlineMs,
     )
-    payload.once('close', () => clearTimeout(timer))
-    payload.once('end', () => clearTimeout(timer))
+    // A body that nobody reads ends with its answer.
+    for (const [source, event] of [
+      [payload, 'end'],
+      [payload, 'close'],
+      [reply.raw, 'close'],
+      [reply.raw, 'finish'],
+    ] as const) {
+      source.once(event, () => clearTimeout(timer))
+    }
     return payload
   })
 }

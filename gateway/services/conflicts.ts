@@ -70,12 +70,12 @@ const stateOf: Record<Decision, ConflictState> = { keep: 'kept', replace: 'repla
 export function openConflicts(options: {
   readonly db: Db
   readonly blobs: Blobs
-  /** When a study that a replacement changed counts as complete again; undefined triggers no routing. */
-  readonly dueAt: (origin: Origin) => Date | undefined
+  /** When a study that a replacement changed counts as complete again; without it, it triggers no routing. */
+  readonly dueAt?: (origin: Origin) => Date | undefined
   /** Issuers of patient IDs that are the site's own, as ingest has them. */
   readonly ownIssuers?: ReadonlySet<string>
 }): Conflicts {
-  const { db, blobs, dueAt } = options
+  const { db, blobs, dueAt = () => undefined } = options
   const ownIssuers = options.ownIssuers ?? new Set<string>()
 
   async function load(id: number): Promise<HeldConflict> {
@@ -188,7 +188,7 @@ async function readReplacement(
 ): Promise<Header> {
   const blob = await open(conflict)
   try {
-    return await readInstanceHeader(blob)
+    return await readInstanceHeader(blob, { missingUids: 'derive' })
   } finally {
     await blob.close()
   }

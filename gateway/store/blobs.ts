@@ -4,7 +4,7 @@
  * rename made durable, before a row may name it. Orphans are harmless and swept.
  */
 import { createHash } from 'node:crypto'
-import { createReadStream, rmSync, statSync } from 'node:fs'
+import { rmSync, statSync } from 'node:fs'
 import { type FileHandle, mkdir, open, readdir, rename, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { GatewayError } from '../errors.ts'
@@ -233,7 +233,7 @@ class BlobStore implements Blobs {
     try {
       const handle = await open(path, 'r')
       const { size } = await handle.stat()
-      return openBlob(handle, path, size)
+      return openBlob(handle, size)
     } catch (error) {
       if (errnoOf(error) !== 'ENOENT') throw storageError(error, 'opening a blob')
       throw new GatewayError('STORAGE_CORRUPT', `blob ${hexOf(sha256)} is missing`, { cause: error })
@@ -330,35 +330,47 @@ class BlobStore implements Blobs {
   }
 }
 
-function openBlob(handle: FileHandle, path: string, sizeBytes: number): OpenBlob {
+function openBlob(handle: FileHandle, sizeBytes: number): OpenBlob {
   return {
     sizeBytes,
-    read: async (offset, length) => {
-      const wanted = Math.max(0, Math.min(length, sizeBytes - offset))
-      const buffer = Buffer.allocUnsafe(wanted)
-      let filled = 0
-      while (filled < wanted) {
-        const { bytesRead } = await handle.read(buffer, filled, wanted - filled, offset + filled)
-        if (bytesRead === 0) break
-        filled += bytesRead
-      }
-      return buffer.subarray(0, filled)
-    },
-    stream: ({ start = 0, end = sizeBytes } = {}) =>
-      end <= start
-        ? nothing()
-        : createReadStream(path, {
-            fd: handle,
-            autoClose: false,
-            start,
-            end: end - 1,
-            highWaterMark: streamChunkBytes,
-          }),
+    read: (offset, length) => readFully(handle, offset, Math.max(0, Math.min(length, sizeBytes - offset))),
+    stream: ({ start = 0, end = sizeBytes } = {}) => streamRange(handle, start, Math.min(end, sizeBytes)),
     close: () => handle.close(),
   }
 }
 
-async function* nothing(): AsyncIterable<Uint8Array> {}
+async function readFully(handle: FileHandle, offset: number, length: number): Promise<Uint8Array> {
+  const buffer = Buffer.allocUnsafe(length)
+  let filled = 0
+  try {
+    while (filled < length) {
+      const { bytesRead } = await handle.read(buffer, filled, length - filled, offset + filled)
+      if (bytesRead === 0) break
+      filled += bytesRead
+    }
+  } catch (error) {
+    throw storageError(error, 'reading a blob')
+  }
+  return buffer.subarray(0, filled)
+}
+
+/** Reads one chunk ahead of the consumer. */
+async function* streamRange(handle: FileHandle, start: number, end: number): AsyncIterable<Uint8Array> {
+  const readAt = (at: number): Promise<Uint8Array> | undefined => {
+    if (at >= end) return undefined
+    const reading = readFully(handle, at, Math.min(streamChunkBytes, end - at))
+    reading.catch(() => undefined) // a consumer that stops early never awaits it
+    return reading
+  }
+  let next = readAt(start)
+  for (let at = start; next; ) {
+    const chunk = await next
+    if (chunk.length === 0) throw new GatewayError('STORAGE_CORRUPT', 'a blob became shorter while it was read')
+    at += chunk.length
+    next = readAt(at)
+    yield chunk
+  }
+}
 
 async function hashFile(path: string, handle: FileHandle, datasetOffset: number | undefined): Promise<StagedFile> {
   const fileHash = createHash('sha256')

@@ -209,7 +209,8 @@ function toRow(item: NewInstance): Record<string, unknown> {
     study_time: header.studyTime,
     accession: header.accessionNumber,
     description: header.studyDescription,
-    study: header.attributes.study,
+    // With the patient as this study names it: studies that share a Patient ID by mistake must not swap names.
+    study: { ...header.attributes.patient, ...header.attributes.study },
     series_uid: header.seriesInstanceUid,
     series_orthanc: ids.series,
     modality: header.modality,

@@ -22,7 +22,8 @@ interface Node {
 }
 
 export type PatientNode = Node
-export type StudyNode = Node & { readonly patient: string; readonly patientAttributes: StoredAttributes }
+/** Its attributes include the patient's as this study names them. */
+export type StudyNode = Node & { readonly patient: string }
 export type SeriesNode = Node & {
   readonly study: string
   /** InstanceNumber, else ImageIndex, of each child as text; undefined where it has neither. */
@@ -107,7 +108,7 @@ export async function loadPatients(db: Db, orthancIds: readonly string[]): Promi
 export async function loadStudies(db: Db, orthancIds: readonly string[]): Promise<StudyNode[]> {
   const { rows } = await sql<StudyNode>`
     select s.orthanc_id as "orthancId", s.attributes, s.updated_at as "updatedAt", s.due_at is null as stable,
-           p.orthanc_id as patient, p.attributes as "patientAttributes", coalesce(child.ids, '{}') as children
+           p.orthanc_id as patient, coalesce(child.ids, '{}') as children
       from unnest(${orthancIds}::text[]) with ordinality as wanted (id, place)
       join studies s on s.orthanc_id = wanted.id
       join patients p on p.id = s.patient
@@ -181,4 +182,16 @@ export async function loadCounts(db: Db): Promise<StoreCounts> {
       from studies
   `.execute(db.kysely)
   return rows[0] ?? { patients: 0, studies: 0, series: 0, instances: 0, sizeBytes: 0 }
+}
+
+/** A study by Orthanc id or Study Instance UID, for commands that name one. Several patients may share a UID. */
+export async function findStudies(
+  db: Db,
+  name: string,
+): Promise<{ id: number; orthancId: string; studyInstanceUid: string }[]> {
+  const { rows } = await sql<{ id: number; orthancId: string; studyInstanceUid: string }>`
+    select id, orthanc_id as "orthancId", study_instance_uid as "studyInstanceUid"
+      from studies where orthanc_id = ${name} or study_instance_uid = ${name} order by id
+  `.execute(db.kysely)
+  return rows
 }

@@ -60,10 +60,11 @@ export function conflictRoutes(app: FastifyInstance, conflicts: Conflicts): void
     async request => await conflicts.load(request.params.id),
   )
 
-  app.get<{ Params: { id: number } }>(
-    '/conflicts/:id/file',
-    { schema: { tags, summary: 'The held bytes, as received', params, produces: ['application/dicom'] } },
-    async (request, reply) => {
+  app.route<{ Params: { id: number } }>({
+    method: ['GET', 'HEAD'],
+    url: '/conflicts/:id/file',
+    schema: { tags, summary: 'The held bytes, as received', params, produces: ['application/dicom'] },
+    handler: async (request, reply) => {
       const { conflict: found, blob } = await conflicts.open(request.principal, request.params.id)
       return await sendFile(request, reply, blob, {
         sha256: found.fileSha256,
@@ -71,7 +72,7 @@ export function conflictRoutes(app: FastifyInstance, conflicts: Conflicts): void
         filename: `${found.sopInstanceUid}.conflict-${found.id}.dcm`,
       })
     },
-  )
+  })
 
   app.post<{ Params: { id: number }; Body: { decision: Decision } }>(
     '/conflicts/:id/decision',

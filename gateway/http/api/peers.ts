@@ -1,6 +1,9 @@
 /** Peers: the sites this gateway exchanges with, and how a new one becomes one. */
 import type { FastifyInstance } from 'fastify'
-import type { Principal } from '../../principal.ts'
+import type { Pairing } from '../../../peers/pairing.ts'
+import { stepContexts } from '../../../peers/pairing-messages.ts'
+import type { Peer } from '../../../peers/peer.ts'
+import type { Peers } from '../../../peers/registry.ts'
 import {
   answers,
   array,
@@ -15,59 +18,31 @@ import {
   uuidParams,
 } from './schema.ts'
 
-/** A peer as people see it. */
-export interface PeerInfo {
-  readonly id: string
-  readonly siteId: string
-  readonly name: string
-  readonly state: 'pending' | 'active' | 'revoked'
-  /** Origin at which we reach it; null when it only dials out. */
-  readonly url: string | null
-  /** Hex SHA-256 of its certificate authority. */
-  readonly caFingerprint: string
-  /** Short authentication string of its pairing, shown until it is confirmed. */
-  readonly sas: string | null
-  readonly createdAt: Date
-  readonly confirmedAt: Date | null
-  readonly revokedAt: Date | null
+/** What the routes need of peers and pairing. */
+export interface PeerServices {
+  readonly peers: Pick<Peers, 'find' | 'load' | 'confirm' | 'revoke' | 'rename' | 'changeUrl'>
+  readonly pairing: Pairing
 }
 
-/** What one side hands to the other, out of band or as a file. */
-export type Handover = Readonly<Record<string, unknown>>
+/** A file that one administrator hands to the other: JSON, opaque to this API. */
+type Handover = Readonly<Record<string, unknown>>
 
-/** A step of pairing: `handover` goes to the other site where it could not be reached online. */
-export interface PairingStep {
-  readonly peer: PeerInfo | undefined
-  readonly handover: Handover | undefined
-}
+const fileOf = (handover: Handover): Uint8Array => Buffer.from(JSON.stringify(handover))
+const handoverOf = (file: Uint8Array): unknown => JSON.parse(Buffer.from(file).toString('utf8'))
 
-export interface PeerService {
-  list(): Promise<readonly PeerInfo[]>
-  /** @throws GatewayError NOT_FOUND */
-  load(id: string): Promise<PeerInfo>
-  /** Makes an invitation that another site redeems once. */
-  invite(
-    principal: Principal,
-    options: { readonly validMs: number; readonly name?: string },
-  ): Promise<{ readonly id: string; readonly expiresAt: Date; readonly invitation: Handover }>
-  /** Redeems an invitation: online where the inviter can be reached, else with a handover. */
-  accept(
-    principal: Principal,
-    invitation: Handover,
-    options: { readonly name?: string; readonly offline: boolean },
-  ): Promise<PairingStep>
-  /** Takes what the other site handed over in file-based pairing. */
-  take(principal: Principal, handover: Handover): Promise<PairingStep>
-  /** Makes a pending peer active. @throws GatewayError PAIRING_INVALID when the string is not the peer's */
-  confirm(principal: Principal, id: string, sas: string): Promise<PeerInfo>
-  /** Ends all trust in a peer, at once and for good. */
-  revoke(principal: Principal, id: string, reason: string | undefined): Promise<PeerInfo>
-  change(
-    principal: Principal,
-    id: string,
-    change: { readonly name?: string; readonly url?: string | null },
-  ): Promise<PeerInfo>
-}
+/** A peer as people see it: no keys, the fingerprint of its authority only. */
+const infoOf = (peer: Peer) => ({
+  id: peer.id,
+  siteId: peer.siteId,
+  name: peer.name,
+  state: peer.state,
+  url: peer.url ?? null,
+  caFingerprint: peer.caFingerprint.toString('hex'),
+  sas: peer.sas ?? null,
+  createdAt: peer.createdAt,
+  confirmedAt: peer.confirmedAt ?? null,
+  revokedAt: peer.revokedAt ?? null,
+})
 
 const tags = ['Peers']
 const peer = object({
@@ -83,14 +58,18 @@ const peer = object({
   revokedAt: nullableDate,
 })
 const name = { ...string, minLength: 1, maxLength: 64 } as const
-const step = object({
-  peer: { ...peer, nullable: true },
-  handover: { ...open, nullable: true, description: 'To be given to the other site, where it could not be reached' },
+const pairingStep = object({
+  peer,
+  handover: { ...open, type: ['object', 'null'], description: 'To be given to the other site, in file-based pairing' },
 })
-const nextStep = ({ peer, handover }: PairingStep) => ({ peer: peer ?? null, handover: handover ?? null })
 
 /** Registers the routes. */
-export function peerRoutes(app: FastifyInstance, peers: PeerService): void {
+export function peerRoutes(app: FastifyInstance, { peers, pairing }: PeerServices): void {
+  const step = async (peerId: string, handover?: Uint8Array) => ({
+    peer: infoOf(await peers.load(peerId)),
+    handover: handover === undefined ? null : handoverOf(handover),
+  })
+
   app.get(
     '/peers',
     {
@@ -100,13 +79,13 @@ export function peerRoutes(app: FastifyInstance, peers: PeerService): void {
         response: answers('Peers', object({ peers: array(peer) })),
       },
     },
-    async () => ({ peers: await peers.list() }),
+    async () => ({ peers: (await peers.find()).map(infoOf) }),
   )
 
   app.get<{ Params: { id: string } }>(
     '/peers/:id',
     { schema: { tags, summary: 'One peer', params: uuidParams, response: answers('The peer', peer) } },
-    async request => await peers.load(request.params.id),
+    async request => infoOf(await peers.load(request.params.id)),
   )
 
   app.patch<{ Params: { id: string }; Body: { name?: string; url?: string | null } }>(
@@ -120,22 +99,64 @@ export function peerRoutes(app: FastifyInstance, peers: PeerService): void {
         response: answers('The peer', peer),
       },
     },
-    async request => await peers.change(request.principal, request.params.id, request.body),
+    async request => {
+      const by = { principal: request.principal.id }
+      const { id } = request.params
+      const { name, url } = request.body
+      if (name !== undefined) await peers.rename(id, name, by)
+      if (url !== undefined) await peers.changeUrl(id, url ?? undefined, by)
+      return infoOf(await peers.load(id))
+    },
   )
 
-  app.post<{ Body: { validMinutes: number; name?: string } }>(
+  app.post<{ Body: { validMinutes: number; name?: string } | null }>(
     '/peers/invitations',
     {
       schema: {
         tags,
         summary: 'Invite another site; the invitation is a secret to be handed over out of band',
-        body: input({ validMinutes: { type: 'integer', minimum: 1, maximum: 43_200, default: 1440 }, name }),
+        body: {
+          ...input({ validMinutes: { type: 'integer', minimum: 1, maximum: 43_200, default: 1440 }, name }),
+          type: ['object', 'null'],
+        },
         response: answers('The invitation', object({ id: uuid, expiresAt: date, invitation: open })),
       },
     },
     async request => {
-      const { validMinutes, name } = request.body
-      return await peers.invite(request.principal, { validMs: validMinutes * 60_000, ...(name && { name }) })
+      const { validMinutes, name } = request.body ?? { validMinutes: 1440, name: undefined }
+      const by = { principal: request.principal.id, name }
+      const { id, expiresAt, file } = await pairing.invite({ ...by, lifetimeMs: validMinutes * 60_000 })
+      return { id, expiresAt, invitation: handoverOf(file) }
+    },
+  )
+
+  app.get(
+    '/peers/invitations',
+    {
+      schema: {
+        tags,
+        summary: 'Our invitations, newest first',
+        response: answers(
+          'Invitations',
+          object({
+            invitations: array(
+              object({ id: uuid, state: string, peer: nullableString, expiresAt: date, createdAt: date }),
+            ),
+          }),
+        ),
+      },
+    },
+    async () => ({
+      invitations: (await pairing.find()).map(({ peer, ...rest }) => ({ ...rest, peer: peer ?? null })),
+    }),
+  )
+
+  app.delete<{ Params: { id: string } }>(
+    '/peers/invitations/:id',
+    { schema: { tags, summary: 'Take back an invitation', params: uuidParams } },
+    async (request, reply) => {
+      await pairing.cancel(request.params.id, { principal: request.principal.id })
+      return reply.code(204).send()
     },
   )
 
@@ -153,12 +174,15 @@ export function peerRoutes(app: FastifyInstance, peers: PeerService): void {
           },
           ['invitation'],
         ),
-        response: answers('The pending peer, or what to hand over', step),
+        response: answers('The pending peer, or what to hand over', pairingStep),
       },
     },
     async request => {
       const { invitation, name, offline } = request.body
-      return nextStep(await peers.accept(request.principal, invitation, { offline, ...(name && { name }) }))
+      const by = { principal: request.principal.id, name }
+      if (!offline) return await step((await pairing.accept(fileOf(invitation), by)).peerId)
+      const { peerId, answer } = await pairing.answerByFile(fileOf(invitation), by)
+      return await step(peerId, answer)
     },
   )
 
@@ -169,10 +193,18 @@ export function peerRoutes(app: FastifyInstance, peers: PeerService): void {
         tags,
         summary: 'Take what the other site handed over in file-based pairing',
         body: input({ handover: open }, ['handover']),
-        response: answers('The pending peer, or what to hand over next', step),
+        response: answers('The pending peer, or what to hand over next', pairingStep),
       },
     },
-    async request => nextStep(await peers.take(request.principal, request.body.handover)),
+    async request => {
+      const { handover } = request.body
+      if (handover['payloadType'] !== stepContexts.answer) {
+        return await step((await pairing.readAcknowledgement(fileOf(handover))).peerId)
+      }
+      const by = { principal: request.principal.id }
+      const { peerId, acknowledgement } = await pairing.acceptAnswer(fileOf(handover), by)
+      return await step(peerId, acknowledgement)
+    },
   )
 
   app.post<{ Params: { id: string }; Body: { sas: string } }>(
@@ -186,7 +218,8 @@ export function peerRoutes(app: FastifyInstance, peers: PeerService): void {
         response: answers('The active peer', peer),
       },
     },
-    async request => await peers.confirm(request.principal, request.params.id, request.body.sas),
+    async request =>
+      infoOf(await peers.confirm(request.params.id, { principal: request.principal.id, sas: request.body.sas })),
   )
 
   app.post<{ Params: { id: string }; Body: { reason?: string } | null }>(
@@ -196,10 +229,14 @@ export function peerRoutes(app: FastifyInstance, peers: PeerService): void {
         tags,
         summary: 'Revoke a peer, at once and for good',
         params: uuidParams,
-        body: { type: ['object', 'null'], properties: { reason: { ...string, maxLength: 200 } } },
+        body: { ...input({ reason: { ...string, maxLength: 200 } }), type: ['object', 'null'] },
         response: answers('The revoked peer', peer),
       },
     },
-    async request => await peers.revoke(request.principal, request.params.id, request.body?.reason),
+    async request => {
+      const reason = request.body?.reason
+      const by = { principal: request.principal.id, ...(reason !== undefined && { reason }) }
+      return infoOf(await peers.revoke(request.params.id, by))
+    },
   )
 }

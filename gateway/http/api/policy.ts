@@ -1,7 +1,6 @@
 /** The policy: which version is active, what was published, why a study goes where. */
 import type { FastifyInstance } from 'fastify'
 import {
-  emptyPolicy,
   listPolicies,
   loadActivePolicy,
   loadPolicy,
@@ -11,6 +10,7 @@ import {
 import type { Db } from '../../db/db.ts'
 import { GatewayError } from '../../errors.ts'
 import type { Routing } from '../../services/routing.ts'
+import { loadStudyNamed } from '../../services/study-name.ts'
 import {
   answers,
   array,
@@ -31,8 +31,6 @@ const version = object({ ...info, document: open })
 
 const infoOf = ({ document, ...rest }: PolicyVersion) => ({ ...rest, title: document.title })
 const versionOf = (policy: PolicyVersion) => ({ ...infoOf(policy), document: policy.document })
-/** Before the first version is published: nothing leaves. */
-const none: PolicyVersion = { version: 0, document: emptyPolicy, sha256: '', author: '', createdAt: new Date(0) }
 
 /** Registers the routes. */
 export function policyRoutes(app: FastifyInstance, db: Db, routing: Pick<Routing, 'explain'>): void {
@@ -41,11 +39,15 @@ export function policyRoutes(app: FastifyInstance, db: Db, routing: Pick<Routing
     {
       schema: {
         tags,
-        summary: 'The active policy; version 0 (nothing leaves) before the first is published',
+        summary: 'The active policy',
         response: answers('The active version', version),
       },
     },
-    async () => versionOf((await loadActivePolicy(db.kysely)) ?? none),
+    async () => {
+      const active = await loadActivePolicy(db.kysely)
+      if (!active) throw new GatewayError('NOT_FOUND', 'no policy was published yet: nothing leaves')
+      return versionOf(active)
+    },
   )
 
   app.put<{ Body: Record<string, unknown> }>(
@@ -113,7 +115,8 @@ export function policyRoutes(app: FastifyInstance, db: Db, routing: Pick<Routing
       },
     },
     async request => {
-      const { policyVersion, ...decided } = await routing.explain(request.query.study)
+      const { id } = await loadStudyNamed(db, request.query.study)
+      const { policyVersion, ...decided } = await routing.explain(id)
       return { ...decided, policyVersion: policyVersion ?? null }
     },
   )

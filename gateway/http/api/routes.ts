@@ -1,27 +1,27 @@
 /** Our own API under `/api/v1`, described by the OpenAPI document that its schemas make. */
 import swagger from '@fastify/swagger'
 import type { FastifyInstance } from 'fastify'
-import type { Db } from '../../db/db.ts'
 import type { Conflicts } from '../../services/conflicts.ts'
+import type { Modalities } from '../../services/modalities.ts'
 import type { Routing } from '../../services/routing.ts'
 import type { GatewayStatus } from '../../services/status.ts'
 import { type AuditService, auditRoutes } from './audit.ts'
 import { conflictRoutes } from './conflicts.ts'
 import { type Health, healthRoutes } from './health.ts'
-import { type PeerService, peerRoutes } from './peers.ts'
+import { modalityRoutes } from './modalities.ts'
+import { type PeerServices, peerRoutes } from './peers.ts'
 import { policyRoutes } from './policy.ts'
 import { statusRoute } from './status.ts'
+import { type StoreServices, storeRoutes } from './store.ts'
 import { tokenRoutes } from './tokens.ts'
-import { type TransferActions, transferRoutes } from './transfers.ts'
+import { type TransferServices, transferRoutes } from './transfers.ts'
 
-export interface ApiServices {
-  readonly db: Db
+export interface ApiServices extends PeerServices, TransferServices, StoreServices {
   readonly health: Health
   readonly status: () => Promise<GatewayStatus>
-  readonly peers: PeerService
-  readonly transfers: TransferActions
+  readonly routing: Routing
   readonly conflicts: Conflicts
-  readonly routing: Pick<Routing, 'explain'>
+  readonly modalities: Modalities
   readonly audit: AuditService
 }
 
@@ -47,6 +47,7 @@ export async function installOpenApi(app: FastifyInstance, version: string): Pro
         { name: 'Conflicts' },
         { name: 'Policy' },
         { name: 'Audit' },
+        { name: 'Store' },
         { name: 'Tokens' },
         { name: 'Orthanc', description: 'Compatible with Orthanc 1.10' },
       ],
@@ -64,11 +65,13 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
     async scope => {
       healthRoutes(scope, services.health)
       statusRoute(scope, services.status)
-      peerRoutes(scope, services.peers)
-      transferRoutes(scope, services.db, services.transfers)
+      peerRoutes(scope, services)
+      transferRoutes(scope, services)
+      modalityRoutes(scope, services.modalities)
       conflictRoutes(scope, services.conflicts)
       policyRoutes(scope, services.db, services.routing)
-      auditRoutes(scope, services.db, services.audit)
+      auditRoutes(scope, services)
+      storeRoutes(scope, services)
       tokenRoutes(scope, services.db)
       scope.get('/openapi.json', { schema: { hide: true } }, async () => scope.swagger())
     },

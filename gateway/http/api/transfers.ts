@@ -1,8 +1,12 @@
 /** Transfers in both directions: what moves, what happened, and what a person can do about it. */
 import type { FastifyInstance } from 'fastify'
 import type { Db } from '../../db/db.ts'
-import type { Principal } from '../../principal.ts'
+import type { Queue } from '../../jobs/queue.ts'
+import type { InboundDecisions } from '../../services/inbound-decisions.ts'
+import type { Routing } from '../../services/routing.ts'
+import { loadStudyNamed } from '../../services/study-name.ts'
 import { type Direction, listTransfers, loadReceipt, loadTransfer } from '../../services/transfer-list.ts'
+import { cancelTransfer, retryTransfer } from '../../services/transfers.ts'
 import {
   answers,
   anything,
@@ -20,17 +24,12 @@ import {
   uuidParams,
 } from './schema.ts'
 
-export interface TransferActions {
-  /** Plans a transfer; its id. @throws GatewayError POLICY_DENIED, NOT_FOUND, STATE_CONFLICT */
-  send(principal: Principal, request: { study: string; destination: string; purpose?: string }): Promise<string>
-  /** Stops an outbound transfer that has no receipt yet. */
-  cancel(principal: Principal, id: string): Promise<void>
-  /** Tries a held, refused, cancelled or expired outbound transfer again, or one that waits now. */
-  retry(principal: Principal, id: string): Promise<void>
-  /** Lets a held inbound transfer in. */
-  release(principal: Principal, id: string): Promise<void>
-  /** Refuses a held inbound transfer for good. */
-  reject(principal: Principal, id: string): Promise<void>
+/** What the routes need of the transfer services. */
+export interface TransferServices {
+  readonly db: Db
+  readonly queue: Queue
+  readonly routing: Pick<Routing, 'send'>
+  readonly inbound: Pick<InboundDecisions, 'release' | 'reject'>
 }
 
 const tags = ['Transfers']
@@ -91,7 +90,8 @@ interface ListQuery {
 }
 
 /** Registers the routes. */
-export function transferRoutes(app: FastifyInstance, db: Db, actions: TransferActions): void {
+export function transferRoutes(app: FastifyInstance, services: TransferServices): void {
+  const { db, routing, inbound } = services
   app.get<{ Querystring: ListQuery }>(
     '/transfers',
     {
@@ -121,7 +121,7 @@ export function transferRoutes(app: FastifyInstance, db: Db, actions: TransferAc
     },
   )
 
-  app.post<{ Body: { study: string; destination: string; purpose?: string } }>(
+  app.post<{ Body: { study: string; destination: string; purpose: string; priority: string } }>(
     '/transfers',
     {
       schema: {
@@ -130,15 +130,25 @@ export function transferRoutes(app: FastifyInstance, db: Db, actions: TransferAc
         body: input(
           {
             study: { ...string, maxLength: 64, description: 'Study Instance UID or Orthanc id' },
-            destination: { ...string, minLength: 1, maxLength: 64, description: 'A destination of the active policy' },
-            purpose: { ...string, pattern: '^[a-z][a-z0-9-]{0,63}$', description: 'Default: treatment' },
+            destination: {
+              ...string,
+              minLength: 1,
+              maxLength: 128,
+              description: 'A destination of the active policy, or a peer',
+            },
+            purpose: { ...string, pattern: '^[a-z][a-z0-9-]{0,63}$', default: 'treatment' },
+            priority: { enum: ['urgent', 'normal', 'bulk'], default: 'normal' },
           },
           ['study', 'destination'],
         ),
         response: answers('The planned transfer', detail),
       },
     },
-    async request => await loadTransfer(db, await actions.send(request.principal, request.body)),
+    async request => {
+      const { study, ...rest } = request.body
+      const { id } = await loadStudyNamed(db, study)
+      return await loadTransfer(db, await routing.send({ ...rest, study: id, principal: request.principal.id }))
+    },
   )
 
   app.get<{ Params: { id: string } }>(
@@ -170,18 +180,18 @@ export function transferRoutes(app: FastifyInstance, db: Db, actions: TransferAc
   const action = (
     name: 'cancel' | 'retry' | 'release' | 'reject',
     summary: string,
-    run: (principal: Principal, id: string) => Promise<void>,
+    run: (id: string, principal: string) => Promise<void>,
   ) =>
     app.post<{ Params: { id: string } }>(
       `/transfers/:id/${name}`,
       { schema: { tags, summary, params: uuidParams, response: answers('The transfer after it', detail) } },
       async request => {
-        await run(request.principal, request.params.id)
+        await run(request.params.id, request.principal.id)
         return await loadTransfer(db, request.params.id)
       },
     )
-  action('cancel', 'Stop an outbound transfer', (principal, id) => actions.cancel(principal, id))
-  action('retry', 'Try an outbound transfer again, now', (principal, id) => actions.retry(principal, id))
-  action('release', 'Let a held inbound transfer in', (principal, id) => actions.release(principal, id))
-  action('reject', 'Refuse a held inbound transfer for good', (principal, id) => actions.reject(principal, id))
+  action('cancel', 'Stop an outbound transfer', (id, principal) => cancelTransfer(services, id, principal))
+  action('retry', 'Try an outbound transfer again, now', (id, principal) => retryTransfer(services, id, principal))
+  action('release', 'Let a held inbound transfer in', (id, principal) => inbound.release(id, principal))
+  action('reject', 'Refuse a held inbound transfer for good', (id, principal) => inbound.reject(id, principal))
 }

@@ -22,7 +22,7 @@ export function studyJson(node: StudyNode) {
     LastUpdate: orthancTime(node.updatedAt),
     MainDicomTags: mainDicomTags('study', node.attributes),
     ParentPatient: node.patient,
-    PatientMainDicomTags: mainDicomTags('patient', node.patientAttributes),
+    PatientMainDicomTags: mainDicomTags('patient', node.attributes),
     Series: node.children,
     Type: 'Study',
   }

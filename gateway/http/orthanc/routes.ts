@@ -125,10 +125,12 @@ export function orthancRoutes(app: FastifyInstance, services: OrthancServices): 
     )
   }
 
-  app.get<{ Params: { id: string } }>(
-    '/instances/:id/file',
-    { schema: { tags: ['Orthanc'], params: idParams } },
-    async (request, reply) => {
+  app.route<{ Params: { id: string } }>({
+    // HEAD by ourselves: the framework's own would read the whole file for its length.
+    method: ['GET', 'HEAD'],
+    url: '/instances/:id/file',
+    schema: { tags: ['Orthanc'], params: idParams },
+    handler: async (request, reply) => {
       const { blob, fileSha256, sopInstanceUid } = await retrieve.openInstance(request.principal, request.params.id)
       return await sendFile(request, reply, blob, {
         sha256: fileSha256.toString('hex'),
@@ -136,7 +138,7 @@ export function orthancRoutes(app: FastifyInstance, services: OrthancServices): 
         filename: `${sopInstanceUid}.dcm`,
       })
     },
-  )
+  })
 
   uploadRoute(app, services.upload)
 }

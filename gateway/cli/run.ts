@@ -1,0 +1,108 @@
+/** The command line: finds the command, reads its arguments, says what went wrong and what to do next. */
+import { isGatewayError } from '../errors.ts'
+import { ProblemError, UnreachableError } from './client.ts'
+import { type Command, exitCodes, helpOf, type Io, readArgs, UsageError } from './command.ts'
+
+/** Commands by name; loaded when asked for, so that `hanse status` does not read the whole gateway. */
+const commands: Readonly<Record<string, { readonly summary: string; load(): Promise<Command> }>> = {
+  start: { summary: 'run the gateway', load: async () => (await import('./start.ts')).start },
+  demo: {
+    summary: 'two hospitals on this machine exchange a study',
+    load: async () => (await import('./demo.ts')).demo,
+  },
+  status: { summary: 'show how the gateway is', load: async () => (await import('./status.ts')).status },
+  send: { summary: 'send a study to a destination', load: async () => (await import('./send.ts')).send },
+  'peer invite': { summary: 'invite another site', load: async () => (await import('./peer.ts')).peerInvite },
+  'peer accept': { summary: 'accept an invitation', load: async () => (await import('./peer.ts')).peerAccept },
+  'peer confirm': { summary: 'confirm a peer', load: async () => (await import('./peer.ts')).peerConfirm },
+  'peer list': { summary: 'list peers', load: async () => (await import('./peer.ts')).peerList },
+  'peer revoke': { summary: 'revoke a peer', load: async () => (await import('./peer.ts')).peerRevoke },
+  'policy show': { summary: 'print the policy', load: async () => (await import('./policy.ts')).policyShow },
+  'policy publish': { summary: 'publish a policy', load: async () => (await import('./policy.ts')).policyPublish },
+  'policy explain': {
+    summary: 'why a study goes where',
+    load: async () => (await import('./policy.ts')).policyExplain,
+  },
+  'audit verify': { summary: 'verify the audit log', load: async () => (await import('./audit.ts')).auditVerify },
+  'token create': { summary: 'create an API token', load: async () => (await import('./token.ts')).tokenCreate },
+  'token list': { summary: 'list API tokens', load: async () => (await import('./token.ts')).tokenList },
+  'token revoke': { summary: 'revoke an API token', load: async () => (await import('./token.ts')).tokenRevoke },
+  fsck: { summary: 'compare database and stored files', load: async () => (await import('./fsck.ts')).fsck },
+  'config check': { summary: 'check the configuration', load: async () => (await import('./config.ts')).configCheck },
+}
+
+/**
+ * Runs one command.
+ *
+ * @param argv  words after the program's name
+ * @returns the exit code (`exitCodes`)
+ */
+export async function runCli(argv: readonly string[], io: Io): Promise<number> {
+  const [first = '', second = ''] = argv
+  const name = Object.hasOwn(commands, `${first} ${second}`) ? `${first} ${second}` : first
+  const found = Object.hasOwn(commands, name) ? commands[name] : undefined
+  if (!found) return overview(first, io, argv.includes('--help') || argv.includes('-h'))
+  try {
+    const command = await found.load()
+    const args = readArgs(command, argv.slice(name.split(' ').length))
+    if (args.help) {
+      io.print(helpOf(command))
+      return exitCodes.ok
+    }
+    return await command.run(args, io)
+  } catch (error) {
+    return explain(error, name, io)
+  }
+}
+
+function overview(first: string, io: Io, isAsked: boolean): number {
+  const family = Object.keys(commands).filter(name => name.startsWith(`${first} `))
+  const isKnown = first === '' || first === 'help' || first === '--help' || first === '-h' || family.length > 0
+  const shown = family.length > 0 ? family : Object.keys(commands)
+  const width = Math.max(...shown.map(name => name.length))
+  const text = [
+    'Usage: hanse COMMAND [options]',
+    '',
+    ...shown.map(name => `  ${name.padEnd(width)}  ${commands[name]?.summary ?? ''}`),
+    '',
+    'hanse COMMAND --help explains a command.',
+    'Exit codes: 0 done; 1 failed, or a check found something; 2 wrong arguments or configuration;',
+    '3 the gateway was not reached; 130 interrupted.',
+  ].join('\n')
+  if (isKnown && (isAsked || family.length === 0)) {
+    io.print(text)
+    return exitCodes.ok
+  }
+  if (family.length === 0) io.note(`hanse: there is no command "${first}"`)
+  io.note(text)
+  return exitCodes.usage
+}
+
+/** Says what went wrong and what to do next; no stack for what a person can mend. */
+function explain(error: unknown, name: string, io: Io): number {
+  if (io.signal.aborted) return exitCodes.interrupted
+  if (error instanceof UsageError) {
+    io.note(`hanse ${name}: ${error.message}`)
+    io.note(`hanse ${name} --help explains it`)
+    return exitCodes.usage
+  }
+  if (error instanceof UnreachableError) {
+    io.note(`hanse ${name}: ${error.message}`)
+    return exitCodes.unreachable
+  }
+  if (error instanceof ProblemError) {
+    io.note(`hanse ${name}: ${error.message}`)
+    return exitCodes.failed
+  }
+  if (isGatewayError(error, 'CONFIG_INVALID')) {
+    io.note(`hanse ${name}: the configuration is not usable`)
+    for (const line of error.message.split('; ')) io.note(`  ${line}`)
+    return exitCodes.usage
+  }
+  if (isGatewayError(error)) {
+    io.note(`hanse ${name}: ${error.message} (${error.code})`)
+    return exitCodes.failed
+  }
+  io.note(`hanse ${name}: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`)
+  return exitCodes.failed
+}

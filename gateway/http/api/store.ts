@@ -1,0 +1,45 @@
+/** The store's own check: rows against blobs. */
+import type { FastifyInstance } from 'fastify'
+import type { Db } from '../../db/db.ts'
+import type { Log } from '../../log.ts'
+import type { Blobs } from '../../store/blobs.ts'
+import { fsck } from '../../store/fsck.ts'
+import { sendSlowly } from '../slow-answer.ts'
+import { input } from './schema.ts'
+
+/** What the route needs. */
+export interface StoreServices {
+  readonly db: Db
+  readonly blobs: Blobs
+  readonly log: Log
+}
+
+/** Registers the route. */
+export function storeRoutes(app: FastifyInstance, { db, blobs, log }: StoreServices): void {
+  app.post<{ Body: { repair: boolean; compare: 'bytes' | 'names' } | null }>(
+    '/store/check',
+    {
+      schema: {
+        tags: ['Store'],
+        summary: 'Compare every row with its blob; may take hours, and the answer begins with spaces meanwhile',
+        body: {
+          ...input({
+            repair: {
+              type: 'boolean',
+              default: false,
+              description: 'Remove old orphans and set counters right; bytes that rows name are never touched',
+            },
+            compare: { enum: ['bytes', 'names'], default: 'bytes' },
+          }),
+          type: ['object', 'null'],
+        },
+      },
+    },
+    async (request, reply) => {
+      const { repair, compare } = request.body ?? { repair: false, compare: 'bytes' as const }
+      return await sendSlowly(request, reply, log, signal =>
+        fsck({ db, blobs, repair: repair ? 'safe' : 'nothing', compare, signal }),
+      )
+    },
+  )
+}

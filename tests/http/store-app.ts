@@ -1,0 +1,66 @@
+/** The HTTP server over a real store: database, blobs, ingest, Orthanc routes, conflicts. */
+import type { TestContext } from 'node:test'
+import type { FastifyInstance } from 'fastify'
+import type { Db } from '../../gateway/db/db.ts'
+import { conflictRoutes } from '../../gateway/http/api/conflicts.ts'
+import { openMetrics } from '../../gateway/http/metrics.ts'
+import { orthancRoutes } from '../../gateway/http/orthanc/routes.ts'
+import { buildHttpServer } from '../../gateway/http/server.ts'
+import { openLog } from '../../gateway/log.ts'
+import { openConflicts } from '../../gateway/services/conflicts.ts'
+import { openIngest } from '../../gateway/services/ingest.ts'
+import { openRetrieve } from '../../gateway/services/retrieve.ts'
+import type { Blobs } from '../../gateway/store/blobs.ts'
+import { tokenDigest } from '../../gateway/store/tokens.ts'
+import { testBlobs } from '../support/blobs.ts'
+import { testDatabase } from '../support/database.ts'
+
+export interface StoreApp {
+  readonly app: FastifyInstance
+  readonly db: Db
+  readonly blobs: Blobs
+  /** `POST /instances`; the parsed answer. */
+  upload(bytes: Uint8Array): Promise<{ status: number; body: Record<string, unknown> }>
+  /** GET as JSON. */
+  get(url: string): Promise<{ status: number; body: unknown }>
+}
+
+export async function storeApp(t: TestContext, options: { limitBytes?: number } = {}): Promise<StoreApp> {
+  const db = await testDatabase(t)
+  const blobs = await testBlobs(t)
+  const dueAt = (): undefined => undefined
+  const ingest = openIngest({ db, blobs, dueAt })
+  const app = await buildHttpServer({
+    log: openLog({ level: 'silent' }),
+    metrics: openMetrics(),
+    auth: { adminTokenSha256: tokenDigest('none'), findToken: async () => undefined, publicUrl: undefined },
+    routes: app => {
+      orthancRoutes(app, {
+        db,
+        retrieve: openRetrieve({ db, blobs }),
+        upload: { db, ingest, limitBytes: options.limitBytes ?? 1024 ** 3, concurrency: 4 },
+        system: () => ({ name: 'Test', aeTitle: 'HANSE', dicomPort: 4242, httpPort: 8042, version: '0' }),
+      })
+      conflictRoutes(app, openConflicts({ db, blobs, dueAt }))
+    },
+  })
+  t.after(async () => {
+    await app.close()
+    await ingest.close()
+  })
+  const headers = { host: 'localhost' }
+  return {
+    app,
+    db,
+    blobs,
+    async upload(bytes) {
+      const payload = Buffer.from(bytes)
+      const answer = await app.inject({ method: 'POST', url: '/instances', headers, payload })
+      return { status: answer.statusCode, body: answer.json() }
+    },
+    async get(url) {
+      const answer = await app.inject({ url, headers })
+      return { status: answer.statusCode, body: answer.json() }
+    },
+  }
+}
