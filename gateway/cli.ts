@@ -4,10 +4,14 @@ import type { Io } from './cli/command.ts'
 import { runCli } from './cli/run.ts'
 
 const stop = new AbortController()
+let stopAskedAt = 0
+/** npm passes on the Ctrl-C that the terminal has sent us already: two in a row are one wish. */
+const sameWishMs = 1000
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   process.on(signal, () => {
     // The first asks to stop in order, the second does not wait.
-    if (stop.signal.aborted) process.exit(130)
+    if (!stop.signal.aborted) stopAskedAt = Date.now()
+    else if (Date.now() - stopAskedAt > sameWishMs) process.exit(130)
     stop.abort()
   })
 }

@@ -304,6 +304,7 @@ export interface AuditTreeTable {
   singleton: Generated<boolean>
   size: number
   frontier: Buffer[]
+  settled: Generated<number>
 }
 
 export interface AuditCheckpointsTable {

@@ -47,6 +47,8 @@ export interface InstanceHeader {
   readonly manufacturer?: string
   readonly instanceNumber?: string
   readonly numberOfFrames?: string
+  /** (0008,0005) as found, values joined by a backslash; `attributes` are UTF-8 and say so. */
+  readonly specificCharacterSet?: string
   /** DICOM JSON by level, without bulk data and private elements; see `maxAttributesBytes`. */
   readonly attributes: {
     readonly patient: DicomJson
@@ -179,6 +181,7 @@ function headerOf(
     ...present('manufacturer', stringOf(dataset, 0x00080070)),
     ...present('instanceNumber', stringOf(dataset, 0x00200013)),
     ...present('numberOfFrames', stringOf(dataset, 0x00280008)),
+    ...present('specificCharacterSet', dataset.charset.terms.join('\\')),
     attributes: attributesOf(dataset),
   }
 }

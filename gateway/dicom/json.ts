@@ -39,7 +39,7 @@ export interface ToJsonOptions {
 
 /**
  * A data set as DICOM JSON. Group lengths are left out (PS3.18 §F.2.2), and so are values that were
- * left in the source and have no bulk data URI.
+ * left in the source and have no bulk data URI. Text is UTF-8 in JSON, and Specific Character Set says so.
  */
 export function toJson(dataset: Dataset, options: ToJsonOptions = {}): DicomJson {
   const json: Record<string, JsonElement> = {}
@@ -58,6 +58,7 @@ export function elementToJson(
   options: ToJsonOptions = {},
 ): JsonElement | undefined {
   const { vr, items, value } = element
+  if (element.tag === 0x00080005 && element.length > 0) return { vr, Value: ['ISO_IR 192'] }
   if (items !== undefined) return items.length === 0 ? { vr } : { vr, Value: items.map(item => toJson(item, options)) }
   if (isBulkVr(vr) || value === undefined) {
     const uri = element.length === 0 ? undefined : options.bulkDataUri?.(element)

@@ -5,7 +5,7 @@
  * - At least once: a handler may meet work that an earlier run has finished, and must not mind.
  * - Two jobs of a lane with the same `singletonKey` never run at the same time. A second one may wait
  *   behind the first: swallowing it would lose a wake-up whose facts the running job has not seen.
- * - Orphans of a killed process are taken up as soon as a session finds itself alone (`session.ts`),
+ * - Orphans of a killed process are taken up as soon as a session finds itself alone (`db/session.ts`),
  *   at start-up and after the database was lost; beside other living processes, when the heartbeat of
  *   the job has been missing for `heartbeatSeconds`.
  *
@@ -17,10 +17,10 @@ import { randomUUID } from 'node:crypto'
 import { sql } from 'kysely'
 import { fromKysely, PgBoss } from 'pg-boss'
 import type { Db, Tx } from '../db/db.ts'
+import { type Connection, openSession } from '../db/session.ts'
 import { GatewayError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import { type Jobs, type Lane, laneNames } from './lanes.ts'
-import { type Connection, openSession } from './session.ts'
 import { type ClaimedJob, createWorker, type Handler, type Worker } from './worker.ts'
 
 export interface EnqueueOptions {

@@ -54,7 +54,7 @@ export async function passAirlock(
     if (sizeBytes !== expected.sizeBytes || fileSha256.toString('hex') !== expected.sha256) {
       return refused('OBJECT_DIGEST')
     }
-    const header = await readInstanceHeader(fileSource(file, sizeBytes))
+    const header = await readInstanceHeader(fileSource(file, sizeBytes), { missingUids: 'derive' })
     const isAsAnnounced =
       header.sopInstanceUid === expected.sopInstanceUid &&
       header.sopClassUid === expected.sopClassUid &&

@@ -231,7 +231,7 @@ function auditOf(items: readonly NewInstance[], results: readonly IngestResult[]
 
 /** Reads the header of a staged file; what the caller announced must be what the data set says. */
 async function readHeader(staged: StagedFile, expected: Expected | undefined): Promise<InstanceHeader> {
-  const header = await readInstanceHeader(staged)
+  const header = await readInstanceHeader(staged, { missingUids: 'derive' })
   if (!expected) return header
   for (const field of ['sopClassUid', 'sopInstanceUid', 'transferSyntaxUid'] as const) {
     if (header[field] !== expected[field]) {

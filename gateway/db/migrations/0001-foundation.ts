@@ -285,10 +285,12 @@ const statements = [
      event bigint not null unique,
      commitment bytea not null
    )`,
+  // settled: every event id up to it is a leaf or will never exist (its transaction rolled back).
   `create table audit_tree (
      singleton boolean primary key default true check (singleton),
      size bigint not null,
-     frontier bytea[] not null
+     frontier bytea[] not null,
+     settled bigint not null default 0
    )`,
   `insert into audit_tree (size, frontier) values (0, '{}')`,
   `create table audit_checkpoints (

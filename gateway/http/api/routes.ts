@@ -2,11 +2,13 @@
 import swagger from '@fastify/swagger'
 import type { FastifyInstance } from 'fastify'
 import type { Conflicts } from '../../services/conflicts.ts'
+import type { Modalities } from '../../services/modalities.ts'
 import type { Routing } from '../../services/routing.ts'
 import type { GatewayStatus } from '../../services/status.ts'
 import { type AuditService, auditRoutes } from './audit.ts'
 import { conflictRoutes } from './conflicts.ts'
 import { type Health, healthRoutes } from './health.ts'
+import { modalityRoutes } from './modalities.ts'
 import { type PeerServices, peerRoutes } from './peers.ts'
 import { policyRoutes } from './policy.ts'
 import { statusRoute } from './status.ts'
@@ -19,6 +21,7 @@ export interface ApiServices extends PeerServices, TransferServices, StoreServic
   readonly status: () => Promise<GatewayStatus>
   readonly routing: Routing
   readonly conflicts: Conflicts
+  readonly modalities: Modalities
   readonly audit: AuditService
 }
 
@@ -64,6 +67,7 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       statusRoute(scope, services.status)
       peerRoutes(scope, services)
       transferRoutes(scope, services)
+      modalityRoutes(scope, services.modalities)
       conflictRoutes(scope, services.conflicts)
       policyRoutes(scope, services.db, services.routing)
       auditRoutes(scope, services)

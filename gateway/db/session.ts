@@ -1,5 +1,6 @@
 /**
- * The queue's own database session: it hears NOTIFY, and its advisory lock says that this process lives.
+ * A database session of its own: it hears NOTIFY, and its advisory lock says that this process lives.
+ * The job queue has one.
  *
  * Every gateway process holds the lock shared for as long as its session lives. PostgreSQL drops it the
  * moment the process dies, SIGKILL included, so a process that can take the lock exclusively knows
@@ -51,7 +52,7 @@ export async function openSession(options: {
       client = undefined
       next.end().catch(() => undefined)
       if (closing.signal.aborted) return
-      log.warn({}, 'job queue lost its database session')
+      log.warn({}, 'lost the database session of the job queue')
       reconnecting = reconnect()
     }
     next.on('error', lost)
@@ -74,7 +75,7 @@ export async function openSession(options: {
       try {
         await delay(waitMs, undefined, { signal: closing.signal })
         await connect()
-        log.info({}, 'job queue has its database session again')
+        log.info({}, 'the job queue has its database session again')
         return
       } catch {
         // not reachable yet, or closing: the loop's condition decides

@@ -1,0 +1,312 @@
+/**
+ * The composition root: the only place where services are built. They are opened in the order of
+ * their needs and closed in reverse: listeners first, the database last.
+ */
+import { randomBytes } from 'node:crypto'
+import { mkdir, readFile, rename, writeFile } from 'node:fs/promises'
+import { isIP } from 'node:net'
+import { join } from 'node:path'
+import { signCard } from '../peers/card.ts'
+import { carrierOpener } from '../peers/carrier-opener.ts'
+import { openClockWatch } from '../peers/clock.ts'
+import { openSiteKeys } from '../peers/keys.ts'
+import { openPairing } from '../peers/pairing.ts'
+import { openPeers } from '../peers/registry.ts'
+import { openFederation } from '../peers/server.ts'
+import { openFederationTls } from '../peers/tls.ts'
+import { ensurePolicy } from '../policy/versions.ts'
+import { applicationActivity } from './audit/event.ts'
+import { appendAudit } from './audit/log.ts'
+import type { Config } from './config.ts'
+import { readSecret } from './config.ts'
+import { type Db, openDatabase } from './db/db.ts'
+import { openPrivateCluster } from './db/embedded.ts'
+import { migrate } from './db/migrations.ts'
+import { ingestStore } from './dimse/ingest-sink.ts'
+import { openScp } from './dimse/listener.ts'
+import { apiRoutes, installOpenApi } from './http/api/routes.ts'
+import { openMetrics } from './http/metrics.ts'
+import { orthancRoutes } from './http/orthanc/routes.ts'
+import { buildHttpServer } from './http/server.ts'
+import { openQueue } from './jobs/queue.ts'
+import type { Log } from './log.ts'
+import { openAuditLog } from './services/audit-log.ts'
+import { openConflicts } from './services/conflicts.ts'
+import { startHousekeeping } from './services/housekeeping.ts'
+import { openInbound } from './services/inbound.ts'
+import { openIngest } from './services/ingest.ts'
+import { openModalities } from './services/modalities.ts'
+import { openOutbound } from './services/outbound.ts'
+import { openRetrieve } from './services/retrieve.ts'
+import { startRouting } from './services/routing.ts'
+import { loadStatus } from './services/status.ts'
+import { openBlobs } from './store/blobs.ts'
+import { findToken, newToken, tokenDigest } from './store/tokens.ts'
+import { version } from './version.ts'
+
+/** Where the listeners of a running gateway are. */
+export interface Listeners {
+  readonly http: { readonly url: string; readonly port: number }
+  readonly dicom: { readonly aeTitle: string; readonly host: string; readonly port: number }
+  readonly federation: { readonly url: string; readonly port: number }
+}
+
+/** A running gateway. */
+export interface Gateway {
+  readonly listeners: Listeners
+  readonly siteId: string
+  /** Stops everything in reverse order; what was acknowledged is durable anyway. */
+  close(): Promise<void>
+}
+
+/** Builds and starts a gateway. What was opened is closed again when a later part fails. */
+export async function startGateway(config: Config, log: Log): Promise<Gateway> {
+  await using starting = new AsyncDisposableStack()
+  const startedAt = new Date()
+  await mkdir(config.data, { recursive: true, mode: 0o700 })
+
+  const db = await openStore(config, log, starting)
+  await migrate(db)
+  await ensurePolicy(db)
+  const blobs = await openBlobs({ dir: config.data, log, freeSpace: watermarkOf(config) })
+  const keys = await openSiteKeys({
+    dir: join(config.data, 'keys'),
+    siteName: config.site.name,
+    hosts: hostsOf(config),
+  })
+
+  const audit = use(starting, openAuditLog({ db, log, keys }))
+  const queue = use(starting, await openQueue({ db, log }))
+  const peers = use(starting, await openPeers({ db, appendAudit, log }))
+  const clocks = openClockWatch({ notBefore: keys.validFrom })
+  const proxy = config.proxy && { url: config.proxy.url, credentialsFile: config.proxy.loginFile }
+  let federationUrl = config.federation.publicUrl
+  const card = () =>
+    signCard(keys, { name: config.site.name, urls: federationUrl ? [federationUrl] : [], created: Date.now() })
+  const pairing = openPairing({ db, keys, peers, card, appendAudit, clocks, proxy })
+
+  const ownIssuers = new Set(config.site.ownIssuers)
+  const dueAt = () => new Date(Date.now() + config.studies.stableAgeMs)
+  const ingest = use(
+    starting,
+    openIngest({
+      db,
+      blobs,
+      ownIssuers,
+      dueAt,
+    }),
+  )
+  const routing = use(starting, startRouting({ db, queue, log }))
+  const checkpoint = async (): Promise<string> => (await audit.checkpoint()).note
+  const inbound = await openInbound({ db, blobs, queue, keys, checkpoint, log, dataDir: config.data })
+  const openCarrier = carrierOpener({ keys, clocks, proxy })
+  const outbound = use(starting, openOutbound({ db, blobs, queue, keys, peers, openCarrier, log }))
+  queue.work('commit-inbound', { concurrency: 2 }, ({ transfer }, signal) => inbound.runCommit(transfer, signal))
+  queue.work('deliver', { concurrency: 8 }, ({ transfer }, signal) => outbound.run(transfer, signal))
+  await outbound.recover('all')
+  use(starting, startHousekeeping({ db, blobs, inbound, outbound, log }))
+  const modalities = use(starting, await openModalities({ db, log }))
+
+  const tls = openFederationTls({ keys, directory: peers, hosts: () => hostsOf(config), log })
+  starting.defer(() => tls.close())
+  const federation = use(
+    starting,
+    await openFederation({
+      tls,
+      inbound,
+      siteCard: () => card().bytes,
+      pair: (caller, message) => pairing.answer(caller, message),
+      log,
+      host: config.federation.host,
+      port: config.federation.port,
+    }),
+  )
+  federationUrl ??= reachable('https', config.federation.host, federation.address.port)
+
+  const scp = use(
+    starting,
+    await openScp({
+      host: config.dicom.host,
+      port: config.dicom.port,
+      aeTitle: config.dicom.aeTitle,
+      unknownCallers: config.dicom.unknownCallers,
+      privateSopClasses: config.dicom.privateSopClasses,
+      limits: {
+        associations: config.limits.associations,
+        associationsPerAddress: config.limits.associationsPerAddress,
+      },
+      isKnownCaller: caller => modalities.isKnown(caller),
+      store: ingestStore(ingest),
+      log,
+    }),
+  )
+
+  let ready = false
+  let listeners: Listeners | undefined
+  const isReady = async (): Promise<boolean> =>
+    ready &&
+    (await db.pool.query('select 1').then(
+      () => true,
+      () => false,
+    ))
+  const metrics = openMetrics()
+  const http = await buildHttpServer({
+    log,
+    metrics,
+    auth: {
+      adminTokenSha256: tokenDigest(await adminToken(config.data)),
+      findToken: sha256 => findToken(db, sha256),
+      publicUrl: config.http.publicUrl,
+    },
+    ...(config.http.tls && { tls: config.http.tls }),
+    routes: async app => {
+      await installOpenApi(app, version)
+      orthancRoutes(app, {
+        db,
+        retrieve: openRetrieve({ db, blobs }),
+        upload: { db, ingest, limitBytes: config.limits.instanceBytes, concurrency: config.limits.uploads },
+        system: () => ({
+          name: config.site.name,
+          aeTitle: config.dicom.aeTitle,
+          dicomPort: listeners?.dicom.port ?? config.dicom.port,
+          httpPort: listeners?.http.port ?? config.http.port,
+          version,
+        }),
+      })
+      await apiRoutes(app, {
+        db,
+        blobs,
+        log,
+        queue,
+        peers,
+        pairing,
+        routing,
+        inbound,
+        conflicts: openConflicts({ db, blobs, dueAt, ownIssuers }),
+        modalities,
+        audit,
+        health: { isReady },
+        status: () =>
+          loadStatus({
+            db,
+            site: { name: config.site.name, siteId: keys.siteId, aeTitle: config.dicom.aeTitle },
+            version,
+            startedAt,
+            isReady,
+            listeners: () => describeListeners(listeners),
+            storage: () => blobs.freeSpace(),
+            queue: () => queue.state(),
+          }),
+      })
+    },
+  })
+  use(starting, { close: () => http.close() })
+  await http.listen({ host: config.http.host, port: config.http.port })
+
+  listeners = {
+    http: {
+      url: reachable(config.http.tls ? 'https' : 'http', config.http.host, portOf(http.server.address())),
+      port: portOf(http.server.address()),
+    },
+    dicom: { aeTitle: config.dicom.aeTitle, host: config.dicom.host, port: scp.address.port },
+    federation: { url: federationUrl, port: federation.address.port },
+  }
+  await writeListeners(config.data, listeners)
+  await recordActivity(db, 'start')
+  starting.defer(() => recordActivity(db, 'stop'))
+  ready = true
+  log.info(
+    { site: config.site.name, http: listeners.http.url, dicom: listeners.dicom.port, federation: federationUrl },
+    'gateway is ready',
+  )
+
+  const running = starting.move()
+  return {
+    listeners,
+    siteId: keys.siteId,
+    close: async () => {
+      ready = false
+      await running.disposeAsync()
+    },
+  }
+}
+
+/** Registers how a part is closed. */
+function use<T extends { close(): Promise<void> | void }>(stack: AsyncDisposableStack, part: T): T {
+  stack.defer(() => part.close())
+  return part
+}
+
+/** The configured server, or the private cluster. */
+async function openStore(config: Config, log: Log, stack: AsyncDisposableStack): Promise<Db> {
+  const { url, passwordFile, poolSize } = config.database
+  if (url !== undefined) {
+    const password = passwordFile === undefined ? {} : { password: readSecret(passwordFile) }
+    return use(stack, await openDatabase({ url, ...password, poolSize, log }))
+  }
+  const cluster = use(stack, await openPrivateCluster({ dataDir: config.data, log }))
+  return use(stack, await openDatabase({ connection: cluster.connection, poolSize, log }))
+}
+
+/** The watermark's settings; absent ones take the store's defaults. */
+function watermarkOf({ storage }: Config): { lowWatermarkBytes?: number; resumeBytes?: number } {
+  return {
+    ...(storage.lowWatermarkBytes !== undefined && { lowWatermarkBytes: storage.lowWatermarkBytes }),
+    ...(storage.resumeBytes !== undefined && { resumeBytes: storage.resumeBytes }),
+  }
+}
+
+/** Host names and addresses for our TLS certificate. */
+function hostsOf(config: Config): string[] {
+  const { host, publicUrl } = config.federation
+  const named = publicUrl === undefined ? [] : [new URL(publicUrl).hostname.replace(/^\[|\]$/g, '')]
+  const bound = isWildcard(host) ? [] : [host]
+  return [...new Set([...named, ...bound, 'localhost', '127.0.0.1'])]
+}
+
+const isWildcard = (host: string): boolean => host === '0.0.0.0' || host === '::'
+
+/** A URL under which the listener can be reached from here. */
+function reachable(scheme: string, host: string, port: number): string {
+  const name = isWildcard(host) ? '127.0.0.1' : host
+  return `${scheme}://${isIP(name) === 6 ? `[${name}]` : name}:${port}`
+}
+
+function portOf(address: ReturnType<import('node:net').Server['address']>): number {
+  return address !== null && typeof address === 'object' ? address.port : 0
+}
+
+function describeListeners(listeners: Listeners | undefined): { http: string; dicom: string; federation: string } {
+  if (!listeners) return { http: '', dicom: '', federation: '' }
+  const { http, dicom, federation } = listeners
+  return { http: http.url, dicom: `${dicom.aeTitle}@${dicom.host}:${dicom.port}`, federation: federation.url }
+}
+
+/** Tells the command line where we are. Replaced in one rename: a reader never sees half of it. */
+async function writeListeners(data: string, listeners: Listeners): Promise<void> {
+  const dir = join(data, 'run')
+  await mkdir(dir, { recursive: true, mode: 0o700 })
+  const file = join(dir, 'listeners.json')
+  await writeFile(`${file}.new`, `${JSON.stringify({ pid: process.pid, ...listeners }, null, 2)}\n`)
+  await rename(`${file}.new`, file)
+}
+
+/** The administrator token of this data directory, for the command line; made once, mode 0600. */
+async function adminToken(data: string): Promise<string> {
+  const dir = join(data, 'run')
+  await mkdir(dir, { recursive: true, mode: 0o700 })
+  const file = join(dir, 'admin-token')
+  const known = await readFile(file, 'utf8').catch(() => '')
+  if (known.trim() !== '') return known.trim()
+  const token = newToken()
+  const fresh = `${file}.${randomBytes(4).toString('hex')}`
+  await writeFile(fresh, `${token}\n`, { mode: 0o600 })
+  await rename(fresh, file)
+  return token
+}
+
+async function recordActivity(db: Db, what: 'start' | 'stop'): Promise<void> {
+  await db.inTransaction(tx =>
+    appendAudit(tx, applicationActivity({ what, participant: { userId: `hanse ${version}` } })),
+  )
+}

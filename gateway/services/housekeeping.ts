@@ -1,0 +1,59 @@
+/** What must be done now and then: overdue transfers, parked deliveries, bytes that no row names. */
+import type { Db } from '../db/db.ts'
+import type { Log } from '../log.ts'
+import type { Blobs } from '../store/blobs.ts'
+import { referenceCheck } from '../store/references.ts'
+import type { Inbound } from './inbound.ts'
+import type { Outbound } from './outbound.ts'
+
+const transfersEveryMs = 60_000
+const blobsEveryMs = 6 * 3_600_000
+
+/** Starts the rounds; `close` waits for the one under way. */
+export function startHousekeeping(options: {
+  db: Db
+  blobs: Blobs
+  inbound: Pick<Inbound, 'sweep'>
+  outbound: Pick<Outbound, 'recover'>
+  log: Log
+}): { close(): Promise<void> } {
+  const { db, blobs, inbound, outbound } = options
+  const log = options.log.child({ part: 'housekeeping' })
+  const closing = new AbortController()
+  const running = new Set<Promise<void>>()
+
+  const round = (what: string, work: () => Promise<unknown>) => (): void => {
+    const turn = work().then(
+      () => undefined,
+      (error: unknown) => {
+        if (!closing.signal.aborted)
+          log.warn(
+            { what, error: error instanceof Error ? error.name : 'unknown' },
+            'housekeeping failed, trying again later',
+          )
+      },
+    )
+    running.add(turn)
+    void turn.finally(() => running.delete(turn))
+  }
+  const transfers = round('transfers', async () => {
+    await inbound.sweep()
+    await outbound.recover('stale')
+  })
+  const orphans = round('orphans', async () => {
+    const { removed, removedBytes } = await blobs.sweep(referenceCheck(db), {
+      signal: closing.signal,
+    })
+    if (removed > 0) log.info({ removed, removedBytes }, 'removed bytes that no row names')
+  })
+  transfers()
+  const timers = [setInterval(transfers, transfersEveryMs), setInterval(orphans, blobsEveryMs)]
+
+  return {
+    async close() {
+      for (const timer of timers) clearInterval(timer)
+      closing.abort()
+      await Promise.all(running)
+    },
+  }
+}

@@ -1,0 +1,73 @@
+/**
+ * `npm run bench`: our gateway next to Orthanc and DCMTK's storescp in one run on one disk.
+ *
+ * Prints a table and writes JSON. Options: --quick (small, one round), --rounds N, --only
+ * ingest|transfer, --targets hanse,orthanc,storescp, --out FILE (default bench-results.json),
+ * --dir DIR (where all data are kept while it runs; default the system's temporary directory).
+ */
+import { spawnSync } from 'node:child_process'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { availableParallelism, tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { missing } from '../support/dcmtk.ts'
+import { gateway } from './gateway.ts'
+import { benchIngest } from './ingest.ts'
+import type { WorkloadResult } from './measure.ts'
+import { orthanc, orthancBinary } from './orthanc.ts'
+import { renderJson, renderTable } from './report.ts'
+import { storescp } from './storescp.ts'
+import { benchTransfer } from './transfer.ts'
+
+const { values } = parseArgs({
+  options: {
+    quick: { type: 'boolean', default: false },
+    rounds: { type: 'string' },
+    only: { type: 'string' },
+    targets: { type: 'string', default: 'hanse,orthanc,storescp' },
+    out: { type: 'string', default: 'bench-results.json' },
+    dir: { type: 'string', default: tmpdir() },
+  },
+})
+
+const note = (line: string): void => console.error(line)
+
+const absent = missing('dcmsend', 'storescp')
+if (absent) {
+  note(absent)
+  process.exit(1)
+}
+
+const rounds = Number(values.rounds ?? (values.quick ? 1 : 3))
+const names = values.targets.split(',')
+const targets = [gateway, orthanc, storescp].filter(target => names.includes(target.name))
+const directory = await mkdtemp(join(values.dir, 'hanse-bench-'))
+const results: WorkloadResult[] = []
+try {
+  if (values.only !== 'transfer') {
+    const plan = values.quick
+      ? { largeInstances: 200, smallInstances: 1_000, rounds }
+      : { largeInstances: 1_000, smallInstances: 5_000, rounds }
+    results.push(...(await benchIngest(directory, targets, plan, note)))
+  }
+  if (values.only !== 'ingest') {
+    const instances = values.quick ? 100 : 300
+    results.push(await benchTransfer(directory, names, { instances, rounds }, note))
+  }
+} finally {
+  await rm(directory, { recursive: true, force: true, maxRetries: 5 })
+}
+
+console.log(renderTable(results))
+const surroundings = {
+  date: new Date().toISOString(),
+  processors: availableParallelism(),
+  versions: { node: process.version, orthanc: versionOf(orthancBinary()), dcmtk: versionOf('storescp') },
+}
+await writeFile(values.out, `${renderJson(results, surroundings)}\n`)
+note(`written to ${values.out}`)
+
+function versionOf(command: string): string {
+  const { stdout } = spawnSync(command, ['--version'], { encoding: 'utf8' })
+  return /\d+\.\d+(\.\d+)?/.exec(stdout ?? '')?.[0] ?? 'not installed'
+}

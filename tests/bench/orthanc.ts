@@ -1,0 +1,55 @@
+/** Orthanc with its default configuration, on ports and a folder of its own. */
+import { existsSync } from 'node:fs'
+import { mkdir, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { freePort } from '../support/dcmtk.ts'
+import { type RunningTarget, spawnServer, type Target, untilReady } from './target.ts'
+
+/** Orthanc as Debian packages it. */
+export const orthanc: Target = {
+  name: 'orthanc',
+  durable: 'file yes (SyncStorageArea), index no (SQLite WAL, synchronous=NORMAL)',
+  start: directory => startOrthanc(directory),
+}
+
+/** Orthanc with other Orthancs as peers, by name and URL. */
+export async function startOrthanc(
+  directory: string,
+  peers: Readonly<Record<string, string>> = {},
+): Promise<RunningTarget & { url: string }> {
+  const httpPort = await freePort()
+  const dicomPort = await freePort()
+  const storage = join(directory, 'orthanc')
+  await mkdir(storage, { recursive: true })
+  const configuration = {
+    Name: 'BENCH',
+    StorageDirectory: storage,
+    IndexDirectory: storage,
+    HttpPort: httpPort,
+    DicomPort: dicomPort,
+    DicomAet: 'ORTHANC',
+    Plugins: [],
+    DicomModalities: { sender: ['BENCH', '127.0.0.1', 11_112] },
+    OrthancPeers: Object.fromEntries(Object.entries(peers).map(([name, url]) => [name, [url]])),
+  }
+  const file = join(directory, 'orthanc.json')
+  await writeFile(file, JSON.stringify(configuration))
+  const server = spawnServer(orthancBinary(), [file])
+  const url = `http://127.0.0.1:${httpPort}`
+  await untilReady(server, async () => (await fetch(`${url}/system`)).ok)
+  return {
+    url,
+    dicomPort,
+    roots: [server.pid],
+    async count() {
+      const statistics: unknown = await (await fetch(`${url}/statistics`)).json()
+      return Number(Object(statistics).CountInstances)
+    },
+    stop: server.stop,
+  }
+}
+
+/** Debian installs it where an ordinary user's PATH does not look. */
+export function orthancBinary(): string {
+  return existsSync('/usr/sbin/Orthanc') ? '/usr/sbin/Orthanc' : 'Orthanc'
+}

@@ -1,0 +1,92 @@
+import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
+import { test } from 'node:test'
+import fc from 'fast-check'
+import Fastify from 'fastify'
+import { isGatewayError } from '../../gateway/errors.ts'
+import { decodePolicy } from '../../policy/document.ts'
+
+const read = (path: string): string => readFileSync(new URL(`../../policy/${path}`, import.meta.url), 'utf8')
+
+/** Compiles the published schema with the validator that Fastify brings. */
+async function schemaAccepts(): Promise<(value: unknown) => Promise<boolean>> {
+  const app = Fastify({ ajv: { customOptions: { coerceTypes: false, removeAdditional: false, useDefaults: false } } })
+  app.post('/', { schema: { body: JSON.parse(read('policy.schema.json')) } }, async () => 'ok')
+  await app.ready()
+  return async value => {
+    const headers = { 'content-type': 'application/json' }
+    return (await app.inject({ method: 'POST', url: '/', headers, payload: JSON.stringify(value) })).statusCode === 200
+  }
+}
+
+function decoderAccepts(value: unknown): boolean {
+  try {
+    decodePolicy(value)
+    return true
+  } catch (error) {
+    assert.ok(isGatewayError(error, 'POLICY_INVALID'))
+    return false
+  }
+}
+
+const value = fc.constantFrom('CT', '*chest*', '', '20240101')
+const odd = fc.constantFrom<unknown>(null, true, 0, '', 'x y', [], {}, ['a', 'b', 'c'], 'v'.repeat(1025))
+const comparison = fc
+  .oneof(
+    fc.record({ equals: value }),
+    fc.record({ in: fc.array(value, { maxLength: 2 }) }),
+    fc.record({ matches: value }),
+    fc.record({ between: fc.array(value, { minLength: 1, maxLength: 3 }) }),
+    fc.record({ present: fc.boolean() }),
+    fc.record({ equals: odd }),
+    fc.record({}),
+  )
+  .map(rest => ({ attribute: 'Modality', ...rest }))
+const condition = fc.letrec<{ node: unknown }>(tie => ({
+  node: fc.oneof(
+    { maxDepth: 3, withCrossShrink: true },
+    comparison,
+    fc.constant({ always: true }),
+    fc.record({ all: fc.array(tie('node'), { maxLength: 2 }) }),
+    fc.record({ any: fc.array(tie('node'), { maxLength: 2 }) }),
+    fc.record({ not: tie('node') }),
+    comparison.map(part => ({ ...part, all: [part] })),
+  ),
+})).node
+const to = fc.constantFrom(['b'], ['b', 'b'], [])
+const effect = fc.oneof(
+  fc.record({ send: fc.record({ to, purpose: fc.constantFrom('treatment', 'Bad'), profile: fc.constant('as-is') }) }),
+  fc.record({ send: fc.record({ to, purpose: fc.constant('x'), profile: fc.constant('as-is'), priority: odd }) }),
+  fc.record({ deny: fc.record({ to, reason: fc.constant('no') }) }),
+  fc.record({ hold: fc.record({ to, reason: odd }), deny: fc.constant({ to: ['b'], reason: '' }) }),
+  fc.record({}),
+)
+const policy = fc
+  .tuple(fc.array(fc.tuple(condition, effect), { maxLength: 2 }), fc.option(odd, { freq: 8 }))
+  .map(([rules, extra]) => ({
+    format: 'hanse-policy-1',
+    destinations: { b: { peer: 'B' } },
+    rules: rules.map(([when, does], index) => ({ id: `rule-${index}`, when, ...does })),
+    ...(extra !== null && { title: extra }),
+  }))
+
+test('the published schema and the decoder accept the same documents', async () => {
+  const accepts = await schemaAccepts()
+  let accepted = 0
+  await fc.assert(
+    fc.asyncProperty(policy, async document => {
+      const decoded = decoderAccepts(document)
+      if (decoded) accepted += 1
+      assert.equal(await accepts(document), decoded)
+    }),
+    { numRuns: 300 },
+  )
+  assert.ok(accepted > 20, `only ${accepted} documents of the sample were valid`)
+})
+
+test('the example of PROFILES.md is valid in both', async () => {
+  const example: unknown = JSON.parse(/```json\n([^`]*)```/.exec(read('PROFILES.md'))?.[1] ?? 'null')
+
+  assert.equal(decoderAccepts(example), true)
+  assert.equal(await (await schemaAccepts())(example), true)
+})
