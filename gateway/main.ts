@@ -19,6 +19,7 @@ import { applicationActivity } from './audit/event.ts'
 import { appendAudit } from './audit/log.ts'
 import type { Config } from './config.ts'
 import { readSecret } from './config.ts'
+import { lockDataDir } from './db/data-lock.ts'
 import { type Db, openDatabase } from './db/db.ts'
 import { openPrivateCluster } from './db/embedded.ts'
 import { migrate } from './db/migrations.ts'
@@ -65,10 +66,14 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const startedAt = new Date()
   await mkdir(config.data, { recursive: true, mode: 0o700 })
 
-  const db = await openStore(config, log, starting)
+  const { db, clusterHome } = await openStore(config, log, starting)
   await migrate(db)
   await ensurePolicy(db)
-  const blobs = await openBlobs({ dir: config.data, log, freeSpace: watermarkOf(config) })
+  const blobs = await openBlobs({
+    dir: config.data,
+    log,
+    freeSpace: { ...watermarkOf(config), ...(clusterHome && { alsoWatch: [clusterHome] }) },
+  })
   const keys = await openSiteKeys({
     dir: join(config.data, 'keys'),
     siteName: config.site.name,
@@ -237,15 +242,22 @@ function use<T extends { close(): Promise<void> | void }>(stack: AsyncDisposable
   return part
 }
 
-/** The configured server, or the private cluster. */
-async function openStore(config: Config, log: Log, stack: AsyncDisposableStack): Promise<Db> {
+/** The configured server, or the private cluster; either way no other gateway has this data directory. */
+async function openStore(
+  config: Config,
+  log: Log,
+  stack: AsyncDisposableStack,
+): Promise<{ db: Db; clusterHome: string | undefined }> {
   const { url, passwordFile, poolSize } = config.database
   if (url !== undefined) {
+    const lock = lockDataDir(config.data)
+    stack.defer(() => lock.release())
     const password = passwordFile === undefined ? {} : { password: readSecret(passwordFile) }
-    return use(stack, await openDatabase({ url, ...password, poolSize, log }))
+    return { db: use(stack, await openDatabase({ url, ...password, poolSize, log })), clusterHome: undefined }
   }
   const cluster = use(stack, await openPrivateCluster({ dataDir: config.data, log }))
-  return use(stack, await openDatabase({ connection: cluster.connection, poolSize, log }))
+  const db = use(stack, await openDatabase({ connection: cluster.connection, poolSize, log }))
+  return { db, clusterHome: cluster.home }
 }
 
 /** The watermark's settings; absent ones take the store's defaults. */

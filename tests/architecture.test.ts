@@ -21,7 +21,10 @@ const layers: readonly { readonly layer: number; readonly pure?: boolean; readon
       /^peers\/(manifest|manifest-decoder|offer|offer-state|cancel|identifying|seal|receipt|envelope|card|fields|leaves|bitmap|json|sodium)\.ts$|^certs\//,
   },
   { layer: 1, files: /^gateway\/(db|store|jobs|audit)\// },
-  { layer: 2, files: /^gateway\/services\/|^peers\/(carrier|carrier-opener|https-client|https-carrier|range-sender)\.ts$/ },
+  {
+    layer: 2,
+    files: /^gateway\/services\/|^peers\/(carrier|carrier-opener|https-client|https-carrier|range-sender)\.ts$/,
+  },
   { layer: 3, files: /^peers\/server[\w-]*\.ts$|^gateway\/(dimse|http)\// },
   { layer: 1, files: /^(policy|peers)\// },
   { layer: 4, files: /^gateway\/(main|cli)\.ts$|^gateway\/cli\// },

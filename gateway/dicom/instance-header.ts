@@ -61,6 +61,11 @@ export interface InstanceHeader {
 /** The attributes of one level stay below this as JSON text; what does not fit is left out and can be read from the bytes. */
 export const maxAttributesBytes = 65_536
 
+/** What tells one object or patient from another; never left out. */
+const identifyingTags: ReadonlySet<Tag> = new Set([
+  0x00080005, 0x00080016, 0x00080018, 0x00100010, 0x00100020, 0x00100021, 0x0020000d, 0x0020000e,
+])
+const maxIdentifierBytes = 65_536
 /** Longer values are left out of the attributes. */
 const maxTextBytes = 4_096
 const maxBinaryBytes = 256
@@ -128,6 +133,11 @@ function chooser(): (element: WalkedElement, depth: number, holdsItems: boolean)
   return (element, depth, holdsItems) => {
     const { tag, vr, length, offset } = element
     if (depth === 0 && tag >= pixelData) return 'stop'
+    if (depth === 0 && identifyingTags.has(tag)) {
+      // Left out, two patients would become one.
+      if (length > maxIdentifierBytes) throw overlong(tag, length)
+      return 'value'
+    }
     if (isPrivateTag(tag) || isGroupLength(tag) || keptBytes > maxKeptBytes) return 'omit'
     if (holdsItems) {
       if (vr !== 'SQ' || length > maxSequenceBytes) return 'omit'
@@ -202,6 +212,11 @@ function uidOf(dataset: Dataset, tag: Tag, fallback?: Uid): Uid {
     throw new GatewayError('DICOM_UNREADABLE', `cannot read DICOM: ${attribute} is missing`, { context: { attribute } })
   }
   return toUid(text, attribute)
+}
+
+function overlong(tag: Tag, length: number): GatewayError {
+  const attribute = keywordOf(tag)
+  return new GatewayError('DICOM_LIMIT', `${attribute} is longer than allowed`, { context: { attribute, length } })
 }
 
 /** A UID of the UUID form (PS3.5 §B.2) from a digest of `text`. */
