@@ -6,6 +6,7 @@
 import { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { Db } from '../../db/db.ts'
+import { readPart10 } from '../../dicom/part10-reader.ts'
 import { GatewayError } from '../../errors.ts'
 import type { Retrieve } from '../../services/retrieve.ts'
 import {
@@ -19,6 +20,7 @@ import {
 } from '../../store/query.ts'
 import { sendFile } from '../send-file.ts'
 import { instanceJson, patientJson, seriesJson, studyJson } from './resources.ts'
+import { fullTags, simpleTags } from './tags.ts'
 import { type Upload, uploadRoute } from './upload-route.ts'
 
 export interface OrthancServices {
@@ -140,6 +142,26 @@ export function orthancRoutes(app: FastifyInstance, services: OrthancServices): 
       })
     },
   })
+
+  for (const [name, convert] of [
+    ['tags', fullTags],
+    ['simplified-tags', simpleTags],
+  ] as const) {
+    app.get<{ Params: { id: string } }>(
+      `/instances/:id/${name}`,
+      { schema: { tags: ['Orthanc'], params: idParams } },
+      async request => {
+        const { blob } = await retrieve.openInstance(request.principal, request.params.id)
+        try {
+          // Pixel data and other long values stay on disk.
+          const { dataset } = await readPart10(blob, { maxValueBytes: 65_536, maxTotalBytes: 16 * 1024 ** 2 })
+          return convert(dataset)
+        } finally {
+          await blob.close()
+        }
+      },
+    )
+  }
 
   uploadRoute(app, services.upload)
 }
