@@ -42,6 +42,7 @@ import { openRetrieve } from './services/retrieve.ts'
 import { startRouting } from './services/routing.ts'
 import { loadStatus } from './services/status.ts'
 import { openBlobs } from './store/blobs.ts'
+import type { Origin } from './store/origin.ts'
 import { findToken, newToken, tokenDigest } from './store/tokens.ts'
 import { version } from './version.ts'
 
@@ -91,7 +92,9 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const pairing = openPairing({ db, keys, peers, card, appendAudit, clocks, proxy })
 
   const ownIssuers = new Set(config.site.ownIssuers)
-  const dueAt = () => new Date(Date.now() + config.studies.stableAgeMs)
+  const modalities = use(starting, await openModalities({ db, log }))
+  const dueAt = ({ callingAe }: Origin): Date =>
+    new Date(Date.now() + (modalities.stableAgeMs(callingAe) ?? config.studies.stableAgeMs))
   const ingest = use(
     starting,
     openIngest({
@@ -110,7 +113,6 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   queue.work('deliver', { concurrency: 8 }, ({ transfer }, signal) => outbound.run(transfer, signal))
   await outbound.recover('all')
   use(starting, startHousekeeping({ db, blobs, inbound, outbound, log }))
-  const modalities = use(starting, await openModalities({ db, log }))
 
   const tls = openFederationTls({ keys, directory: peers, hosts: () => hostsOf(config), log })
   starting.defer(() => tls.close())
