@@ -34,7 +34,7 @@ export interface OrthancServices {
 /** Version of Orthanc's API that these routes follow; clients switch features by it. */
 const orthancVersion = '1.10.1'
 
-const hidden = { schema: { tags: ['Orthanc'] } }
+const tags = ['Orthanc']
 const idParams = { type: 'object', properties: { id: { type: 'string', maxLength: 64 } }, required: ['id'] } as const
 const count = { type: 'integer', minimum: 0, maximum: Number.MAX_SAFE_INTEGER } as const
 const listQuery = {
@@ -69,7 +69,7 @@ const levels: readonly { readonly path: string; readonly level: Level; readonly 
 export function orthancRoutes(app: FastifyInstance, services: OrthancServices): void {
   const { db, retrieve, system } = services
 
-  app.get('/system', hidden, async () => {
+  app.get('/system', { schema: { tags, summary: 'What this is, and which API it follows' } }, async () => {
     const { name, aeTitle, dicomPort, httpPort, version } = system()
     return {
       ApiVersion: 16,
@@ -88,7 +88,7 @@ export function orthancRoutes(app: FastifyInstance, services: OrthancServices): 
     }
   })
 
-  app.get('/statistics', hidden, async () => {
+  app.get('/statistics', { schema: { tags, summary: 'Totals of the store' } }, async () => {
     const { patients, studies, series, instances, sizeBytes } = await loadCounts(db)
     const megabytes = Math.floor(sizeBytes / 1024 ** 2)
     return {
@@ -106,7 +106,7 @@ export function orthancRoutes(app: FastifyInstance, services: OrthancServices): 
   for (const { path, level, details } of levels) {
     app.get<{ Querystring: ListQuery }>(
       `/${path}`,
-      { schema: { tags: ['Orthanc'], querystring: listQuery } },
+      { schema: { tags, summary: `List ${path}`, querystring: listQuery } },
       async (request, reply) => {
         const { since, limit, expand } = request.query
         if ((since === undefined) !== (limit === undefined)) {
@@ -119,7 +119,7 @@ export function orthancRoutes(app: FastifyInstance, services: OrthancServices): 
     )
     app.get<{ Params: { id: string } }>(
       `/${path}/:id`,
-      { schema: { tags: ['Orthanc'], params: idParams } },
+      { schema: { tags, summary: `One ${level}`, params: idParams } },
       async request => {
         const [found] = await details(db, [request.params.id])
         if (!found) throw new GatewayError('NOT_FOUND', `no such ${level}`)
@@ -132,7 +132,7 @@ export function orthancRoutes(app: FastifyInstance, services: OrthancServices): 
     // HEAD by ourselves: the framework's own would read the whole file for its length.
     method: ['GET', 'HEAD'],
     url: '/instances/:id/file',
-    schema: { tags: ['Orthanc'], params: idParams },
+    schema: { tags, summary: 'The file as received, whole or a range; audited', params: idParams },
     handler: async (request, reply) => {
       const { blob, fileSha256, sopInstanceUid } = await retrieve.openInstance(request.principal, request.params.id)
       return await sendFile(request, reply, blob, {
@@ -149,7 +149,7 @@ export function orthancRoutes(app: FastifyInstance, services: OrthancServices): 
   ] as const) {
     app.get<{ Params: { id: string } }>(
       `/instances/:id/${name}`,
-      { schema: { tags: ['Orthanc'], params: idParams } },
+      { schema: { tags, summary: 'The data set as JSON; audited', params: idParams } },
       async request => {
         const { blob } = await retrieve.openInstance(request.principal, request.params.id)
         try {
