@@ -125,7 +125,7 @@ export async function listTransfers(
       (${outbound} where ${where('outbound')} ${order})
       union all
       (${inbound} where ${where('inbound')} ${order})
-    ) as both
+    ) as listed
     order by place desc, id desc limit ${page.limit + 1}
   `.execute(db.kysely)
   const shown = rows.slice(0, page.limit)
