@@ -6,6 +6,9 @@ import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { fileURLToPath } from 'node:url'
 
+// Durable writes run on libuv's pool: four threads would make concurrent associations wait for each other.
+process.env.UV_THREADPOOL_SIZE ??= '8'
+
 const major = Number(process.versions.node.split('.')[0])
 const here = name => fileURLToPath(new URL(name, import.meta.url))
 // The published package holds stripped JavaScript: Node refuses to strip types inside node_modules.

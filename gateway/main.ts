@@ -2,8 +2,7 @@
  * The composition root: the only place where services are built. They are opened in the order of
  * their needs and closed in reverse: listeners first, the database last.
  */
-import { randomBytes } from 'node:crypto'
-import { mkdir, readFile, rename, writeFile } from 'node:fs/promises'
+import { mkdir } from 'node:fs/promises'
 import { isIP } from 'node:net'
 import { join } from 'node:path'
 import { signCard } from '../peers/card.ts'
@@ -19,6 +18,7 @@ import { applicationActivity } from './audit/event.ts'
 import { appendAudit } from './audit/log.ts'
 import type { Config } from './config.ts'
 import { readSecret } from './config.ts'
+import { lockDataDir } from './db/data-lock.ts'
 import { type Db, openDatabase } from './db/db.ts'
 import { openPrivateCluster } from './db/embedded.ts'
 import { migrate } from './db/migrations.ts'
@@ -30,6 +30,7 @@ import { orthancRoutes } from './http/orthanc/routes.ts'
 import { buildHttpServer } from './http/server.ts'
 import { openQueue } from './jobs/queue.ts'
 import type { Log } from './log.ts'
+import { adminToken, type Listeners, writeListeners } from './run-files.ts'
 import { openAuditLog } from './services/audit-log.ts'
 import { openConflicts } from './services/conflicts.ts'
 import { startHousekeeping } from './services/housekeeping.ts'
@@ -41,15 +42,9 @@ import { openRetrieve } from './services/retrieve.ts'
 import { startRouting } from './services/routing.ts'
 import { loadStatus } from './services/status.ts'
 import { openBlobs } from './store/blobs.ts'
-import { findToken, newToken, tokenDigest } from './store/tokens.ts'
+import type { Origin } from './store/origin.ts'
+import { findToken, tokenDigest } from './store/tokens.ts'
 import { version } from './version.ts'
-
-/** Where the listeners of a running gateway are. */
-export interface Listeners {
-  readonly http: { readonly url: string; readonly port: number }
-  readonly dicom: { readonly aeTitle: string; readonly host: string; readonly port: number }
-  readonly federation: { readonly url: string; readonly port: number }
-}
 
 /** A running gateway. */
 export interface Gateway {
@@ -65,10 +60,14 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const startedAt = new Date()
   await mkdir(config.data, { recursive: true, mode: 0o700 })
 
-  const db = await openStore(config, log, starting)
+  const { db, clusterHome } = await openStore(config, log, starting)
   await migrate(db)
   await ensurePolicy(db)
-  const blobs = await openBlobs({ dir: config.data, log, freeSpace: watermarkOf(config) })
+  const blobs = await openBlobs({
+    dir: config.data,
+    log,
+    freeSpace: { ...watermarkOf(config), ...(clusterHome && { alsoWatch: [clusterHome] }) },
+  })
   const keys = await openSiteKeys({
     dir: join(config.data, 'keys'),
     siteName: config.site.name,
@@ -86,7 +85,9 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const pairing = openPairing({ db, keys, peers, card, appendAudit, clocks, proxy })
 
   const ownIssuers = new Set(config.site.ownIssuers)
-  const dueAt = () => new Date(Date.now() + config.studies.stableAgeMs)
+  const modalities = use(starting, await openModalities({ db, log }))
+  const dueAt = ({ callingAe }: Origin): Date =>
+    new Date(Date.now() + (modalities.stableAgeMs(callingAe) ?? config.studies.stableAgeMs))
   const ingest = use(
     starting,
     openIngest({
@@ -105,7 +106,6 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   queue.work('deliver', { concurrency: 8 }, ({ transfer }, signal) => outbound.run(transfer, signal))
   await outbound.recover('all')
   use(starting, startHousekeeping({ db, blobs, inbound, outbound, log }))
-  const modalities = use(starting, await openModalities({ db, log }))
 
   const tls = openFederationTls({ keys, directory: peers, hosts: () => hostsOf(config), log })
   starting.defer(() => tls.close())
@@ -237,15 +237,22 @@ function use<T extends { close(): Promise<void> | void }>(stack: AsyncDisposable
   return part
 }
 
-/** The configured server, or the private cluster. */
-async function openStore(config: Config, log: Log, stack: AsyncDisposableStack): Promise<Db> {
+/** The configured server, or the private cluster; either way no other gateway has this data directory. */
+async function openStore(
+  config: Config,
+  log: Log,
+  stack: AsyncDisposableStack,
+): Promise<{ db: Db; clusterHome: string | undefined }> {
   const { url, passwordFile, poolSize } = config.database
   if (url !== undefined) {
+    const lock = lockDataDir(config.data)
+    stack.defer(() => lock.release())
     const password = passwordFile === undefined ? {} : { password: readSecret(passwordFile) }
-    return use(stack, await openDatabase({ url, ...password, poolSize, log }))
+    return { db: use(stack, await openDatabase({ url, ...password, poolSize, log })), clusterHome: undefined }
   }
   const cluster = use(stack, await openPrivateCluster({ dataDir: config.data, log }))
-  return use(stack, await openDatabase({ connection: cluster.connection, poolSize, log }))
+  const db = use(stack, await openDatabase({ connection: cluster.connection, poolSize, log }))
+  return { db, clusterHome: cluster.home }
 }
 
 /** The watermark's settings; absent ones take the store's defaults. */
@@ -280,29 +287,6 @@ function describeListeners(listeners: Listeners | undefined): { http: string; di
   if (!listeners) return { http: '', dicom: '', federation: '' }
   const { http, dicom, federation } = listeners
   return { http: http.url, dicom: `${dicom.aeTitle}@${dicom.host}:${dicom.port}`, federation: federation.url }
-}
-
-/** Tells the command line where we are. Replaced in one rename: a reader never sees half of it. */
-async function writeListeners(data: string, listeners: Listeners): Promise<void> {
-  const dir = join(data, 'run')
-  await mkdir(dir, { recursive: true, mode: 0o700 })
-  const file = join(dir, 'listeners.json')
-  await writeFile(`${file}.new`, `${JSON.stringify({ pid: process.pid, ...listeners }, null, 2)}\n`)
-  await rename(`${file}.new`, file)
-}
-
-/** The administrator token of this data directory, for the command line; made once, mode 0600. */
-async function adminToken(data: string): Promise<string> {
-  const dir = join(data, 'run')
-  await mkdir(dir, { recursive: true, mode: 0o700 })
-  const file = join(dir, 'admin-token')
-  const known = await readFile(file, 'utf8').catch(() => '')
-  if (known.trim() !== '') return known.trim()
-  const token = newToken()
-  const fresh = `${file}.${randomBytes(4).toString('hex')}`
-  await writeFile(fresh, `${token}\n`, { mode: 0o600 })
-  await rename(fresh, file)
-  return token
 }
 
 async function recordActivity(db: Db, what: 'start' | 'stop'): Promise<void> {

@@ -12,7 +12,7 @@ const root = join(import.meta.dirname, '..')
 /** First match wins. `pure` files may not touch the database, the file system or the network. */
 const layers: readonly { readonly layer: number; readonly pure?: boolean; readonly files: RegExp }[] = [
   { layer: 0, pure: true, files: /^gateway\/dicom\// },
-  { layer: 0, files: /^gateway\/(errors|decode|log|config|principal)\.ts$/ },
+  { layer: 0, files: /^gateway\/(errors|decode|log|config|principal|version)\.ts$/ },
   { layer: 1, pure: true, files: /^policy\/(document|conditions|decide)\.ts$|^policy\/deid\// },
   {
     layer: 1,
@@ -21,10 +21,13 @@ const layers: readonly { readonly layer: number; readonly pure?: boolean; readon
       /^peers\/(manifest|manifest-decoder|offer|offer-state|cancel|identifying|seal|receipt|envelope|card|fields|leaves|bitmap|json|sodium)\.ts$|^certs\//,
   },
   { layer: 1, files: /^gateway\/(db|store|jobs|audit)\// },
-  { layer: 2, files: /^gateway\/services\/|^peers\/(carrier|https-client|https-carrier|range-sender)\.ts$/ },
+  {
+    layer: 2,
+    files: /^gateway\/services\/|^peers\/(carrier|carrier-opener|https-client|https-carrier|range-sender)\.ts$/,
+  },
   { layer: 3, files: /^peers\/server[\w-]*\.ts$|^gateway\/(dimse|http)\// },
   { layer: 1, files: /^(policy|peers)\// },
-  { layer: 4, files: /^gateway\/(main|cli)\.ts$|^gateway\/cli\// },
+  { layer: 4, files: /^gateway\/(main|cli|run-files)\.ts$|^gateway\/cli\// },
 ]
 
 /** Packages that only these files may import. */

@@ -112,11 +112,22 @@ async function open(options: ClusterOptions, lock: DataLock): Promise<PrivateClu
   }
   await writeSettings(place, binaries, options.settings ?? {})
   const socketDir = await openSocketDir(place, options.socketDir)
-  const server = await superviseServer({ place, binaries, log, socketDir })
+  const cleanUp = async (dir: string): Promise<void> => {
+    await rmdir(dir).catch(() => undefined) // not empty: not ours alone
+  }
+  const server = await superviseServer({ place, binaries, log, socketDir }).catch(async error => {
+    await cleanUp(socketDir)
+    throw error
+  })
+  if (server.socketDir !== socketDir) await cleanUp(socketDir) // an adopted server has its own
+  const close = async (): Promise<void> => {
+    await server.close()
+    await cleanUp(server.socketDir)
+  }
   try {
     await ensureDatabase(server.socketDir)
   } catch (error) {
-    await server.close()
+    await close()
     throw error
   }
   return {
@@ -124,8 +135,7 @@ async function open(options: ClusterOptions, lock: DataLock): Promise<PrivateClu
     home: place.home,
     state: () => server.state(),
     close: async () => {
-      await server.close()
-      await rmdir(server.socketDir).catch(() => undefined) // not ours alone when it was asked for
+      await close()
       lock.release()
     },
   }

@@ -4,12 +4,13 @@
  * gateway adopts it.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { open, readdir, readFile, readlink, realpath, stat, truncate } from 'node:fs/promises'
+import { open, readFile, realpath, stat, truncate } from 'node:fs/promises'
 import { join } from 'node:path'
 import pg from 'pg'
 import { postgresEnvironment } from './cluster-init.ts'
 import type { ClusterPlace } from './cluster-place.ts'
 import { spawnIdentity } from './run-as.ts'
+import { codeOf } from './server-process.ts'
 
 /** The port only names the socket file; nothing listens on TCP. */
 export const socketPort = 5432
@@ -28,47 +29,6 @@ export async function readPidFile(data: string): Promise<PidFile | undefined> {
   const lines = text.split('\n')
   const pid = Number.parseInt(lines[0] ?? '', 10)
   return pid > 0 ? { pid, socketDir: lines[4] ?? '', isReady: /^ready/.test(lines[7] ?? '') } : undefined
-}
-
-/**
- * Is `pid` a live PostgreSQL process of this data directory? PostgreSQL works in its data
- * directory, so on Linux the process's working directory tells it from a reused pid and from a
- * zombie; elsewhere only the pid can be asked.
- */
-export async function isServerOf(pid: number, data: string): Promise<boolean> {
-  try {
-    process.kill(pid, 0)
-  } catch (error) {
-    if (codeOf(error) === 'ESRCH') return false
-  }
-  if (process.platform !== 'linux') return true
-  return (await worksIn(pid, data)) !== 'no'
-}
-
-/** Might any process still work in this data directory? */
-export async function hasAnyServer(data: string): Promise<boolean> {
-  if (process.platform !== 'linux') return true
-  for (const name of await readdir('/proc')) {
-    const pid = Number.parseInt(name, 10)
-    if (pid > 0 && (await worksIn(pid, data)) !== 'no') return true
-  }
-  return false
-}
-
-/** Root in a container without CAP_SYS_PTRACE may not read the link: then a live `postgres` is "perhaps". */
-async function worksIn(pid: number, data: string): Promise<'yes' | 'perhaps' | 'no'> {
-  try {
-    return (await readlink(`/proc/${pid}/cwd`)) === data ? 'yes' : 'no'
-  } catch (error) {
-    if (codeOf(error) !== 'EACCES' && codeOf(error) !== 'EPERM') return 'no'
-    // "pid (comm) state …", proc(5)
-    const status = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '')
-    return /^\d+ \(postgres\) [^ZX]/.test(status) ? 'perhaps' : 'no'
-  }
-}
-
-function codeOf(error: unknown): unknown {
-  return error instanceof Error && 'code' in error ? error.code : undefined
 }
 
 /** What the server behind a socket says. */

@@ -6,7 +6,8 @@ import { GatewayError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import { type ClusterPlace, openSocketDir } from './cluster-place.ts'
 import type { PostgresBinaries } from './postgres-binaries.ts'
-import { ask, boundLog, hasAnyServer, hasSocket, isServerOf, readPidFile, startServer } from './postmaster.ts'
+import { ask, boundLog, hasSocket, readPidFile, startServer } from './postmaster.ts'
+import { hasAnyServer, isServerOf } from './server-process.ts'
 
 /** What the server is doing. */
 export interface ServerState {

@@ -5,7 +5,7 @@ import { GatewayError } from '../errors.ts'
 import { type Dataset, decodeNumbers, decodeStrings, type Element, parseDecimal } from './dataset.ts'
 import type { NewElement } from './part10-writer.ts'
 import { formatTag, isGroupLength, parseTag, type Tag } from './tag.ts'
-import { isBulkVr, isVr, type Vr, vrFacts } from './vr.ts'
+import { integerRange, isBulkVr, isVr, type Vr, vrFacts } from './vr.ts'
 
 /** A data set as JSON: elements by tag, `GGGGEEEE` in upper case. */
 export type DicomJson = { readonly [tag: string]: JsonElement }
@@ -190,22 +190,12 @@ function scalarFromJson(vr: Vr, raw: unknown, path: string): string | number | b
   return numberFromJson(vr, raw, path)
 }
 
-/** Inclusive bounds of the integer VRs. */
-const integerBounds: Readonly<Partial<Record<Vr, readonly [bigint, bigint]>>> = {
-  US: [0n, 0xffffn],
-  SS: [-0x8000n, 0x7fffn],
-  UL: [0n, 0xffffffffn],
-  SL: [-0x80000000n, 0x7fffffffn],
-  UV: [0n, 0xffffffffffffffffn],
-  SV: [-0x8000000000000000n, 0x7fffffffffffffffn],
-}
-
 function numberFromJson(vr: Vr, raw: unknown, path: string): number | bigint {
-  const bounds = integerBounds[vr]
-  if (bounds !== undefined) {
+  const range = integerRange(vr)
+  if (range !== undefined) {
     const isWhole = Number.isSafeInteger(raw) || (typeof raw === 'string' && /^-?[0-9]{1,20}$/.test(raw))
     const value = isWhole && (typeof raw === 'number' || typeof raw === 'string') ? BigInt(raw) : undefined
-    if (value === undefined || value < bounds[0] || value > bounds[1])
+    if (value === undefined || value < range[0] || value > range[1])
       throw bad(path, `expected a number in the range of ${vr}`)
     return vr === 'UV' || vr === 'SV' ? value : Number(value)
   }

@@ -6,13 +6,14 @@ import type { Encoding } from './dataset.ts'
 import { entryOf } from './dictionary.ts'
 import { formatTag, isPrivateTag, type Tag } from './tag.ts'
 import { explicitVrLittleEndian, transferSyntax } from './uid.ts'
-import { type Vr, vrFacts } from './vr.ts'
+import { integerRange, type Vr, vrFacts } from './vr.ts'
 
 type Scalar = string | number | bigint
 
 /**
- * An element to write. The VR is the dictionary's first one unless given. Text is not padded, numbers are not
- * text unless the VR is (DS, IS); AT takes tags as numbers. `fragments` start with the Basic Offset Table.
+ * An element to write. The VR is the dictionary's first one unless given. AT takes tags as numbers. Bytes are padded to
+ * even length; those of words (OW, OF, ...) are little endian, and swapped where the syntax is big endian.
+ * `fragments` start with the Basic Offset Table.
  */
 export type NewElement =
   | { readonly tag: Tag; readonly vr?: Vr; readonly value: Scalar | readonly Scalar[] | Uint8Array }
@@ -153,7 +154,11 @@ function encodeValue(
   encoding: Encoding,
   charset: Charset,
 ): Uint8Array {
-  if (value instanceof Uint8Array) return padded(value, 0)
+  if (value instanceof Uint8Array) {
+    const { kind, unitBytes } = vrFacts(vr)
+    if (kind === 'text' || kind === 'ascii') return padded(value, vr === 'UI' ? 0 : 0x20)
+    return encoding.bigEndian ? swapped(padded(value, 0), unitBytes) : padded(value, 0)
+  }
   const values: readonly Scalar[] = isList(value) ? value : [value]
   const { kind } = vrFacts(vr)
   if (kind === 'text' || kind === 'ascii') {
@@ -176,8 +181,7 @@ function encodeNumbers(tag: Tag, vr: Vr, values: readonly Scalar[], encoding: En
   const little = !encoding.bigEndian
   for (const [index, scalar] of values.entries()) {
     const at = index * width
-    const number = Number(scalar)
-    if (Number.isNaN(number) && scalar !== 'NaN' && !Object.is(scalar, Number.NaN)) throw unrepresentable(tag, vr)
+    const number = numberOf(tag, vr, scalar)
     if (vr === 'AT') {
       view.setUint16(at, number >>> 16, little)
       view.setUint16(at + 2, number & 0xffff, little)
@@ -192,6 +196,30 @@ function encodeNumbers(tag: Tag, vr: Vr, values: readonly Scalar[], encoding: En
     else bytes[at] = number
   }
   return bytes
+}
+
+const byteRange = [0n, 0xffn] as const
+
+/** @throws GatewayError BAD_REQUEST for what is no number, or an integer out of the range of its VR */
+function numberOf(tag: Tag, vr: Vr, scalar: Scalar): number {
+  const number = Number(scalar)
+  const range = integerRange(vr) ?? (vrFacts(vr).unitBytes === 1 ? byteRange : undefined)
+  if (range === undefined) {
+    if (Number.isNaN(number) && scalar !== 'NaN' && !Number.isNaN(scalar)) throw unrepresentable(tag, vr)
+  } else if (!Number.isInteger(number) || BigInt(scalar) < range[0] || BigInt(scalar) > range[1]) {
+    throw unrepresentable(tag, vr)
+  }
+  return number
+}
+
+/** A copy with the bytes of each unit reversed; bytes beyond the last whole unit stay. */
+function swapped(bytes: Uint8Array, unitBytes: number): Uint8Array {
+  const copy = Buffer.from(bytes)
+  const whole = copy.subarray(0, copy.length - (copy.length % unitBytes))
+  if (unitBytes === 2) whole.swap16()
+  else if (unitBytes === 4) whole.swap32()
+  else if (unitBytes === 8) whole.swap64()
+  return copy
 }
 
 function padded(bytes: Uint8Array, padding: number): Uint8Array {

@@ -77,6 +77,21 @@ export function isBulkVr(vr: Vr): vr is BulkVr {
   return vr === 'UN' || vr.startsWith('O')
 }
 
+/** The least and the greatest value of an integer VR; undefined for other VRs. */
+export function integerRange(vr: Vr): readonly [least: bigint, greatest: bigint] | undefined {
+  return integerRanges[vr]
+}
+
+const integerRanges: Readonly<Partial<Record<Vr, readonly [bigint, bigint]>>> = {
+  US: [0n, 0xffffn],
+  SS: [-0x8000n, 0x7fffn],
+  UL: [0n, 0xffffffffn],
+  SL: [-0x80000000n, 0x7fffffffn],
+  UV: [0n, 0xffffffffffffffffn],
+  SV: [-0x8000000000000000n, 0x7fffffffffffffffn],
+  AT: [0n, 0xffffffffn],
+}
+
 /** The VR of two bytes, by their code `first << 8 | second`; undefined when they are no VR. */
 export function vrOfCode(code: number): Vr | undefined {
   return vrCodes.get(code)

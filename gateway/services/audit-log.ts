@@ -61,8 +61,10 @@ export function openAuditLog(options: { db: Db; log: Log; keys: SiteKeys }): Aud
       await db.inTransaction(tx =>
         appendAudit(tx, auditLogUsed({ participants: [{ userId: principal.id, requestor: true }] })),
       )
-      await sequencer.checkpoint()
-      return await verifyAudit(db, checkpointKeys(keys.siteId, signingKeysOf(keys)))
+      const report = await verifyAudit(db, checkpointKeys(keys.siteId, signingKeysOf(keys)))
+      // Only a log that holds is signed again: a new head must not vouch for a forged one.
+      if (report.ok) await sequencer.checkpoint()
+      return report
     },
     close: () => sequencer.close(),
   }

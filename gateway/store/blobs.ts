@@ -3,28 +3,21 @@
  * A blob is written once under `<data>/staging`, made durable, renamed to its digest, and the
  * rename made durable, before a row may name it. Orphans are harmless and swept.
  */
-import { createHash } from 'node:crypto'
 import { rmSync, statSync } from 'node:fs'
-import { type FileHandle, mkdir, open, readdir, rename, stat } from 'node:fs/promises'
+import { mkdir, open, readdir, rename, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { GatewayError } from '../errors.ts'
 import type { Log } from '../log.ts'
+import { type OpenBlob, openBlob } from './blob-reader.ts'
 import { DirSync } from './dir-sync.ts'
 import { FreeSpace, type FreeSpaceOptions, type FreeSpaceState } from './free-space.ts'
 import { errnoOf, storageError } from './io-error.ts'
-import { type BeforeStep, type Staged, type StagedFile, Staging, stagedFile } from './staging.ts'
+import { hashFile, type StagedFile } from './staged-file.ts'
+import { type BeforeStep, type Staged, Staging } from './staging.ts'
 
-export type { BeforeStep, Staged, StagedFile, StorageStep } from './staging.ts'
-
-/** An open blob; also a byte source. Must be closed. */
-export interface OpenBlob {
-  readonly sizeBytes: number
-  /** Reads up to `length` bytes at `offset`; fewer only at the end. */
-  read(offset: number, length: number): Promise<Uint8Array>
-  /** The bytes from `start` up to, not including, `end`, in chunks. */
-  stream(range?: { start?: number; end?: number }): AsyncIterable<Uint8Array>
-  close(): Promise<void>
-}
+export type { OpenBlob } from './blob-reader.ts'
+export type { StagedFile } from './staged-file.ts'
+export type { BeforeStep, Staged, StorageStep } from './staging.ts'
 
 /** A blob as it lies on disk. */
 export interface StoredBlob {
@@ -121,8 +114,6 @@ async function makeFanOut(dir: string, root: string): Promise<void> {
   await dirs.sync(dir)
 }
 
-/** Read in one go when streaming. */
-const streamChunkBytes = 256 * 1024
 const defaultGraceMs = 3_600_000
 
 class BlobStore implements Blobs {
@@ -328,72 +319,6 @@ class BlobStore implements Blobs {
   freeSpace(): Promise<FreeSpaceState> {
     return this.#space.state()
   }
-}
-
-function openBlob(handle: FileHandle, sizeBytes: number): OpenBlob {
-  return {
-    sizeBytes,
-    read: (offset, length) => readFully(handle, offset, Math.max(0, Math.min(length, sizeBytes - offset))),
-    stream: ({ start = 0, end = sizeBytes } = {}) => streamRange(handle, start, Math.min(end, sizeBytes)),
-    close: () => handle.close(),
-  }
-}
-
-async function readFully(handle: FileHandle, offset: number, length: number): Promise<Uint8Array> {
-  const buffer = Buffer.allocUnsafe(length)
-  let filled = 0
-  try {
-    while (filled < length) {
-      const { bytesRead } = await handle.read(buffer, filled, length - filled, offset + filled)
-      if (bytesRead === 0) break
-      filled += bytesRead
-    }
-  } catch (error) {
-    throw storageError(error, 'reading a blob')
-  }
-  return buffer.subarray(0, filled)
-}
-
-/** Reads one chunk ahead of the consumer. */
-async function* streamRange(handle: FileHandle, start: number, end: number): AsyncIterable<Uint8Array> {
-  const readAt = (at: number): Promise<Uint8Array> | undefined => {
-    if (at >= end) return undefined
-    const reading = readFully(handle, at, Math.min(streamChunkBytes, end - at))
-    reading.catch(() => undefined) // a consumer that stops early never awaits it
-    return reading
-  }
-  let next = readAt(start)
-  for (let at = start; next; ) {
-    const chunk = await next
-    if (chunk.length === 0) throw new GatewayError('STORAGE_CORRUPT', 'a blob became shorter while it was read')
-    at += chunk.length
-    next = readAt(at)
-    yield chunk
-  }
-}
-
-async function hashFile(path: string, handle: FileHandle, datasetOffset: number | undefined): Promise<StagedFile> {
-  const fileHash = createHash('sha256')
-  const datasetHash = datasetOffset === undefined ? undefined : createHash('sha256')
-  const head: Uint8Array[] = []
-  let at = 0
-  await handle.datasync()
-  for await (const chunk of handle.createReadStream({ start: 0, autoClose: false, highWaterMark: streamChunkBytes })) {
-    fileHash.update(chunk)
-    if (datasetOffset !== undefined && at + chunk.length > datasetOffset) {
-      datasetHash?.update(chunk.subarray(Math.max(0, datasetOffset - at)))
-    }
-    if (head.length === 0) head.push(chunk)
-    at += chunk.length
-  }
-  return stagedFile({
-    path,
-    sizeBytes: at,
-    fileSha256: fileHash.digest(),
-    datasetSha256: datasetHash?.digest(),
-    datasetOffset: datasetOffset ?? 0,
-    head,
-  })
 }
 
 function hexOf(sha256: Uint8Array): string {

@@ -9,6 +9,7 @@ import { type FileHandle, mkdir, open, readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { FreeSpace } from './free-space.ts'
 import { storageError } from './io-error.ts'
+import { type StagedFile, stagedFile } from './staged-file.ts'
 
 /** A reception that is being written. One writer: `append` calls must not overlap. */
 export interface Staged {
@@ -19,22 +20,6 @@ export interface Staged {
   /** Makes the bytes durable. @throws GatewayError STORAGE_FULL, STORAGE_IO; the file is gone then */
   finish(): Promise<StagedFile>
   /** Ends the reception and removes what was written; harmless after the end. */
-  discard(): Promise<void>
-}
-
-/** A closed, durable staging file; also a byte source for reading its header. */
-export interface StagedFile {
-  readonly path: string
-  readonly sizeBytes: number
-  /** SHA-256 of the whole file, the blob's name. */
-  readonly fileSha256: Buffer
-  /** SHA-256 of the data set; undefined when `markDataset` was not called. */
-  readonly datasetSha256: Buffer | undefined
-  /** Where the data set begins, in bytes; 0 when `markDataset` was not called. */
-  readonly datasetOffset: number
-  /** Reads up to `length` bytes; fewer only at the end. The first ones come from memory. */
-  read(offset: number, length: number): Promise<Uint8Array>
-  /** Removes the file; harmless after `commit`. */
   discard(): Promise<void>
 }
 
@@ -215,51 +200,6 @@ function dropBytes(chunks: readonly Uint8Array[], bytes: number): Uint8Array[] {
     }
   }
   return rest
-}
-
-/** Describes a durable file in the staging area (or one that a caller hands over). */
-export function stagedFile(
-  file: Omit<StagedFile, 'read' | 'discard'> & { readonly head: readonly Uint8Array[] },
-): StagedFile {
-  const { head, path, sizeBytes, fileSha256, datasetSha256, datasetOffset } = file
-  const headSize = head.reduce((sum, chunk) => sum + chunk.length, 0)
-  return {
-    path,
-    sizeBytes,
-    fileSha256,
-    datasetSha256,
-    datasetOffset,
-    read: async (offset, length) => {
-      const end = Math.min(offset + length, sizeBytes)
-      if (offset >= end) return new Uint8Array()
-      return end <= headSize ? readMemory(head, offset, end) : await readFileRange(path, offset, end - offset)
-    },
-    discard: () => rm(path, { force: true }),
-  }
-}
-
-function readMemory(chunks: readonly Uint8Array[], start: number, end: number): Uint8Array {
-  const parts: Uint8Array[] = []
-  let at = 0
-  for (const chunk of chunks) {
-    if (at >= end) break
-    if (at + chunk.length > start) parts.push(chunk.subarray(Math.max(0, start - at), end - at))
-    at += chunk.length
-  }
-  return parts.length === 1 && parts[0] ? parts[0] : Buffer.concat(parts)
-}
-
-async function readFileRange(path: string, offset: number, length: number): Promise<Uint8Array> {
-  const handle = await open(path, 'r').catch(error => {
-    throw storageError(error, 'reading a staging file')
-  })
-  try {
-    const buffer = Buffer.allocUnsafe(length)
-    const { bytesRead } = await handle.read(buffer, 0, length, offset)
-    return buffer.subarray(0, bytesRead)
-  } finally {
-    await handle.close()
-  }
 }
 
 /** `<pid>-<start time>`: the start time tells a reused pid apart where the system says it. */

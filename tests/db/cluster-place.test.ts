@@ -8,7 +8,7 @@ import { openSocketDir, placeCluster } from '../../gateway/db/cluster-place.ts'
 import { openDatabase } from '../../gateway/db/db.ts'
 import { isGatewayError } from '../../gateway/errors.ts'
 import { onEnd } from '../support/cleanup.ts'
-import { clusterDataDir, openCluster, openInChild, silent, stopCluster } from '../support/cluster.ts'
+import { clusterDataDir, kill, openCluster, openInChild, silent, stopCluster } from '../support/cluster.ts'
 
 const isRoot = process.getuid?.() === 0
 const rootOnly = isRoot ? {} : { skip: 'only root runs PostgreSQL as another user' }
@@ -31,7 +31,7 @@ test('a cluster of an ordinary user is run as that user when root opens it', roo
   await mkdir(dataDir)
   await chown(dataDir, nobody.uid, nobody.gid)
   const { child } = await openInChild(t, dataDir, nobody)
-  child.kill('SIGKILL')
+  await kill(child)
   await stopCluster(dataDir)
 
   await openCluster(t, { dataDir })

@@ -125,7 +125,7 @@ function pixels(count: number, seed: number): Uint8Array {
 function pixelData(transferSyntaxUid: string, bytes: Uint8Array, frames: number): NewElement {
   const syntax = transferSyntax(transferSyntaxUid)
   if (!syntax?.encapsulated) {
-    return { tag: 0x7fe00010, vr: 'OW', value: syntax?.bigEndian ? Buffer.from(bytes).swap16() : bytes }
+    return { tag: 0x7fe00010, vr: 'OW', value: bytes }
   }
   const length = bytes.length / frames
   const fragments = Array.from({ length: frames }, (_, i) => bytes.subarray(i * length, (i + 1) * length))
