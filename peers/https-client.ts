@@ -10,6 +10,7 @@ import { type ClockWatch, parseHttpDate } from './clock.ts'
 import { type Destination, diagnose } from './diagnosis.ts'
 import { parseJson } from './json.ts'
 import { decodeOfferState, maxOfferStateBytes, type OfferState } from './offer-state.ts'
+import { formatDigestField, rangeDigestField } from './range-digest.ts'
 import { knownCode } from './receipt.ts'
 
 /** One connection pool to one peer. */
@@ -84,20 +85,20 @@ export function cancelRequest(
   })
 }
 
-/** Sends the bytes of a run of leaves. `bytes` must not change until this settles. */
+/** Sends the bytes of a run of leaves with their range digest. `bytes` must not change until this settles. */
 export function rangeRequest(
   connection: PeerConnection,
   id: string,
-  range: { run: LeafRun; bytes: Uint8Array; contentDigest: string },
+  range: { run: LeafRun; bytes: Uint8Array; digest: Uint8Array },
   signal: AbortSignal,
 ): Promise<Answer> {
-  const { run, bytes, contentDigest } = range
+  const { run, bytes, digest } = range
   return ask(connection, signal, {
     method: 'PUT',
     path: `${offerPath(id)}/leaves/${run.from}-${run.to}`,
     body: bytes,
     type: 'application/octet-stream',
-    headers: { 'content-digest': contentDigest },
+    headers: { [rangeDigestField]: formatDigestField(digest) },
   })
 }
 
