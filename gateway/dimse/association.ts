@@ -21,6 +21,7 @@ import {
   type Rejection,
   type Violation,
 } from './pdu.ts'
+import type { ReceiveBuffers } from './receive-buffers.ts'
 import type { RefusalReports } from './refusals.ts'
 import type { AssociationPeer, ScpCounters, ScpLimits, StoreService } from './scp.ts'
 import { isStored, type Outcome, status } from './status.ts'
@@ -33,6 +34,7 @@ export interface AssociationContext {
   readonly privateSopClasses: ReadonlySet<string>
   readonly store: StoreService
   readonly budget: ReceiveBudget
+  readonly buffers: ReceiveBuffers
   readonly limits: ScpLimits
   readonly counters: ScpCounters
   readonly refusals: RefusalReports
@@ -71,7 +73,7 @@ export class AcceptedAssociation extends UpperLayer {
 
   /** @param refuseAs  set when the listener is over a limit: the request is read and refused */
   constructor(socket: Socket, remoteAddress: string, shared: AssociationContext, refuseAs?: Denial) {
-    super(socket, { pduMs: shared.limits.pduMs, graceMs: shared.limits.graceMs })
+    super(socket, { pduMs: shared.limits.pduMs, graceMs: shared.limits.graceMs }, shared.buffers)
     this.#shared = shared
     this.#remoteAddress = remoteAddress
     this.#refuseAs = refuseAs
@@ -280,7 +282,7 @@ export class AcceptedAssociation extends UpperLayer {
       this.abortFor(invalid('command set is longer than 64 KiB'))
       return
     }
-    this.#commandParts.push(piece)
+    this.#commandParts.push(Buffer.from(piece))
     if (!isLast) return
     const bytes = Buffer.concat(this.#commandParts)
     this.#commandParts = []
@@ -344,6 +346,7 @@ export class AcceptedAssociation extends UpperLayer {
       service: this.#shared.store,
       request: { sopClassUid, sopInstanceUid, transferSyntaxUid: context.transferSyntaxUid, association },
       budget: this.#shared.budget,
+      buffers: this.#shared.buffers,
       heldBytesLimit: this.#shared.limits.heldBytesPerAssociation,
       onFull: () => this.stop('memory'),
       onRoom: () => this.start('memory'),

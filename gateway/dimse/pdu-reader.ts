@@ -11,9 +11,12 @@ import { abortReason, pduType, type Violation } from './pdu.ts'
 export interface PduSink {
   /** May this PDU come now, and with this length? Asked as soon as its header is known. */
   admit(type: number, length: number): Violation | undefined
-  /** A whole control PDU; `body` is what follows the six header bytes. */
+  /** A whole control PDU; `body`, a copy, is what follows the six header bytes. */
   control(type: number, body: Buffer): void
-  /** A piece of a presentation data value; `endOfValue` with its last piece, which may be empty. */
+  /**
+   * A piece of a presentation data value, a view of the chunk; `endOfValue` with its last piece,
+   * which may be empty.
+   */
   value(contextId: number, control: number, piece: Buffer, endOfValue: boolean): void
   /** Nothing that follows can be understood; the reader takes no more. */
   violation(violation: Violation): void
@@ -100,7 +103,7 @@ export class PduReader {
 
   #readControl(chunk: Buffer, offset: number): number {
     const part = chunk.subarray(offset, offset + this.#pduLeft)
-    this.#parts.push(part)
+    this.#parts.push(Buffer.from(part))
     this.#pduLeft -= part.length
     if (this.#pduLeft === 0) this.#endControl()
     return offset + part.length

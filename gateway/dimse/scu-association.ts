@@ -87,6 +87,7 @@ export async function openAssociation(
   target.signal?.throwIfAborted()
   const socket = connect({ host: target.host, port: target.port, noDelay: true })
   const association = new RequestedAssociation(socket, target)
+  socket.on('data', (chunk: Buffer) => association.receive(chunk))
   await association.request(proposals)
   return association
 }
