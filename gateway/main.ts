@@ -2,8 +2,7 @@
  * The composition root: the only place where services are built. They are opened in the order of
  * their needs and closed in reverse: listeners first, the database last.
  */
-import { randomBytes } from 'node:crypto'
-import { mkdir, readFile, rename, writeFile } from 'node:fs/promises'
+import { mkdir } from 'node:fs/promises'
 import { isIP } from 'node:net'
 import { join } from 'node:path'
 import { signCard } from '../peers/card.ts'
@@ -31,6 +30,7 @@ import { orthancRoutes } from './http/orthanc/routes.ts'
 import { buildHttpServer } from './http/server.ts'
 import { openQueue } from './jobs/queue.ts'
 import type { Log } from './log.ts'
+import { adminToken, type Listeners, writeListeners } from './run-files.ts'
 import { openAuditLog } from './services/audit-log.ts'
 import { openConflicts } from './services/conflicts.ts'
 import { startHousekeeping } from './services/housekeeping.ts'
@@ -42,15 +42,9 @@ import { openRetrieve } from './services/retrieve.ts'
 import { startRouting } from './services/routing.ts'
 import { loadStatus } from './services/status.ts'
 import { openBlobs } from './store/blobs.ts'
-import { findToken, newToken, tokenDigest } from './store/tokens.ts'
+import type { Origin } from './store/origin.ts'
+import { findToken, tokenDigest } from './store/tokens.ts'
 import { version } from './version.ts'
-
-/** Where the listeners of a running gateway are. */
-export interface Listeners {
-  readonly http: { readonly url: string; readonly port: number }
-  readonly dicom: { readonly aeTitle: string; readonly host: string; readonly port: number }
-  readonly federation: { readonly url: string; readonly port: number }
-}
 
 /** A running gateway. */
 export interface Gateway {
@@ -91,7 +85,9 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const pairing = openPairing({ db, keys, peers, card, appendAudit, clocks, proxy })
 
   const ownIssuers = new Set(config.site.ownIssuers)
-  const dueAt = () => new Date(Date.now() + config.studies.stableAgeMs)
+  const modalities = use(starting, await openModalities({ db, log }))
+  const dueAt = ({ callingAe }: Origin): Date =>
+    new Date(Date.now() + (modalities.stableAgeMs(callingAe) ?? config.studies.stableAgeMs))
   const ingest = use(
     starting,
     openIngest({
@@ -110,7 +106,6 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   queue.work('deliver', { concurrency: 8 }, ({ transfer }, signal) => outbound.run(transfer, signal))
   await outbound.recover('all')
   use(starting, startHousekeeping({ db, blobs, inbound, outbound, log }))
-  const modalities = use(starting, await openModalities({ db, log }))
 
   const tls = openFederationTls({ keys, directory: peers, hosts: () => hostsOf(config), log })
   starting.defer(() => tls.close())
@@ -292,29 +287,6 @@ function describeListeners(listeners: Listeners | undefined): { http: string; di
   if (!listeners) return { http: '', dicom: '', federation: '' }
   const { http, dicom, federation } = listeners
   return { http: http.url, dicom: `${dicom.aeTitle}@${dicom.host}:${dicom.port}`, federation: federation.url }
-}
-
-/** Tells the command line where we are. Replaced in one rename: a reader never sees half of it. */
-async function writeListeners(data: string, listeners: Listeners): Promise<void> {
-  const dir = join(data, 'run')
-  await mkdir(dir, { recursive: true, mode: 0o700 })
-  const file = join(dir, 'listeners.json')
-  await writeFile(`${file}.new`, `${JSON.stringify({ pid: process.pid, ...listeners }, null, 2)}\n`)
-  await rename(`${file}.new`, file)
-}
-
-/** The administrator token of this data directory, for the command line; made once, mode 0600. */
-async function adminToken(data: string): Promise<string> {
-  const dir = join(data, 'run')
-  await mkdir(dir, { recursive: true, mode: 0o700 })
-  const file = join(dir, 'admin-token')
-  const known = await readFile(file, 'utf8').catch(() => '')
-  if (known.trim() !== '') return known.trim()
-  const token = newToken()
-  const fresh = `${file}.${randomBytes(4).toString('hex')}`
-  await writeFile(fresh, `${token}\n`, { mode: 0o600 })
-  await rename(fresh, file)
-  return token
 }
 
 async function recordActivity(db: Db, what: 'start' | 'stop'): Promise<void> {

@@ -23,6 +23,12 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
     summary: 'why a study goes where',
     load: async () => (await import('./policy.ts')).policyExplain,
   },
+  'modality list': {
+    summary: 'list registered modalities',
+    load: async () => (await import('./modality.ts')).modalityList,
+  },
+  'modality add': { summary: 'register a modality', load: async () => (await import('./modality.ts')).modalityAdd },
+  'modality remove': { summary: 'remove a modality', load: async () => (await import('./modality.ts')).modalityRemove },
   'audit verify': { summary: 'verify the audit log', load: async () => (await import('./audit.ts')).auditVerify },
   'token create': { summary: 'create an API token', load: async () => (await import('./token.ts')).tokenCreate },
   'token list': { summary: 'list API tokens', load: async () => (await import('./token.ts')).tokenList },

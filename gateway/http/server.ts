@@ -83,7 +83,9 @@ function installRequestLog(app: FastifyInstance, log: Log, metrics: Metrics): vo
   const finished = (request: FastifyRequest, status: number, milliseconds: number): void => {
     const route = request.routeOptions.url ?? 'unknown'
     metrics.request(route, request.method, status, milliseconds / 1000)
-    log.info(
+    // Health checks come every few seconds: they would bury what matters.
+    const level = request.routeOptions.config.open ? 'debug' : 'info'
+    log[level](
       {
         requestId: request.id,
         method: request.method,

@@ -48,7 +48,7 @@ test('errors of the API are problem documents, whatever is wrong', async t => {
       ...(body !== undefined && { body, headers: { 'content-type': 'application/json' } }),
     })
     const problem: unknown = await answer.json()
-    assert.equal(answer.headers.get('content-type'), 'application/problem+json', `${method} ${path}`)
+    assert.match(answer.headers.get('content-type') ?? '', /^application\/problem\+json/, `${method} ${path}`)
     assert.ok(isObject(problem) && problem['status'] === answer.status)
     return answer.status
   }
@@ -83,12 +83,13 @@ test('errors of the API are problem documents, whatever is wrong', async t => {
       ask('POST', '/tokens', '{"name":"../x"}'),
       ask('DELETE', '/tokens/none'),
       ask('GET', '/audit/events?limit=5000'),
+      ask('GET', '/audit/events?before=1e30'),
     ]),
     [
       ...[404, 400, 404, 400, 400, 400, 400, 404, 400],
       ...[404, 404, 404, 404, 404],
       ...[404, 404, 404, 403, 403],
-      ...[400, 404, 400, 404, 400, 400, 404, 400],
+      ...[400, 404, 400, 404, 400, 400, 404, 400, 400],
     ],
   )
 })

@@ -34,11 +34,12 @@ const orthancVersion = '1.10.1'
 
 const hidden = { schema: { tags: ['Orthanc'] } }
 const idParams = { type: 'object', properties: { id: { type: 'string', maxLength: 64 } }, required: ['id'] } as const
+const count = { type: 'integer', minimum: 0, maximum: Number.MAX_SAFE_INTEGER } as const
 const listQuery = {
   type: 'object',
   properties: {
-    since: { type: 'integer', minimum: 0, description: 'Rows to skip; only together with limit' },
-    limit: { type: 'integer', minimum: 0, description: 'Rows to give; only together with since' },
+    since: { ...count, description: 'Rows to skip; only together with limit' },
+    limit: { ...count, description: 'Rows to give; only together with since' },
     expand: { type: 'string', description: 'Give details instead of ids' },
   },
 } as const
