@@ -67,8 +67,7 @@ export class StoreReception implements BudgetMember {
     if (!this.#failure && this.#sink) {
       try {
         const outcome = await this.#sink.finish()
-        this.#options.budget.leave(this)
-        this.#release(this.#kept)
+        this.#leave()
         return outcome
       } catch (error) {
         this.#failure = { error }
@@ -82,12 +81,11 @@ export class StoreReception implements BudgetMember {
   async discard(): Promise<void> {
     if (this.#isDiscarded) return
     this.#isDiscarded = true
-    this.#options.budget.leave(this)
     this.#drop()
     while (this.#call) await this.#call
     // What a failed removal leaves behind is swept with the rest of the staging directory.
     await this.#sink?.discard().catch(() => undefined)
-    this.#release(this.#kept)
+    this.#leave()
   }
 
   onPressure(): void {
@@ -148,9 +146,13 @@ export class StoreReception implements BudgetMember {
     this.#inFlight = []
   }
 
-  #release(pieces: readonly Uint8Array[]): void {
-    for (const piece of pieces) this.#options.buffers.release(piece)
+  /** The end: nothing is held any more, and nothing of it keeps the association from reading. */
+  #leave(): void {
+    this.#options.budget.leave(this)
+    for (const piece of this.#kept) this.#options.buffers.release(piece)
     this.#kept = []
+    if (this.#isStopped) this.#options.onRoom()
+    this.#isStopped = false
   }
 
   /** Throws away what is held; what a running write holds is given back when it ends. */
@@ -162,8 +164,10 @@ export class StoreReception implements BudgetMember {
     this.#options.budget.giveBack(cost)
   }
 
+  /** Who holds nothing may always take a piece, so that others cannot stop this one for good. */
   #isFull(): boolean {
-    if (this.#failure) return false
-    return this.#heldCost + this.#inFlightCost >= this.#options.heldBytesLimit || this.#options.budget.isFull
+    const cost = this.#heldCost + this.#inFlightCost
+    if (this.#failure || cost === 0) return false
+    return cost >= this.#options.heldBytesLimit || this.#options.budget.isFull
   }
 }
