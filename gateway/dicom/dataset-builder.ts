@@ -1,7 +1,7 @@
 /** Builds a data set from a walk. */
 import { type Charset, charsetOf, parseTerms } from './charset.ts'
 import type { ByteRange, Dataset, Element, Item } from './dataset.ts'
-import type { Action, Visitor, WalkedElement } from './element-walker.ts'
+import type { Action, Visitor, WalkedElement } from './element-visitor.ts'
 
 /** What to do with an element: as the walker's actions; `skip` keeps it as a range, `omit` leaves it out. */
 export type Choice = Action | 'omit'

@@ -9,62 +9,11 @@
  */
 import { GatewayError } from '../errors.ts'
 import type { ByteSource } from './byte-source.ts'
-import type { ByteRange, Element, Encoding, Item } from './dataset.ts'
+import type { Encoding } from './dataset.ts'
 import { entryOf } from './dictionary.ts'
+import { defaultLimits, undefinedLength, type Visitor, WalkedElement, type WalkLimits } from './element-visitor.ts'
 import { formatTag, isPrivateTag, type Tag } from './tag.ts'
 import { type Vr, vrFacts, vrOfCode } from './vr.ts'
-
-/** `value`: deliver the bytes; `enter`: visit the items or fragments; `skip`: pass over; `stop`: end the walk here. */
-export type Action = 'value' | 'enter' | 'skip' | 'stop'
-
-/** The element a walk is at; `value`, `items` and `fragments` are the visitor's to fill. */
-export class WalkedElement implements Element {
-  readonly tag: Tag
-  readonly vr: Vr
-  readonly offset: number
-  readonly valueOffset: number
-  length: number
-  readonly isUndefinedLength: boolean
-  readonly encoding: Encoding
-  value: Uint8Array | undefined = undefined
-  items: Item[] | undefined = undefined
-  fragments: ByteRange[] | undefined = undefined
-
-  constructor(tag: Tag, vr: Vr, offset: number, valueOffset: number, length: number, encoding: Encoding) {
-    this.tag = tag
-    this.vr = vr
-    this.offset = offset
-    this.valueOffset = valueOffset
-    this.isUndefinedLength = length === undefinedLength
-    this.length = this.isUndefinedLength ? 0 : length
-    this.encoding = encoding
-  }
-}
-
-/** What a walk meets. Offsets are absolute in the source. */
-export interface Visitor {
-  /** `depth` is 0 at the top level; `holdsItems` says that `enter` is possible. */
-  element(element: WalkedElement, depth: number, holdsItems: boolean): Action
-  /** After `value`; the bytes are a view that is valid only now unless the source is in memory. */
-  value(element: WalkedElement, bytes: Uint8Array): void
-  /** After `enter`, for each item of a sequence; no length means an undefined one. */
-  beginItem(offset: number, valueOffset: number, length: number | undefined): void
-  /** `contentEnd` is before the item's delimiter, `end` behind it. */
-  endItem(contentEnd: number, end: number): void
-  /** After `enter`, for each fragment of encapsulated data. */
-  fragment(range: ByteRange): void
-  /** Behind a sequence or fragments that were entered, or passed over for their undefined length: `element.length` is known. */
-  endElement(element: WalkedElement): void
-}
-
-/** Bounds of one walk; exceeding them is DICOM_LIMIT. */
-export interface WalkLimits {
-  /** Sequences within sequences. */
-  readonly maxDepth: number
-  readonly maxElements: number
-}
-
-export const defaultLimits: WalkLimits = { maxDepth: 64, maxElements: 5_000_000 }
 
 /** Bytes that a walk lacks. */
 interface Need {
@@ -89,7 +38,6 @@ interface Frame {
   isSigned: boolean
 }
 
-const undefinedLength = 0xffffffff
 const implicitLittleEndian: Encoding = { explicitVr: false, bigEndian: false }
 const pixelData = 0x7fe00010
 const itemTag = 0xfffee000
@@ -200,10 +148,7 @@ class Walker {
       // Tolerated: a file that ends where an element ends, inside items whose declared length goes beyond.
       if (left === 0 && top.isOverlong) this.#close(this.position, this.position)
       else if (this.#frames.length > 1) throw this.#unreadable('ends inside a sequence')
-      else {
-        if (left > 0) this.#checkPadding(left)
-        this.#isStopped = true
-      }
+      else return this.#finish(left)
       return undefined
     }
     // The longest header is twelve bytes; four more show whether a UN value holds items.
@@ -424,11 +369,16 @@ class Walker {
     return (bigEndian ? (a << 24) | (b << 16) | (c << 8) | d : (b << 24) | (a << 16) | (d << 8) | c) >>> 0
   }
 
-  /** Fewer bytes than an element header at the end: padding, or a truncated file. */
-  #checkPadding(left: number): void {
+  /** The end of the top level. Fewer bytes than an element header there are padding, or a truncated file. */
+  #finish(left: number): Need | undefined {
+    const need = left > 0 ? this.#lacks(this.position, left) : undefined
+    if (need !== undefined) return need
     const at = this.position - this.#base
-    const rest = at >= 0 ? this.#bytes.subarray(at, at + left) : new Uint8Array(0)
-    if (rest.some(byte => byte !== 0)) throw this.#unreadable('ends inside an element header')
+    if (left > 0 && this.#bytes.subarray(at, at + left).some(byte => byte !== 0)) {
+      throw this.#unreadable('ends inside an element header')
+    }
+    this.#isStopped = true
+    return undefined
   }
 
   #unreadable(what: string, tag?: Tag): GatewayError {

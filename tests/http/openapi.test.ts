@@ -29,7 +29,7 @@ test('the OpenAPI document describes every route, its references resolve, and it
     for (const [method, operation] of Object.entries(methods)) {
       assert.ok(isObject(operation))
       assert.ok(Array.isArray(operation['tags']) && operation['tags'].length === 1, `${method} ${path} has a tag`)
-      if (path.startsWith('/api/')) assert.ok(operation['summary'], `${method} ${path} has a summary`)
+      assert.ok(operation['summary'], `${method} ${path} has a summary`)
     }
     if (!isObject(methods['get']) || path.includes('{') || path.includes('explain')) continue
     const answer = await fetch(`${gateway.url}${path}`)
@@ -48,7 +48,7 @@ test('errors of the API are problem documents, whatever is wrong', async t => {
       ...(body !== undefined && { body, headers: { 'content-type': 'application/json' } }),
     })
     const problem: unknown = await answer.json()
-    assert.equal(answer.headers.get('content-type'), 'application/problem+json', `${method} ${path}`)
+    assert.match(answer.headers.get('content-type') ?? '', /^application\/problem\+json/, `${method} ${path}`)
     assert.ok(isObject(problem) && problem['status'] === answer.status)
     return answer.status
   }
@@ -83,12 +83,13 @@ test('errors of the API are problem documents, whatever is wrong', async t => {
       ask('POST', '/tokens', '{"name":"../x"}'),
       ask('DELETE', '/tokens/none'),
       ask('GET', '/audit/events?limit=5000'),
+      ask('GET', '/audit/events?before=1e30'),
     ]),
     [
       ...[404, 400, 404, 400, 400, 400, 400, 404, 400],
       ...[404, 404, 404, 404, 404],
       ...[404, 404, 404, 403, 403],
-      ...[400, 404, 400, 404, 400, 400, 404, 400],
+      ...[400, 404, 400, 404, 400, 400, 404, 400, 400],
     ],
   )
 })

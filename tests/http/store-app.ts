@@ -1,4 +1,5 @@
 /** The HTTP server over a real store: database, blobs, ingest, Orthanc routes, conflicts. */
+import { globSync } from 'node:fs'
 import type { TestContext } from 'node:test'
 import type { FastifyInstance } from 'fastify'
 import type { Db } from '../../gateway/db/db.ts'
@@ -11,23 +12,30 @@ import { openConflicts } from '../../gateway/services/conflicts.ts'
 import { openIngest } from '../../gateway/services/ingest.ts'
 import { openRetrieve } from '../../gateway/services/retrieve.ts'
 import type { Blobs } from '../../gateway/store/blobs.ts'
+import type { FreeSpaceOptions } from '../../gateway/store/free-space.ts'
 import { tokenDigest } from '../../gateway/store/tokens.ts'
-import { testBlobs } from '../support/blobs.ts'
+import { temporaryDir, testBlobs } from '../support/blobs.ts'
 import { testDatabase } from '../support/database.ts'
 
 export interface StoreApp {
   readonly app: FastifyInstance
   readonly db: Db
   readonly blobs: Blobs
+  /** Files of receptions that are under way. */
+  staged(): string[]
   /** `POST /instances`; the parsed answer. */
   upload(bytes: Uint8Array): Promise<{ status: number; body: Record<string, unknown> }>
   /** GET as JSON. */
   get(url: string): Promise<{ status: number; body: unknown }>
 }
 
-export async function storeApp(t: TestContext, options: { limitBytes?: number } = {}): Promise<StoreApp> {
+export async function storeApp(
+  t: TestContext,
+  options: { limitBytes?: number; concurrency?: number; freeSpace?: FreeSpaceOptions } = {},
+): Promise<StoreApp> {
   const db = await testDatabase(t)
-  const blobs = await testBlobs(t)
+  const dir = await temporaryDir(t)
+  const blobs = await testBlobs(t, { dir, ...(options.freeSpace && { freeSpace: options.freeSpace }) })
   const dueAt = (): undefined => undefined
   const ingest = openIngest({ db, blobs, dueAt })
   const app = await buildHttpServer({
@@ -38,7 +46,7 @@ export async function storeApp(t: TestContext, options: { limitBytes?: number } 
       orthancRoutes(app, {
         db,
         retrieve: openRetrieve({ db, blobs }),
-        upload: { db, ingest, limitBytes: options.limitBytes ?? 1024 ** 3, concurrency: 4 },
+        upload: { db, ingest, limitBytes: options.limitBytes ?? 1024 ** 3, concurrency: options.concurrency ?? 4 },
         system: () => ({ name: 'Test', aeTitle: 'HANSE', dicomPort: 4242, httpPort: 8042, version: '0' }),
       })
       conflictRoutes(app, openConflicts({ db, blobs, dueAt }))
@@ -53,6 +61,7 @@ export async function storeApp(t: TestContext, options: { limitBytes?: number } 
     app,
     db,
     blobs,
+    staged: () => globSync('staging/*/*', { cwd: dir }),
     async upload(bytes) {
       const payload = Buffer.from(bytes)
       const answer = await app.inject({ method: 'POST', url: '/instances', headers, payload })

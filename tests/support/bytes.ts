@@ -1,4 +1,4 @@
-/** Small helpers over bytes for tests. */
+/** Bytes in tests: gathered from a stream, written as text. */
 
 /** All chunks as one buffer. */
 export async function gather(chunks: AsyncIterable<Uint8Array>): Promise<Buffer> {

@@ -6,7 +6,19 @@ import type { Log } from '../../log.ts'
 import type { Principal } from '../../principal.ts'
 import { listAudit } from '../../services/audit-list.ts'
 import { sendSlowly } from '../slow-answer.ts'
-import { answers, anything, array, date, input, integer, limit, nullableInteger, object, string } from './schema.ts'
+import {
+  answers,
+  anything,
+  array,
+  date,
+  input,
+  integer,
+  limit,
+  nullableInteger,
+  object,
+  rowId,
+  string,
+} from './schema.ts'
 
 /** A signed tree head. */
 interface Checkpoint {
@@ -40,7 +52,7 @@ export function auditRoutes(app: FastifyInstance, services: { db: Db; audit: Aud
         tags,
         summary: 'Read audit events, newest first; reading is an event too',
         querystring: input({
-          before: { type: 'integer', description: 'Only those with a smaller id: the last one of the page before' },
+          before: { ...rowId, description: 'Only those with a smaller id: the last one of the page before' },
           limit,
         }),
         response: answers(

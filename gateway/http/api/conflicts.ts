@@ -13,11 +13,12 @@ import {
   nullableString,
   object,
   open,
+  rowId,
   string,
 } from './schema.ts'
 
 const tags = ['Conflicts']
-const params = input({ id: { type: 'integer', minimum: 1 } }, ['id'])
+const params = input({ id: rowId }, ['id'])
 const conflict = object({
   id: integer,
   kind: { enum: ['conflict', 'variant'], description: 'variant: the same instance in another transfer syntax' },
@@ -45,7 +46,7 @@ export function conflictRoutes(app: FastifyInstance, conflicts: Conflicts): void
         summary: 'List conflicts, newest first',
         querystring: input({
           state: { enum: ['held', 'kept', 'replaced', 'discarded'] },
-          before: { type: 'integer', description: 'Only those with a smaller id: the last one of the page before' },
+          before: { ...rowId, description: 'Only those with a smaller id: the last one of the page before' },
           limit,
         }),
         response: answers('A page of conflicts', object({ conflicts: array(conflict) })),

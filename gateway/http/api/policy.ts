@@ -26,6 +26,7 @@ import {
 } from './schema.ts'
 
 const tags = ['Policy']
+const versionNumber = { type: 'integer', minimum: 1, maximum: 2_147_483_647 } as const
 const info = { version: integer, title: string, sha256: string, author: string, createdAt: date }
 const version = object({ ...info, document: open })
 
@@ -70,7 +71,7 @@ export function policyRoutes(app: FastifyInstance, db: Db, routing: Pick<Routing
       schema: {
         tags,
         summary: 'All versions, newest first',
-        querystring: input({ before: { ...integer, description: 'Only those with a smaller number' }, limit }),
+        querystring: input({ before: { ...versionNumber, description: 'Only those with a smaller number' }, limit }),
         response: answers('Versions', object({ versions: array(object(info)) })),
       },
     },
@@ -83,7 +84,7 @@ export function policyRoutes(app: FastifyInstance, db: Db, routing: Pick<Routing
       schema: {
         tags,
         summary: 'One version with its document',
-        params: input({ version: { type: 'integer', minimum: 1, maximum: 2_147_483_647 } }, ['version']),
+        params: input({ version: versionNumber }, ['version']),
         response: answers('The version', version),
       },
     },

@@ -20,6 +20,8 @@ export const input = (properties: Readonly<Record<string, Json>>, required: read
 export const array = (items: Json) => ({ type: 'array', items })
 export const string = { type: 'string' } as const
 export const integer = { type: 'integer' } as const
+/** A row's number; beyond the safe integers PostgreSQL's bigint would be another number here. */
+export const rowId = { type: 'integer', minimum: 1, maximum: Number.MAX_SAFE_INTEGER } as const
 export const boolean = { type: 'boolean' } as const
 export const date = { type: 'string', format: 'date-time' } as const
 export const sha256 = { type: 'string', pattern: '^[0-9a-f]{64}$' } as const

@@ -1,0 +1,127 @@
+import assert from 'node:assert/strict'
+import { createHash } from 'node:crypto'
+import { type ClientRequest, request as httpRequest, type IncomingMessage } from 'node:http'
+import { test } from 'node:test'
+import { datasetOffset } from '../../gateway/services/upload.ts'
+import { buildInstance } from '../support/dicom-builder.ts'
+import { until } from '../support/until.ts'
+import { type StoreApp, storeApp } from './store-app.ts'
+
+/** A request whose body the test writes; and its answer. */
+function post(url: string, headers: Record<string, string | number>) {
+  const request: ClientRequest = httpRequest(`${url}/instances`, { method: 'POST', headers })
+  const answer = new Promise<{ status: number; body: Record<string, unknown> }>((resolve, reject) => {
+    request.once('error', reject)
+    request.once('response', (response: IncomingMessage) => {
+      let text = ''
+      response.on('data', chunk => {
+        text += String(chunk)
+      })
+      response.once('end', () => resolve({ status: response.statusCode ?? 0, body: JSON.parse(text) }))
+    })
+  })
+  answer.catch(() => undefined)
+  return { request, answer }
+}
+
+async function listening(store: StoreApp): Promise<string> {
+  return await store.app.listen({ host: '127.0.0.1', port: 0 })
+}
+
+test('a body that comes in drops, without a length, is stored with the digest of its data set', async t => {
+  const store = await storeApp(t)
+  const { bytes, dataset } = buildInstance({ seed: 1 })
+  const { request, answer } = post(await listening(store), { 'transfer-encoding': 'chunked' })
+
+  for (let at = 0; at < bytes.length; at += 97) request.write(bytes.subarray(at, at + 97))
+  request.end()
+
+  assert.equal((await answer).status, 200)
+  const { rows } = await store.db.pool.query('select dataset_sha256, file_sha256, size_bytes from instances')
+  assert.deepEqual(rows[0].dataset_sha256, createHash('sha256').update(dataset).digest())
+  assert.deepEqual(rows[0].file_sha256, createHash('sha256').update(bytes).digest())
+  assert.equal(rows[0].size_bytes, bytes.length)
+})
+
+test('a client that goes away in the middle leaves nothing behind', async t => {
+  const store = await storeApp(t)
+  const { bytes } = buildInstance({ seed: 1, rows: 512, cols: 512 })
+  const { request, answer } = post(await listening(store), { 'content-length': bytes.length })
+
+  request.write(bytes.subarray(0, 300_000))
+  await until('the reception has begun', 10_000, () => store.staged().length === 1)
+  request.destroy()
+
+  await assert.rejects(answer)
+  await until('the staging file is gone', 10_000, () => store.staged().length === 0)
+  assert.deepEqual((await store.get('/instances')).body, [])
+})
+
+test('a refusal in the middle of a long body reaches a client that sends on', async t => {
+  const store = await storeApp(t, { limitBytes: 100_000 })
+  const { request, answer } = post(await listening(store), { 'transfer-encoding': 'chunked' })
+  const chunk = Buffer.alloc(64 * 1024, buildInstance({ seed: 1 }).bytes)
+
+  for (let sent = 0; sent < 3_000_000; sent += chunk.length) request.write(chunk)
+  request.end()
+
+  const { status, body } = await answer
+  assert.deepEqual([status, body['code']], [413, 'TOO_LARGE'])
+  assert.deepEqual(store.staged(), [])
+})
+
+test('below the free-space watermark uploads are refused with 507 and accepted again when there is room', async t => {
+  let freeBytes = 10_000
+  const measure = async () => ({ freeBytes, totalBytes: 1_000_000 })
+  const store = await storeApp(t, { freeSpace: { lowWatermarkBytes: 50_000, resumeBytes: 60_000, measure } })
+  const { bytes } = buildInstance({ seed: 1 })
+
+  const refused = await store.upload(bytes)
+  freeBytes = 900_000
+
+  assert.deepEqual([refused.status, refused.body['code']], [507, 'STORAGE_FULL'])
+  await until('uploads are accepted again', 10_000, async () => (await store.upload(bytes)).status === 200)
+})
+
+test('more uploads than there are places wait for one and all are stored', async t => {
+  const store = await storeApp(t, { concurrency: 2 })
+  const url = await listening(store)
+  const files = Array.from({ length: 20 }, (_, index) => buildInstance({ seed: index + 1 }).bytes)
+
+  const answers = await Promise.all(
+    files.map(async bytes => {
+      const { request, answer } = post(url, { 'content-length': bytes.length })
+      request.end(bytes)
+      return (await answer).body['Status']
+    }),
+  )
+
+  assert.deepEqual(answers, Array(20).fill('Success'))
+  const { body } = await store.get('/instances')
+  assert.ok(Array.isArray(body) && body.length === 20)
+})
+
+test('an upload of a form or an archive is refused with what is expected instead', async t => {
+  const store = await storeApp(t)
+
+  for (const type of ['multipart/form-data; boundary=x', 'application/zip']) {
+    const answer = await store.app.inject({
+      method: 'POST',
+      url: '/instances',
+      headers: { host: 'localhost', 'content-type': type },
+      payload: 'x',
+    })
+    assert.equal(answer.statusCode, 400)
+    assert.match(answer.json().detail, /expected one DICOM file/)
+  }
+})
+
+test('the place of the data set is found in every shape of a file, and asked for again when bytes are missing', () => {
+  const { bytes, dataset } = buildInstance({ seed: 1 })
+  const offset = bytes.length - dataset.length
+
+  assert.equal(datasetOffset(bytes), offset)
+  assert.equal(datasetOffset(dataset), 0)
+  assert.equal(datasetOffset(bytes.subarray(128)), offset - 128)
+  for (let length = 0; length < offset + 8; length++) assert.equal(datasetOffset(bytes.subarray(0, length)), undefined)
+})
