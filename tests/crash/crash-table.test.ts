@@ -73,7 +73,7 @@ test('the crash table', async t => {
       const study = lone()
       const blob = blobPath(a, study)
 
-      const hold = await holdBefore(a, { table: 'instances' })
+      const hold = await holdBefore(t, a, { table: 'instances' })
       const sending = attempt(a, study)
       await hold.reached()
       assert.ok(existsSync(blob))
@@ -97,7 +97,7 @@ test('the crash table', async t => {
   await row('killed after commit, before C-STORE-RSP: sent again, it is a duplicate and a success', async () => {
     const study = lone()
 
-    const hold = await holdAfterCommit(a, { table: 'instances' })
+    const hold = await holdAfterCommit(t, a, { table: 'instances' })
     const sending = attempt(a, study)
     await hold.reached()
     await a.kill('SIGKILL')
@@ -112,28 +112,10 @@ test('the crash table', async t => {
     await assertHolds(a, atA)
   })
 
-  await row('killed while preparing: the job reruns', async () => {
+  await row('killed while preparing and signing: the job reruns and signs the same items', async () => {
     const study = complete()
 
-    const hold = await holdBefore(a, { table: 'transfers', when: `new.state = 'prepared'` })
-    await sendStudy(a, study)
-    await hold.reached()
-    await a.kill('SIGKILL')
-    await hold.release()
-    assert.equal(await transferState(a, study), 'planned')
-
-    await a.start()
-    await untilReceipted(a, carried, deliveryMs)
-    await assertHolds(
-      b,
-      carried.flatMap(each => each.exposures),
-    )
-  })
-
-  await row('killed while signing: the job reruns and signs the same items', async () => {
-    const study = complete()
-
-    const hold = await holdBefore(a, { table: 'transfers', when: `new.state = 'signed'` })
+    const hold = await holdBefore(t, a, { table: 'transfers', when: `new.state = 'signed'` })
     await sendStudy(a, study)
     await hold.reached()
     await a.kill('SIGKILL')
@@ -153,36 +135,13 @@ test('the crash table', async t => {
     )
   })
 
-  await row(
-    'killed after signing, before anything is sent: the stored manifest is the one that is offered',
-    async () => {
-      const study = complete()
-
-      const hold = await holdAfterCommit(a, { table: 'transfers', when: `new.state = 'signed'` })
-      await sendStudy(a, study)
-      await hold.reached()
-      await a.kill('SIGKILL')
-      await hold.release()
-      const [signed] = await query(a, `select manifest_id from transfers where study_instance_uid = $1`, study)
-
-      await a.start()
-      await untilReceipted(a, carried, deliveryMs)
-      const inbound = await rows(b, 'select manifest_id from inbound_transfers')
-      assert.ok(inbound.some(each => each['manifest_id'] === signed?.['manifest_id']))
-      await assertHolds(
-        b,
-        carried.flatMap(each => each.exposures),
-      )
-    },
-  )
-
   for (const victims of [['A'], ['B'], ['A', 'B']]) {
     await row(`killed mid-send (${victims.join(' and ')}): only what the receiver misses is sent`, async () => {
       const study = complete(800)
       const killed = victims.map(name => (name === 'A' ? a : b))
 
       // The first range is acknowledged, the following ones stand before their bits are set.
-      const hold = await holdBefore(b, { table: 'inbound_transfers', when: 'bit_count(new.received) > 4' })
+      const hold = await holdBefore(t, b, { table: 'inbound_transfers', when: 'bit_count(new.received) > 4' })
       await sendStudy(a, study)
       await hold.reached()
       const received = await receivedBytes(b)
@@ -205,9 +164,9 @@ test('the crash table', async t => {
 
   await row('killed while importing: nothing is visible, then everything is', async () => {
     const study = complete()
-    const observer = observe(b, carried)
+    const observer = observe(t, b, carried)
 
-    const hold = await holdBefore(b, { table: 'instances' })
+    const hold = await holdBefore(t, b, { table: 'instances' })
     await sendStudy(a, study)
     await hold.reached()
     await b.kill('SIGKILL')
@@ -227,7 +186,7 @@ test('the crash table', async t => {
   await row('the peer is killed after it stored, before it told: asked again, it gives the same receipt', async () => {
     const study = complete()
 
-    const hold = await holdAfterCommit(b, { table: 'receipts', when: `new.kind = 'imported'` })
+    const hold = await holdAfterCommit(t, b, { table: 'receipts', when: `new.kind = 'imported'` })
     await sendStudy(a, study)
     await hold.reached()
     await b.kill('SIGKILL')
@@ -242,7 +201,7 @@ test('the crash table', async t => {
   await row('killed before the receipt is kept: the peer gives the same one again', async () => {
     const study = complete()
 
-    const hold = await holdBefore(a, { table: 'receipts', when: `new.kind = 'imported'` })
+    const hold = await holdBefore(t, a, { table: 'receipts', when: `new.kind = 'imported'` })
     await sendStudy(a, study)
     await hold.reached()
     const first = (await hold.row())['sha256']
@@ -263,7 +222,7 @@ test('the crash table', async t => {
       const condition = { attribute: 'InstanceCount', equals: String(whole) }
       const old = await activePolicy(a)
 
-      const held = await hold(a, { table: 'policy_active' })
+      const held = await hold(t, a, { table: 'policy_active' })
       const publishing = a.api('PUT', '/api/v1/policy', policyDocument(`Killed ${when}`, condition)).then(
         () => 'answered',
         () => 'no answer',

@@ -5,8 +5,9 @@
  * `HANSE_SOAK=1` makes it 30 kills over 2,000 instances of 526 KB; `HANSE_SEED` chooses the kills.
  */
 import assert from 'node:assert/strict'
-import { test } from 'node:test'
+import { type TestContext, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
+import { onEnd } from '../support/cleanup.ts'
 import { keepRunning, type ProcessGateway } from '../support/process-gateway.ts'
 import { startPair } from '../support/process-pair.ts'
 import { until } from '../support/until.ts'
@@ -30,12 +31,12 @@ test(`${scale.kills} random kills during ingest and transfer lose nothing, show 
   const studies = Array.from({ length: scale.studies }, (_, index) => planStudy(index + 1, scale.instances, scale.rows))
   const totalBytes = studies.reduce((sum, study) => sum + study.sizeBytes, 0)
   const { a, b, wire } = await startPair(t, { wholeStudy: scale.instances })
-  const observer = observe(b, studies)
-  const keepers = [keepRunning(a), keepRunning(b)]
+  const observer = observe(t, b, studies)
+  const keepers = [keepRunning(t, a), keepRunning(t, b)]
   let stored = 0
   const progress = (): number => stored / (scale.studies * scale.instances) + Math.min(1, wire.sentBytes / totalBytes)
 
-  const sending = sendAll(a, studies, () => stored++)
+  const sending = sendAll(t, a, studies, () => stored++)
   const kills = await killAtRandom({ a, b, progress })
   const repeats = await sending
   await Promise.all(keepers.map(keeper => keeper.release()))
@@ -69,8 +70,15 @@ test(`${scale.kills} random kills during ingest and transfer lose nothing, show 
 })
 
 /** Two associations at a time, each with studies of its own. */
-async function sendAll(gateway: ProcessGateway, studies: readonly Study[], onStored: () => void): Promise<number> {
+async function sendAll(
+  t: TestContext,
+  gateway: ProcessGateway,
+  studies: readonly Study[],
+  onStored: () => void,
+): Promise<number> {
   const waiting = [...studies]
+  const ending = new AbortController()
+  onEnd(t, () => ending.abort())
   let repeats = 0
   const lane = async (): Promise<void> => {
     for (let study = waiting.shift(); study; study = waiting.shift()) {
@@ -78,7 +86,7 @@ async function sendAll(gateway: ProcessGateway, studies: readonly Study[], onSto
         onStored()
         await delay(exposureMs)
       }
-      repeats += (await sendStudy(gateway, study, stored, scale.deadlineMs)).repeats
+      repeats += (await sendStudy(gateway, study, { onStored: stored, signal: ending.signal })).repeats
     }
   }
   await Promise.all([lane(), lane()])

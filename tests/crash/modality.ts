@@ -74,39 +74,46 @@ export interface Sending {
   readonly repeats: number
 }
 
+/** Without any progress for so long the gateway is not coming back. */
+const patienceMs = 180_000
+
 /**
- * Sends a study and, like any modality, sends again what was not acknowledged; gives up after
- * `deadlineMs` without any progress.
+ * Sends a study and, like any modality, sends again what was not acknowledged.
+ *
+ * @throws Error when nothing is acknowledged for three minutes; the signal's reason
  */
 export async function sendStudy(
   gateway: ProcessGateway,
   study: Study,
-  onStored: (exposure: Exposure) => Promise<void> | void = () => undefined,
-  deadlineMs = 180_000,
+  options: { onStored?: (exposure: Exposure) => Promise<void> | void; signal?: AbortSignal } = {},
 ): Promise<Sending> {
+  const { onStored, signal } = options
+  const stopping = signal ? { signal } : {}
   const pending = new Set(study.exposures)
   let repeats = 0
   let trouble: unknown = 'nothing was tried'
   let progressAt = Date.now()
   for (let round = 0; pending.size > 0; round++) {
-    if (round > 0) await delay(100)
+    if (round > 0) await delay(100, undefined, stopping)
     try {
-      await storeScu(targetOf(gateway), [...pending].map(outgoing), async ({ exposure }, result) => {
+      const instances = [...pending].map(outgoing)
+      await storeScu({ ...targetOf(gateway), ...stopping }, instances, async ({ exposure }, result) => {
         if (result.kind === 'responded' && result.status === 0) {
           pending.delete(exposure)
           progressAt = Date.now()
-          await onStored(exposure)
+          await onStored?.(exposure)
         } else {
           trouble = result
           repeats++
         }
       })
     } catch (error) {
+      signal?.throwIfAborted()
       trouble = error
       repeats++
     }
-    if (Date.now() - progressAt > deadlineMs) {
-      throw new Error(`${gateway.site} acknowledges nothing for ${deadlineMs} ms`, { cause: trouble })
+    if (Date.now() - progressAt > patienceMs) {
+      throw new Error(`${gateway.site} acknowledges nothing for ${patienceMs} ms`, { cause: trouble })
     }
   }
   return { repeats }

@@ -1,6 +1,9 @@
 /** Looks at a gateway all the time, as its users do, and remembers every study that it saw in part. */
+
+import type { TestContext } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { field, items } from '../../gateway/cli/answer.ts'
+import { onEnd } from '../support/cleanup.ts'
 import type { ProcessGateway } from '../support/process-gateway.ts'
 import type { Study } from './modality.ts'
 
@@ -13,10 +16,10 @@ export interface Observer {
 }
 
 /**
- * Starts looking. One statement of the gateway's database names the series of all studies, so a study
+ * Starts looking, until the test's end. One statement of the gateway's database names the series of all studies, so a study
  * that is shown in part there is shown in part to everybody.
  */
-export function observe(gateway: ProcessGateway, studies: readonly Study[]): Observer {
+export function observe(t: TestContext, gateway: ProcessGateway, studies: readonly Study[]): Observer {
   const expected = new Map(studies.map(study => [study.studyInstanceUid, study.exposures.length]))
   const partial: string[] = []
   const stopping = new AbortController()
@@ -46,14 +49,16 @@ export function observe(gateway: ProcessGateway, studies: readonly Study[]): Obs
       await delay(20, undefined, { signal: stopping.signal }).catch(() => undefined)
     }
   })()
+  const stop = async (): Promise<void> => {
+    stopping.abort()
+    await looking
+  }
+  onEnd(t, stop)
   return {
+    stop,
     partial,
     get looks() {
       return looks
-    },
-    async stop() {
-      stopping.abort()
-      await looking
     },
   }
 }

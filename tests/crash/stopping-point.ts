@@ -2,8 +2,10 @@
  * Named points at which a running gateway stands still, so that it can be killed exactly there. Its
  * own PostgreSQL holds it, by a trigger that a superuser makes: the gateway has no code for this.
  */
-import { randomBytes } from 'node:crypto'
+import { randomInt } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
+import type { TestContext } from 'node:test'
+import { onEnd } from '../support/cleanup.ts'
 import type { AdminClient, ProcessGateway } from '../support/process-gateway.ts'
 import { until } from '../support/until.ts'
 
@@ -22,15 +24,19 @@ export interface Hold {
   release(options?: { rollBack: boolean }): Promise<void>
 }
 
-const lock = 4711
-const reachDeadlineMs = 120_000
+const reachDeadlineMs = 60_000
 
 /** Holds the gateway before it writes such a row: its transaction is open, nothing of it is committed. */
-export async function holdBefore(gateway: ProcessGateway, point: Point): Promise<Hold> {
-  const admin = await openAdmin(gateway)
-  const mark = `crash_point_${randomBytes(4).toString('hex')} `
+export async function holdBefore(t: TestContext, gateway: ProcessGateway, point: Point): Promise<Hold> {
+  const admin = await openAdmin(t, gateway)
+  const lock = randomInt(1, 2 ** 31)
+  const mark = `crash_point_${lock} `
   await admin.query(`select pg_advisory_lock(${lock})`)
-  await makeTrigger(admin, point, `raise log '${mark}%', to_jsonb(new); perform pg_advisory_xact_lock_shared(${lock});`)
+  const trigger = await makeTrigger(
+    admin,
+    point,
+    `raise log '${mark}%', to_jsonb(new); perform pg_advisory_xact_lock_shared(${lock});`,
+  )
   const waiting = `select pid from pg_locks where locktype = 'advisory' and objid = ${lock} and not granted`
   return {
     reached: () => untilAny(gateway, admin, waiting, point),
@@ -42,52 +48,62 @@ export async function holdBefore(gateway: ProcessGateway, point: Point): Promise
     async release({ rollBack } = { rollBack: true }) {
       if (rollBack) await admin.query(`select pg_terminate_backend(pid, 10000) from (${waiting}) as held`)
       await admin.query(`select pg_advisory_unlock(${lock})`)
-      await dropTrigger(admin, point)
+      await trigger.drop()
       await admin.end()
     },
   }
 }
 
+const settings = ['synchronous_commit', 'synchronous_standby_names']
+
 /**
  * Holds the gateway after its transaction with such a row is committed and durable, before it is told:
  * the commit waits for a standby server that there is not.
  */
-export async function holdAfterCommit(gateway: ProcessGateway, point: Point): Promise<Hold> {
-  const admin = await openAdmin(gateway)
+export async function holdAfterCommit(t: TestContext, gateway: ProcessGateway, point: Point): Promise<Hold> {
+  const admin = await openAdmin(t, gateway)
+  onEnd(t, () => configure(admin, settings).catch(() => undefined)) // released before, or the server is gone
   // Only transactions with the row wait for it, all others as ever.
-  await makeTrigger(admin, point, `perform set_config('synchronous_commit', 'on', true);`)
+  const trigger = await makeTrigger(admin, point, `perform set_config('synchronous_commit', 'on', true);`)
   await configure(admin, ["synchronous_commit = 'local'", "synchronous_standby_names = 'nobody'"])
   const waiting = `select pid from pg_stat_activity where wait_event = 'SyncRep'`
   return {
     reached: () => untilAny(gateway, admin, waiting, point),
     row: () => Promise.reject(new Error('only of holdBefore')),
     async release() {
-      await configure(admin, ['synchronous_commit', 'synchronous_standby_names'])
+      await configure(admin, settings)
       await until('the held commits are through', 30_000, async () => (await admin.query(waiting)).rows.length === 0)
-      await dropTrigger(admin, point)
+      await trigger.drop()
       await admin.end()
     },
   }
 }
 
-async function openAdmin(gateway: ProcessGateway): Promise<AdminClient> {
+/** Its end lets go of every lock: a test that failed must not keep the gateway from being stopped. */
+async function openAdmin(t: TestContext, gateway: ProcessGateway): Promise<AdminClient> {
   const admin = await gateway.admin()
+  onEnd(t, () => admin.end().catch(() => undefined)) // ended before, or the server is gone
   await admin.query('set synchronous_commit = local')
   return admin
 }
 
-async function makeTrigger(admin: AdminClient, { table, when }: Point, body: string): Promise<void> {
-  await admin.query(`
-    create or replace function crash_point() returns trigger language plpgsql as $$ begin ${body} return new; end $$`)
+async function makeTrigger(
+  admin: AdminClient,
+  { table, when }: Point,
+  body: string,
+): Promise<{ drop(): Promise<void> }> {
+  const name = `crash_point_${randomInt(1, 2 ** 31)}`
+  await admin.query(`create function ${name}() returns trigger language plpgsql as $$ begin ${body} return new; end $$`)
   const condition = when === undefined ? '' : `when (${when})`
   await admin.query(`
-    create trigger crash_point before insert or update on ${table}
-       for each row ${condition} execute function crash_point()`)
-}
-
-async function dropTrigger(admin: AdminClient, { table }: Point): Promise<void> {
-  await admin.query(`drop trigger crash_point on ${table}`)
-  await admin.query('drop function crash_point()')
+    create trigger ${name} before insert or update on ${table}
+       for each row ${condition} execute function public.${name}()`)
+  return {
+    async drop() {
+      await admin.query(`drop trigger ${name} on ${table}`)
+      await admin.query(`drop function ${name}()`)
+    },
+  }
 }
 
 /** Sets (`name = value`) or resets (`name`) settings of the running server. */

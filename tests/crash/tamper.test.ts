@@ -76,7 +76,7 @@ for (const victim of ['the sender', 'the receiver'] as const) {
     const { a, b } = await startPair(t, { wholeStudy: 24 })
     const stopped = victim === 'the sender' ? a : b
     const study = planStudy(3, 24, 800)
-    const hold = await holdBefore(b, { table: 'inbound_transfers', when: 'bit_count(new.received) > 4' })
+    const hold = await holdBefore(t, b, { table: 'inbound_transfers', when: 'bit_count(new.received) > 4' })
     await sendStudy(a, study)
     await hold.reached()
     const watched = await databaseOf(stopped)

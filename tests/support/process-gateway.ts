@@ -120,11 +120,17 @@ export interface Keeper {
   release(): Promise<void>
 }
 
-export function keepRunning(gateway: ProcessGateway): Keeper {
+/** Keeps a gateway running until `release`, or the test's end. */
+export function keepRunning(t: TestContext, gateway: ProcessGateway): Keeper {
   const unexplained: string[] = []
   const watch = new AbortController()
+  let isOver = false
+  onEnd(t, () => {
+    isOver = true
+    watch.abort()
+  })
   const keep = async (): Promise<void> => {
-    while (!watch.signal.aborted || !gateway.isRunning) {
+    while (!isOver && (!watch.signal.aborted || !gateway.isRunning)) {
       if (!gateway.isRunning) await gateway.start().catch(() => undefined) // killed while starting: once more
       const end = gateway.ended()
       await Promise.race([end, aborted(watch.signal)])
