@@ -2,8 +2,7 @@
  * The composition root: the only place where services are built. They are opened in the order of
  * their needs and closed in reverse: listeners first, the database last.
  */
-import { randomBytes } from 'node:crypto'
-import { mkdir, readFile, rename, writeFile } from 'node:fs/promises'
+import { mkdir, rm } from 'node:fs/promises'
 import { isIP } from 'node:net'
 import { join } from 'node:path'
 import { signCard } from '../peers/card.ts'
@@ -26,11 +25,13 @@ import { migrate } from './db/migrations.ts'
 import { ingestStore } from './dimse/ingest-sink.ts'
 import { openScp } from './dimse/listener.ts'
 import { apiRoutes, installOpenApi } from './http/api/routes.ts'
+import { installGauges } from './http/gauges.ts'
 import { openMetrics } from './http/metrics.ts'
 import { orthancRoutes } from './http/orthanc/routes.ts'
 import { buildHttpServer } from './http/server.ts'
 import { openQueue } from './jobs/queue.ts'
 import type { Log } from './log.ts'
+import { adminToken, type Listeners, writeListeners } from './run-files.ts'
 import { openAuditLog } from './services/audit-log.ts'
 import { openConflicts } from './services/conflicts.ts'
 import { startHousekeeping } from './services/housekeeping.ts'
@@ -38,19 +39,14 @@ import { openInbound } from './services/inbound.ts'
 import { openIngest } from './services/ingest.ts'
 import { openModalities } from './services/modalities.ts'
 import { openOutbound } from './services/outbound.ts'
+import { openRefusals } from './services/refusals.ts'
 import { openRetrieve } from './services/retrieve.ts'
 import { startRouting } from './services/routing.ts'
 import { loadStatus } from './services/status.ts'
 import { openBlobs } from './store/blobs.ts'
-import { findToken, newToken, tokenDigest } from './store/tokens.ts'
+import type { Origin } from './store/origin.ts'
+import { findToken, tokenDigest } from './store/tokens.ts'
 import { version } from './version.ts'
-
-/** Where the listeners of a running gateway are. */
-export interface Listeners {
-  readonly http: { readonly url: string; readonly port: number }
-  readonly dicom: { readonly aeTitle: string; readonly host: string; readonly port: number }
-  readonly federation: { readonly url: string; readonly port: number }
-}
 
 /** A running gateway. */
 export interface Gateway {
@@ -91,7 +87,9 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const pairing = openPairing({ db, keys, peers, card, appendAudit, clocks, proxy })
 
   const ownIssuers = new Set(config.site.ownIssuers)
-  const dueAt = () => new Date(Date.now() + config.studies.stableAgeMs)
+  const modalities = use(starting, await openModalities({ db, log }))
+  const dueAt = ({ callingAe }: Origin): Date =>
+    new Date(Date.now() + (modalities.stableAgeMs(callingAe) ?? config.studies.stableAgeMs))
   const ingest = use(
     starting,
     openIngest({
@@ -110,7 +108,6 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   queue.work('deliver', { concurrency: 8 }, ({ transfer }, signal) => outbound.run(transfer, signal))
   await outbound.recover('all')
   use(starting, startHousekeeping({ db, blobs, inbound, outbound, log }))
-  const modalities = use(starting, await openModalities({ db, log }))
 
   const tls = openFederationTls({ keys, directory: peers, hosts: () => hostsOf(config), log })
   starting.defer(() => tls.close())
@@ -128,6 +125,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   )
   federationUrl ??= reachable('https', config.federation.host, federation.address.port)
 
+  const refused = openRefusals({ db, log })
   const scp = use(
     starting,
     await openScp({
@@ -141,6 +139,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         associationsPerAddress: config.limits.associationsPerAddress,
       },
       isKnownCaller: caller => modalities.isKnown(caller),
+      onRefused: ({ callingAe, remoteAddress, reason, repeats }) =>
+        refused({ protocol: 'dimse', userId: callingAe || 'unknown', address: remoteAddress, reason, repeats }),
       store: ingestStore(ingest),
       log,
     }),
@@ -155,6 +155,12 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       () => false,
     ))
   const metrics = openMetrics()
+  installGauges(metrics, {
+    db,
+    storage: () => blobs.freeSpace(),
+    queue: () => queue.state(),
+    dicom: () => ({ ...scp.counters() }),
+  })
   const http = await buildHttpServer({
     log,
     metrics,
@@ -164,6 +170,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       publicUrl: config.http.publicUrl,
     },
     ...(config.http.tls && { tls: config.http.tls }),
+    onRefused: ({ code, address, repeats }) =>
+      refused({ protocol: 'http', userId: 'unknown', address, reason: code, repeats }),
     routes: async app => {
       await installOpenApi(app, version)
       orthancRoutes(app, {
@@ -217,6 +225,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     federation: { url: federationUrl, port: federation.address.port },
   }
   await writeListeners(config.data, listeners)
+  starting.defer(() => rm(join(config.data, 'run/listeners.json'), { force: true }))
   await recordActivity(db, 'start')
   starting.defer(() => recordActivity(db, 'stop'))
   ready = true
@@ -292,29 +301,6 @@ function describeListeners(listeners: Listeners | undefined): { http: string; di
   if (!listeners) return { http: '', dicom: '', federation: '' }
   const { http, dicom, federation } = listeners
   return { http: http.url, dicom: `${dicom.aeTitle}@${dicom.host}:${dicom.port}`, federation: federation.url }
-}
-
-/** Tells the command line where we are. Replaced in one rename: a reader never sees half of it. */
-async function writeListeners(data: string, listeners: Listeners): Promise<void> {
-  const dir = join(data, 'run')
-  await mkdir(dir, { recursive: true, mode: 0o700 })
-  const file = join(dir, 'listeners.json')
-  await writeFile(`${file}.new`, `${JSON.stringify({ pid: process.pid, ...listeners }, null, 2)}\n`)
-  await rename(`${file}.new`, file)
-}
-
-/** The administrator token of this data directory, for the command line; made once, mode 0600. */
-async function adminToken(data: string): Promise<string> {
-  const dir = join(data, 'run')
-  await mkdir(dir, { recursive: true, mode: 0o700 })
-  const file = join(dir, 'admin-token')
-  const known = await readFile(file, 'utf8').catch(() => '')
-  if (known.trim() !== '') return known.trim()
-  const token = newToken()
-  const fresh = `${file}.${randomBytes(4).toString('hex')}`
-  await writeFile(fresh, `${token}\n`, { mode: 0o600 })
-  await rename(fresh, file)
-  return token
 }
 
 async function recordActivity(db: Db, what: 'start' | 'stop'): Promise<void> {

@@ -27,7 +27,7 @@ const layers: readonly { readonly layer: number; readonly pure?: boolean; readon
   },
   { layer: 3, files: /^peers\/server[\w-]*\.ts$|^gateway\/(dimse|http)\// },
   { layer: 1, files: /^(policy|peers)\// },
-  { layer: 4, files: /^gateway\/(main|cli)\.ts$|^gateway\/cli\// },
+  { layer: 4, files: /^gateway\/(main|cli|run-files)\.ts$|^gateway\/cli\// },
 ]
 
 /** Packages that only these files may import. */

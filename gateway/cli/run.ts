@@ -23,6 +23,12 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
     summary: 'why a study goes where',
     load: async () => (await import('./policy.ts')).policyExplain,
   },
+  'modality list': {
+    summary: 'list registered modalities',
+    load: async () => (await import('./modality.ts')).modalityList,
+  },
+  'modality add': { summary: 'register a modality', load: async () => (await import('./modality.ts')).modalityAdd },
+  'modality remove': { summary: 'remove a modality', load: async () => (await import('./modality.ts')).modalityRemove },
   'audit verify': { summary: 'verify the audit log', load: async () => (await import('./audit.ts')).auditVerify },
   'token create': { summary: 'create an API token', load: async () => (await import('./token.ts')).tokenCreate },
   'token list': { summary: 'list API tokens', load: async () => (await import('./token.ts')).tokenList },
@@ -102,6 +108,12 @@ function explain(error: unknown, name: string, io: Io): number {
   if (isGatewayError(error)) {
     io.note(`hanse ${name}: ${error.message} (${error.code})`)
     return exitCodes.failed
+  }
+  if (error instanceof Error && 'code' in error && error.code === 'EADDRINUSE') {
+    const port = 'port' in error ? String(error.port) : ''
+    io.note(`hanse ${name}: port ${port} is in use by another program`)
+    io.note('choose others with HANSE_HTTP_PORT, HANSE_DICOM_PORT and HANSE_FEDERATION_PORT (0: any free one)')
+    return exitCodes.usage
   }
   io.note(`hanse ${name}: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`)
   return exitCodes.failed

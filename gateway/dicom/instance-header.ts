@@ -119,8 +119,8 @@ async function layoutOf(
 }
 
 async function readTop(source: ByteSource, layout: Omit<Part10Layout, 'preambleBytes' | 'meta'>): Promise<Dataset> {
-  const builder = new DatasetBuilder(chooser(), bytes => bytes)
   const { encoding, datasetOffset, window } = layout
+  const builder = new DatasetBuilder(chooser(layout.isDeflated ? undefined : source.sizeBytes), bytes => bytes)
   if (layout.isDeflated) {
     await using inflated = inflateSource(source, datasetOffset, maxInflatedBytes)
     await walk(inflated, { offset: 0, encoding }, builder)
@@ -128,13 +128,26 @@ async function readTop(source: ByteSource, layout: Omit<Part10Layout, 'preambleB
   return builder.dataset
 }
 
-/** Keeps small public values and small sequences, up to a total. */
-function chooser(): (element: WalkedElement, depth: number, holdsItems: boolean) => Choice {
+/**
+ * Keeps small public values and small sequences, up to a total. Pixel data that the bytes, of known size, cannot
+ * hold are refused: a truncated upload must not pass for the instance.
+ */
+function chooser(
+  sizeBytes: number | undefined,
+): (element: WalkedElement, depth: number, holdsItems: boolean) => Choice {
   let keptBytes = 0
   let sequenceEnd = 0
   return (element, depth, holdsItems) => {
     const { tag, vr, length, offset } = element
-    if (depth === 0 && tag >= pixelData) return 'stop'
+    if (depth === 0 && tag >= pixelData) {
+      const end = element.valueOffset + (element.isUndefinedLength ? 0 : length)
+      if (sizeBytes !== undefined && end > sizeBytes) {
+        throw new GatewayError('DICOM_UNREADABLE', 'the data set ends before its pixel data do', {
+          context: { tag: formatTag(tag), expected: end, seen: sizeBytes },
+        })
+      }
+      return 'stop'
+    }
     if (depth === 0 && identifyingTags.has(tag)) {
       // Left out, two patients would become one.
       if (length > maxIdentifierBytes) throw overlong(tag, length)

@@ -55,8 +55,8 @@ async function isKnown(peer: AssociationPeer, policy: CallerPolicy): Promise<Den
   return denial(
     'callingAe',
     'unknown-caller',
-    'association refused: the calling AE title is not known from this address; register it as a modality ' +
-      'with this title and address, or serve unknown callers (HANSE_DICOM_UNKNOWN_CALLERS=all)',
+    'association refused: the calling AE title is not known from this address; register it (hanse ' +
+      'modality add AETITLE --host ADDRESS), or serve unknown callers (HANSE_DICOM_UNKNOWN_CALLERS=all)',
   )
 }
 

@@ -9,7 +9,7 @@ import { eventTypes, securityAlert } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
 import { type Listener, listen } from '../db/listen.ts'
-import { type Decoder, decode, list, object, optional, text } from '../decode.ts'
+import { type Decoder, decode, integer, list, object, optional, text } from '../decode.ts'
 import { GatewayError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import type { Principal } from '../principal.ts'
@@ -21,6 +21,8 @@ export interface Modality {
   /** IP address or host name it must call from; absent: from anywhere. */
   readonly host?: string | undefined
   readonly description?: string | undefined
+  /** How long nothing more may arrive from it until its study counts as complete; the site's default when absent. */
+  readonly stableAgeSeconds?: number | undefined
 }
 
 export interface Modalities {
@@ -30,6 +32,8 @@ export interface Modalities {
   /** @throws GatewayError NOT_FOUND */
   remove(principal: Principal, aeTitle: string): Promise<void>
   /** Asked for each association of a caller that `unknownCallers` does not serve already. */
+  /** Stable age of a caller's studies in ms, where it has one of its own. */
+  stableAgeMs(callingAe: string | undefined): number | undefined
   isKnown(caller: { callingAe: string; remoteAddress: string }): Promise<boolean>
   close(): Promise<void>
 }
@@ -43,6 +47,7 @@ const modality: Decoder<Modality> = object({
   }),
   host: optional(text({ min: 1, max: 253, pattern: /^[0-9A-Za-z.:_-]+$/, expected: 'a host name or IP address' })),
   description: optional(text({ max: 200 })),
+  stableAgeSeconds: optional(integer({ min: 1, max: 7 * 24 * 3600 })),
 })
 const modalities = list(modality, { max: 10_000 })
 
@@ -116,6 +121,10 @@ export async function openModalities(options: { db: Db; log: Log }): Promise<Mod
       if (!known.some(entry => entry.aeTitle === aeTitle))
         throw new GatewayError('NOT_FOUND', `no modality is called ${aeTitle}`)
       await change(principal, 'modality-removed', now => now.filter(entry => entry.aeTitle !== aeTitle))
+    },
+    stableAgeMs: callingAe => {
+      const seconds = known.find(entry => entry.aeTitle.trim() === callingAe)?.stableAgeSeconds
+      return seconds === undefined ? undefined : seconds * 1000
     },
     isKnown: async ({ callingAe, remoteAddress }) => {
       for (const entry of known) {

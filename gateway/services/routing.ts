@@ -204,7 +204,9 @@ export function startRouting(options: { db: Db; queue: Queue; log: Log }): Routi
     explain: study =>
       db.inTransaction(async tx => {
         const policy = await loadActivePolicy(tx)
-        const snapshot = await loadSnapshot(tx, study, 'all')
+        // As `evaluate` does: what came from peers counts apart, and only where nothing else is there.
+        const local = await loadSnapshot(tx, study, 'local')
+        const snapshot = local && local.items.length === 0 ? await loadSnapshot(tx, study, 'imported') : local
         if (!snapshot) throw new GatewayError('NOT_FOUND', 'no such study')
         const decided = policy ? decide(snapshot.facts, policy.document) : { decisions: [], undecided: [], trace: [] }
         return { ...decided, policyVersion: policy?.version }

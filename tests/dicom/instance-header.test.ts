@@ -147,3 +147,14 @@ test('names are folded for matching', () => {
   assert.equal(foldName('が'), 'が')
   assert.equal(foldName(''), '')
 })
+
+test('an upload that was cut inside its pixel data is refused, one with trailing bytes is not', async () => {
+  const { bytes } = buildInstance({ seed: 5 })
+
+  await assert.rejects(readInstanceHeader(bufferSource(bytes.subarray(0, bytes.length - 2))), (error: unknown) =>
+    isGatewayError(error, 'DICOM_UNREADABLE'),
+  )
+  const header = await readInstanceHeader(bufferSource(Buffer.concat([bytes, Buffer.alloc(64)])))
+
+  assert.equal(header.modality, 'CT')
+})

@@ -1,20 +1,25 @@
 /** The modalities and archives that may talk DICOM to us. */
 import type { FastifyInstance } from 'fastify'
 import type { Modalities } from '../../services/modalities.ts'
-import { answers, array, input, nullableString, object, string } from './schema.ts'
+import { answers, array, input, integer, nullableInteger, nullableString, object, string } from './schema.ts'
 
 const tags = ['Modalities']
 const listed = object({
-  modalities: array(object({ aeTitle: string, host: nullableString, description: nullableString })),
+  modalities: array(
+    object({ aeTitle: string, host: nullableString, description: nullableString, stableAgeSeconds: nullableInteger }),
+  ),
 })
 const params = input({ aeTitle: { ...string, minLength: 1, maxLength: 16 } }, ['aeTitle'])
 
 /** Registers the routes. */
 export function modalityRoutes(app: FastifyInstance, modalities: Modalities): void {
   const all = () => ({
-    modalities: modalities
-      .list()
-      .map(({ aeTitle, host, description }) => ({ aeTitle, host: host ?? null, description: description ?? null })),
+    modalities: modalities.list().map(({ aeTitle, host, description, stableAgeSeconds }) => ({
+      aeTitle,
+      host: host ?? null,
+      description: description ?? null,
+      stableAgeSeconds: stableAgeSeconds ?? null,
+    })),
   })
 
   app.get(
@@ -23,7 +28,10 @@ export function modalityRoutes(app: FastifyInstance, modalities: Modalities): vo
     async () => all(),
   )
 
-  app.put<{ Params: { aeTitle: string }; Body: { host?: string; description?: string } | null }>(
+  app.put<{
+    Params: { aeTitle: string }
+    Body: { host?: string; description?: string; stableAgeSeconds?: number } | null
+  }>(
     '/modalities/:aeTitle',
     {
       schema: {
@@ -31,7 +39,11 @@ export function modalityRoutes(app: FastifyInstance, modalities: Modalities): vo
         summary: 'Register a modality, or change it; effective at once',
         params,
         body: {
-          ...input({ host: { ...string, maxLength: 253 }, description: { ...string, maxLength: 200 } }),
+          ...input({
+            host: { ...string, maxLength: 253 },
+            description: { ...string, maxLength: 200 },
+            stableAgeSeconds: { ...integer, minimum: 1, maximum: 604_800 },
+          }),
           type: ['object', 'null'],
         },
         response: answers('Modalities', listed),
