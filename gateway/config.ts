@@ -181,6 +181,14 @@ export const variables: Readonly<Record<string, Variable>> = {
   },
 }
 
+/** Variables that name something other than a setting of the file. */
+export const otherVariables: Readonly<Record<string, string>> = {
+  HANSE_CONFIG: 'configuration file (default: `config.json` in the data directory, if there is one)',
+  HANSE_POSTGRES_BIN: 'directory with the PostgreSQL programs for the private database',
+  HANSE_URL: 'for the command line: the gateway to talk to',
+  HANSE_TOKEN_FILE: 'for the command line: file with a token for that gateway',
+}
+
 export interface ConfigSource {
   /** Configuration file; a file named here must exist. Default: HANSE_CONFIG, else `<data>/config.json` if it is there. */
   readonly file?: string
@@ -372,7 +380,8 @@ function crossCheck(config: Config): Problem[] {
 
 function unknownVariables(env: Readonly<Record<string, string | undefined>>): string[] {
   return Object.keys(env)
-    .filter(name => name.startsWith('HANSE_') && name !== 'HANSE_CONFIG' && !Object.hasOwn(variables, name))
+    .filter(name => name.startsWith('HANSE_'))
+    .filter(name => !Object.hasOwn(variables, name) && !Object.hasOwn(otherVariables, name))
     .map(name => `${name}: no such setting, ignored`)
 }
 
