@@ -21,6 +21,8 @@ export interface Delivery {
   /** True when the receiver has accepted the offer before: its state is asked for first. */
   readonly isKnown: boolean
   openObject(ordinal: number): Promise<ObjectReader>
+  /** SHA-256 of an object as the manifest signs it. */
+  objectSha256(ordinal: number): Uint8Array
   /** Asked before each range and before commit; false ends the delivery as `stopped`. */
   mayContinue(): Promise<boolean>
   /** The receiver's state and its verified receipts, each time they were heard. */

@@ -10,6 +10,7 @@ import { type ClockWatch, parseHttpDate } from './clock.ts'
 import { type Destination, diagnose } from './diagnosis.ts'
 import { parseJson } from './json.ts'
 import { decodeOfferState, maxOfferStateBytes, type OfferState } from './offer-state.ts'
+import { formatDigestField, rangeDigestField } from './range-digest.ts'
 import { knownCode } from './receipt.ts'
 
 /** One connection pool to one peer. */
@@ -54,14 +55,22 @@ export function offerRequest(connection: PeerConnection, offer: Uint8Array, sign
   })
 }
 
-/** Asks for an offer's state, after its next change or `waitSeconds`. */
-export function stateRequest(
+/** Asks for an offer's state, as it is now. */
+export function stateRequest(connection: PeerConnection, id: string, signal: AbortSignal): Promise<Answer> {
+  return ask(connection, signal, { method: 'GET', path: offerPath(id) })
+}
+
+/** Asks for an offer's state once it is another than the one seen last, or after `waitSeconds`. */
+export function nextStateRequest(
   connection: PeerConnection,
   id: string,
-  waitSeconds: number,
+  wait: { from: OfferState['state']; waitSeconds: number },
   signal: AbortSignal,
 ): Promise<Answer> {
-  return ask(connection, signal, { method: 'GET', path: `${offerPath(id)}?wait=${waitSeconds}` })
+  return ask(connection, signal, {
+    method: 'GET',
+    path: `${offerPath(id)}?wait=${wait.waitSeconds}&state=${wait.from}`,
+  })
 }
 
 /** Says that every leaf was acknowledged. */
@@ -84,20 +93,20 @@ export function cancelRequest(
   })
 }
 
-/** Sends the bytes of a run of leaves. `bytes` must not change until this settles. */
+/** Sends the bytes of a run of leaves with their range digest. `bytes` must not change until this settles. */
 export function rangeRequest(
   connection: PeerConnection,
   id: string,
-  range: { run: LeafRun; bytes: Uint8Array; contentDigest: string },
+  range: { run: LeafRun; bytes: Uint8Array; digest: Uint8Array },
   signal: AbortSignal,
 ): Promise<Answer> {
-  const { run, bytes, contentDigest } = range
+  const { run, bytes, digest } = range
   return ask(connection, signal, {
     method: 'PUT',
     path: `${offerPath(id)}/leaves/${run.from}-${run.to}`,
     body: bytes,
     type: 'application/octet-stream',
-    headers: { 'content-digest': contentDigest },
+    headers: { [rangeDigestField]: formatDigestField(digest) },
   })
 }
 

@@ -1,5 +1,5 @@
-/** Reads request bodies of the federation listener: bounded, without copies in between, digested on the way. */
-import { createHash } from 'node:crypto'
+/** Reads request bodies of the federation listener: bounded, and without copies in between. */
+import type { Hash } from 'node:crypto'
 import type { IncomingMessage } from 'node:http'
 import { GatewayError } from '../gateway/errors.ts'
 
@@ -20,14 +20,12 @@ export async function readBody(request: IncomingMessage, maxBytes: number): Prom
 }
 
 /**
- * Fills `target` with the body, which must have exactly its length.
+ * Fills `target` with the body, which must have exactly its length. `hash` takes it on the way.
  *
- * @returns SHA-256 of the body
  * @throws GatewayError BAD_REQUEST when the sender goes away in the middle
  */
-export async function readInto(request: IncomingMessage, target: Uint8Array): Promise<Buffer> {
+export async function readInto(request: IncomingMessage, target: Uint8Array, hash?: Hash): Promise<void> {
   const { promise, resolve, reject } = Promise.withResolvers<void>()
-  const hash = createHash('sha256')
   let filled = 0
   const onEnd = (): void => {
     if (filled === target.length) resolve()
@@ -41,28 +39,27 @@ export async function readInto(request: IncomingMessage, target: Uint8Array): Pr
       return
     }
     target.set(chunk, filled - chunk.length)
-    hash.update(chunk)
+    hash?.update(chunk)
+    free(chunk)
   }
   if (request.destroyed) onEnd() // gone while it waited for its turn: no event will tell
   request.on('data', onData).once('end', onEnd).once('error', onEnd).once('close', onEnd)
   try {
     await promise
-    return hash.digest()
   } finally {
     request.off('data', onData).off('end', onEnd).off('error', onEnd).off('close', onEnd)
   }
 }
 
-/** The SHA-256 of a Content-Digest field (RFC 9530 §2); undefined when it holds none. */
-export function contentDigest(header: string | string[] | undefined): Buffer | undefined {
-  const text = Array.isArray(header) ? header.join(',') : (header ?? '')
-  const match = /(?:^|,)\s*sha-256=:([A-Za-z0-9+/]{43}=):\s*(?:,|$)/.exec(text)
-  return match?.[1] === undefined ? undefined : Buffer.from(match[1], 'base64')
-}
-
-/** The field for a digest. */
-export function formatContentDigest(sha256: Uint8Array): string {
-  return `sha-256=:${Buffer.from(sha256).toString('base64')}:`
+/**
+ * Gives a chunk's memory back now instead of at the next collection. Chunks of 16 KiB count as external
+ * memory and fill no young generation, so they were only freed by full collections, eight of them for
+ * 150 MB, which took a third of the receiver's CPU time.
+ */
+function free(chunk: Buffer): void {
+  const { buffer } = chunk
+  const isOwner = buffer instanceof ArrayBuffer && buffer.byteLength === chunk.byteLength
+  if (isOwner) buffer.transfer(0)
 }
 
 /** Buffers of one size, used again, because large ones are costly to allocate and slow to be collected. */

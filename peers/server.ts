@@ -2,6 +2,7 @@
  * The federation listener: what peers may ask for, over TLS 1.3 with their certificate, below /x/1/
  * and nothing else (`PROTOCOL.md` §Verbs). It translates between HTTP and the inbound service.
  */
+import { createHash } from 'node:crypto'
 import { createServer, type Server } from 'node:https'
 import type { AddressInfo } from 'node:net'
 import { TLSSocket } from 'node:tls'
@@ -16,7 +17,8 @@ import { leafBytes, maxRangeLeaves, parseRun } from './leaves.ts'
 import { isManifestId, maxOfferBytes } from './manifest.ts'
 import { encodeOfferState, type OfferState } from './offer-state.ts'
 import type { Peer } from './peer.ts'
-import { announcedBytes, contentDigest, createBufferPool, readBody, readInto } from './server-body.ts'
+import { parseDigestField, rangeDigestField } from './range-digest.ts'
+import { announcedBytes, createBufferPool, readBody, readInto } from './server-body.ts'
 import { sendProblem, toGatewayError } from './server-problem.ts'
 import type { FederationTls, Identity } from './tls.ts'
 
@@ -157,20 +159,26 @@ function federationRoutes(app: FastifyInstance, parts: FederationParts): void {
     }
   })
 
-  app.get<OfferRoute & { Querystring: { wait?: string } }>('/x/1/offers/:id', async (request, reply) => {
-    const peer = peerOf(request)
-    const { wait = '0' } = request.query
-    const waitMs = Math.min(maxWaitSeconds, /^\d{1,4}$/.test(wait) ? Number(wait) : 0) * 1000
-    const id = offerId(request)
-    return sendState(reply, peer, await inbound.waitForChange(peer, id, waitMs, gone(reply)))
-  })
+  app.get<OfferRoute & { Querystring: { wait?: string; state?: string } }>(
+    '/x/1/offers/:id',
+    async (request, reply) => {
+      const peer = peerOf(request)
+      const { wait = '0', state } = request.query
+      const waitMs = Math.min(maxWaitSeconds, /^\d{1,4}$/.test(wait) ? Number(wait) : 0) * 1000
+      const id = offerId(request)
+      return sendState(reply, peer, await inbound.waitForChange(peer, id, { waitMs, from: state }, gone(reply)))
+    },
+  )
 
   app.put<OfferRoute & { Params: { range: string } }>('/x/1/offers/:id/leaves/:range', async (request, reply) => {
     const peer = peerOf(request)
     const id = offerId(request)
     try {
-      const digest = contentDigest(request.headers['content-digest'])
-      if (!digest) throw new GatewayError('CHUNK_DIGEST', 'expected a Content-Digest with sha-256')
+      const rangeDigest = parseDigestField(request.headers[rangeDigestField])
+      const contentDigest = parseDigestField(request.headers['content-digest'])
+      if (!rangeDigest && !contentDigest) {
+        throw new GatewayError('CHUNK_DIGEST', 'expected a Hanse-Range-Digest or Content-Digest with sha-256')
+      }
       const range = await inbound.openRange(peer, id, leafCount => parseRun(request.params.range, leafCount))
       const expected = range.map.runBytes(range.run)
       const announced = announcedBytes(request.raw)
@@ -184,10 +192,10 @@ function federationRoutes(app: FastifyInstance, parts: FederationParts): void {
       const buffer = buffers.take()
       try {
         const body = buffer.subarray(0, expected)
-        const seen = await readInto(request.raw, body)
-        if (!seen.equals(digest))
-          throw new GatewayError('CHUNK_DIGEST', 'the bytes do not have the digest they came with')
-        await inbound.receiveRange(range, body)
+        const hash = contentDigest && createHash('sha256')
+        await readInto(request.raw, body, hash)
+        if (contentDigest && !hash?.digest().equals(contentDigest)) throw digestMismatch()
+        await inbound.receiveRange(range, body, rangeDigest)
       } finally {
         buffers.give(buffer)
         release()
@@ -242,6 +250,9 @@ function gone(reply: FastifyReply): AbortSignal {
   reply.raw.once('close', () => controller.abort())
   return controller.signal
 }
+
+const digestMismatch = (): GatewayError =>
+  new GatewayError('CHUNK_DIGEST', 'the bytes do not have the digest they came with')
 
 /** The range as it may be repeated in a signed answer. */
 const shownRange = (text: string): string => (/^\d{1,10}-\d{1,10}$/.test(text) ? text : '0-0')

@@ -9,7 +9,7 @@ import type { ObjectRefusal } from '../../peers/receipt.ts'
 import { fileSource } from '../dicom/byte-source.ts'
 import { type InstanceHeader, readInstanceHeader } from '../dicom/instance-header.ts'
 import { isGatewayError } from '../errors.ts'
-import type { ArrivalDigests } from './inbound-staging.ts'
+import type { Arrival } from './inbound-arrival.ts'
 
 /** An object that passed. */
 export interface PassedObject {
@@ -29,14 +29,14 @@ const hashChunkBytes = 1024 * 1024
 /**
  * Verifies the file at `path` as object `ordinal` of the manifest.
  *
- * @param arrival  digests taken while the bytes arrived in this process: spares reading them again
+ * @param arrival  what was learned while the bytes arrived in this process: spares reading them again
  * @throws GatewayError STORAGE_IO when the file cannot be read
  */
 export async function passAirlock(
   path: string,
   manifest: Manifest,
   ordinal: number,
-  arrival?: ArrivalDigests,
+  arrival?: Arrival,
 ): Promise<AirlockResult> {
   const expected = manifest.objects[ordinal]
   const study = expected && manifest.studies[expected.study]
@@ -46,26 +46,33 @@ export async function passAirlock(
     refusal: { object: ordinal, sopInstanceUid: expected.sopInstanceUid, code },
   })
 
-  const file = await openObject(path)
-  if (!file) return refused('OBJECT_DIGEST')
-  try {
-    const { size: sizeBytes } = await file.stat()
-    const fileSha256 = arrival?.fileSha256 ?? (await hashFrom(file, 0))
-    if (sizeBytes !== expected.sizeBytes || fileSha256.toString('hex') !== expected.sha256) {
-      return refused('OBJECT_DIGEST')
-    }
-    const header = await readInstanceHeader(fileSource(file, sizeBytes), { missingUids: 'derive' })
+  const pass = (
+    fileSha256: Buffer,
+    sizeBytes: number,
+    header: InstanceHeader,
+    datasetSha256: Buffer,
+  ): AirlockResult => {
     const isAsAnnounced =
       header.sopInstanceUid === expected.sopInstanceUid &&
       header.sopClassUid === expected.sopClassUid &&
       header.transferSyntaxUid === expected.transferSyntaxUid &&
       header.studyInstanceUid === study.studyInstanceUid
     if (!isAsAnnounced) return refused('OBJECT_MISMATCH')
-    const datasetSha256 =
-      arrival?.dataset?.offset === header.datasetOffset
-        ? arrival.dataset.sha256
-        : await hashFrom(file, header.datasetOffset)
     return { kind: 'passed', object: { ordinal, header, fileSha256, datasetSha256, sizeBytes } }
+  }
+  const isSigned = (fileSha256: Buffer): boolean => fileSha256.toString('hex') === expected.sha256
+
+  if (arrival?.known && arrival.isSigned) {
+    return pass(arrival.fileSha256, expected.sizeBytes, arrival.known.header, arrival.known.datasetSha256)
+  }
+  const file = await openObject(path)
+  if (!file) return refused('OBJECT_DIGEST')
+  try {
+    const { size: sizeBytes } = await file.stat()
+    const fileSha256 = arrival?.fileSha256 ?? (await hashFrom(file, 0))
+    if (sizeBytes !== expected.sizeBytes || !isSigned(fileSha256)) return refused('OBJECT_DIGEST')
+    const header = await readInstanceHeader(fileSource(file, sizeBytes))
+    return pass(fileSha256, sizeBytes, header, await hashFrom(file, header.datasetOffset))
   } catch (error) {
     if (isGatewayError(error, 'DICOM_UNREADABLE') || isGatewayError(error, 'DICOM_LIMIT')) return refused(error.code)
     throw error

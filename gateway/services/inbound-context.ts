@@ -13,9 +13,12 @@ import { type ErrorCode, errorTable, GatewayError } from '../errors.ts'
 import type { Queue } from '../jobs/queue.ts'
 import type { Log } from '../log.ts'
 import type { Blobs } from '../store/blobs.ts'
+import { createEarlyBlobs, type EarlyBlobs } from './early-blobs.ts'
+import type { Arrival } from './inbound-arrival.ts'
 import { loadOfferBytes } from './inbound-rows.ts'
-import type { ArrivalDigests, InboundStaging } from './inbound-staging.ts'
+import type { InboundStaging } from './inbound-staging.ts'
 import type { RangeGuard } from './range-guard.ts'
+import type { StateWatch } from './state-watch.ts'
 
 /** A peer as the transfer services need it. */
 export interface TransferPeer {
@@ -51,13 +54,15 @@ export interface InboundContext extends InboundParts {
   readonly staging: InboundStaging
   readonly guard: RangeGuard
   readonly plans: PlanCache
+  readonly watch: StateWatch
 }
 
 /** A transfer's manifest and byte line, with what was learned while its bytes arrived. */
 export interface Plan {
   readonly manifest: Manifest
   readonly map: LeafMap
-  readonly arrivals: Map<number, ArrivalDigests>
+  readonly arrivals: Map<number, Arrival>
+  readonly early: EarlyBlobs
 }
 
 export interface PlanCache {
@@ -67,13 +72,23 @@ export interface PlanCache {
 }
 
 /** Keeps the plans of the transfers last used; a decoded manifest of 50,000 objects is about 20 MB. */
-export function createPlanCache(most = 8): PlanCache {
+export function createPlanCache(blobs: Pick<Blobs, 'release'>, most = 8): PlanCache {
   const plans = new Map<string, Promise<Plan>>()
   const read = async (db: Db, id: string): Promise<Plan> => {
     const bytes = await loadOfferBytes(db.kysely, id)
     if (!bytes) throw new GatewayError('NOT_FOUND', 'no such transfer')
     const manifest = readStoredOffer(bytes)
-    return { manifest, map: mapLeaves(manifest.objects.map(object => object.sizeBytes)), arrivals: new Map() }
+    return {
+      manifest,
+      map: mapLeaves(manifest.objects.map(object => object.sizeBytes)),
+      arrivals: new Map(),
+      early: createEarlyBlobs(),
+    }
+  }
+  const forget = (id: string): void => {
+    const plan = plans.get(id)
+    plans.delete(id)
+    plan?.then(({ early }) => early.release(sha256 => blobs.release(sha256))).catch(() => undefined) // nothing was read
   }
   return {
     load(db, id) {
@@ -82,10 +97,10 @@ export function createPlanCache(most = 8): PlanCache {
       plans.set(id, plan) // youngest last
       plan.catch(() => plans.delete(id))
       const [oldest] = plans.keys()
-      if (plans.size > most && oldest !== undefined) plans.delete(oldest)
+      if (plans.size > most && oldest !== undefined) forget(oldest)
       return plan
     },
-    forget: id => void plans.delete(id),
+    forget,
   }
 }
 

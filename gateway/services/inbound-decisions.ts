@@ -1,8 +1,9 @@
 /** What people, senders and time decide about inbound transfers that are not through. */
 
-import { Bitmap } from '../../peers/bitmap.ts'
+import { Bitmap, type LeafRun } from '../../peers/bitmap.ts'
 import type { Identifying } from '../../peers/identifying.ts'
 import { openIdentifying } from '../../peers/identifying.ts'
+import type { LeafMap } from '../../peers/leaves.ts'
 import type { ObjectRefusal, ReceiptKind } from '../../peers/receipt.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { InboundState } from '../db/schema.ts'
@@ -11,7 +12,6 @@ import { type ErrorCode, GatewayError } from '../errors.ts'
 import { draftReceipt, type InboundContext, transferEnded } from './inbound-context.ts'
 import { findOverdue, type InboundRow, loadInbound, lockInbound, setState, writeReceived } from './inbound-rows.ts'
 import { issueReceipt } from './receipts.ts'
-import type { StateWatch } from './state-watch.ts'
 import { addStep } from './transfer-steps.ts'
 
 export interface InboundDecisions {
@@ -32,8 +32,8 @@ export interface InboundDecisions {
   expireOverdue(before: Date): Promise<void>
 }
 
-export function createInboundDecisions(context: InboundContext, watch: StateWatch): InboundDecisions {
-  const { db } = context
+export function createInboundDecisions(context: InboundContext): InboundDecisions {
+  const { db, watch } = context
 
   const end = async (
     id: string,
@@ -69,28 +69,27 @@ export function createInboundDecisions(context: InboundContext, watch: StateWatc
   return {
     async release(id, principal) {
       const row = await known(context, id)
-      const { map, manifest } = await context.plans.load(db, id)
+      const { map, manifest, early } = await context.plans.load(db, id)
+      await early.settle()
+      const again = readRefusals(await loadRefusals(context, id)).filter(({ code }) => code === 'OBJECT_DIGEST')
+      const runs = again.map(({ object }) => map.runOf(object))
+      const touched = new Set(runs.flatMap(run => objectsIn(map, run)))
+      if (touched.size > 0) await context.staging.unshare(row.manifestId, [...touched])
       await db.inTransaction(async tx => {
         const locked = await lockInbound(tx, id)
         if (locked?.state !== 'held') throw new GatewayError('STATE_CONFLICT', 'expected a transfer that is held')
-        const raw = await tx.selectFrom('inbound_transfers').select('refusals').where('id', '=', id).executeTakeFirst()
-        const damaged = readRefusals(raw?.refusals).filter(refusal => refusal.code === 'OBJECT_DIGEST')
-        if (damaged.length === 0) {
+        if (runs.length === 0) {
           await setState(tx, id, 'committing')
           await context.queue.enqueue(tx, 'commit-inbound', { transfer: id }, { singletonKey: id })
         } else {
           const received = new Bitmap(locked.leafCount, Uint8Array.from(locked.received.bytes))
-          for (const refusal of damaged) received.remove(map.runOf(refusal.object))
-          const missing = received.complement()
-          let missingBytes = 0
-          for (let run = missing.nextRun(0, 1); run; run = missing.nextRun(run.to + 1, 1))
-            missingBytes += map.runBytes(run)
-          await writeReceived(tx, id, received, locked.bytesTotal - missingBytes)
+          for (const run of runs) received.remove(run)
+          await writeReceived(tx, id, received, locked.bytesTotal - bytesOf(map, received.complement()))
           await setState(tx, id, 'receiving')
         }
-        await addStep(tx, id, 'released', { by: principal, again: damaged.length })
+        await addStep(tx, id, 'released', { by: principal, again: again.length })
         const about = { id, manifestId: row.manifestId, manifest }
-        const detail = { released: 1, again: damaged.length }
+        const detail = { released: 1, again: again.length }
         await appendAudit(
           tx,
           transferEnded(context, row.peer.siteId, about, { outcome: 'success', requestor: principal, detail }),
@@ -128,6 +127,22 @@ async function known(context: InboundContext, id: string): Promise<InboundRow> {
   const row = await loadInbound(context.db.kysely, id)
   if (!row) throw new GatewayError('NOT_FOUND', 'no such transfer')
   return row
+}
+
+async function loadRefusals({ db }: InboundContext, id: string): Promise<unknown> {
+  const row = await db.kysely.selectFrom('inbound_transfers').select('refusals').where('id', '=', id).executeTakeFirst()
+  return row?.refusals
+}
+
+/** The objects that have bytes in a run of leaves, however long. */
+function objectsIn(map: LeafMap, run: LeafRun): number[] {
+  return map.pieces(run).map(piece => piece.ordinal)
+}
+
+function bytesOf(map: LeafMap, leaves: Bitmap): number {
+  let bytes = 0
+  for (let run = leaves.nextRun(0, 1); run; run = leaves.nextRun(run.to + 1, 1)) bytes += map.runBytes(run)
+  return bytes
 }
 
 const refusalList = list(

@@ -10,15 +10,15 @@ import type { Tx } from '../db/db.ts'
 import { type ErrorCode, isGatewayError } from '../errors.ts'
 import { holdConflict, insertInstances, type NewInstance } from '../store/instances.ts'
 import { stagedFile } from '../store/staged-file.ts'
+import type { BlobObject } from './early-blobs.ts'
 import { type PassedObject, passAirlock } from './inbound-airlock.ts'
+import { type Arrival, mostHeadersKept } from './inbound-arrival.ts'
 import { draftReceipt, type InboundContext, type Plan, transferEnded } from './inbound-context.ts'
 import { type InboundRow, loadInbound, lockInbound, setState } from './inbound-rows.ts'
 import { inParallel } from './parallel.ts'
 import { issueReceipt } from './receipts.ts'
 import { addStep } from './transfer-steps.ts'
 
-/** Headers kept between the airlock and the import; beyond this they are read twice. */
-const mostHeadersKept = 2_000
 const rowsPerStatement = 200
 const conflictReruns = 5
 
@@ -37,26 +37,25 @@ export async function importInbound(context: InboundContext, id: string, signal:
   const { passed, refusals } = await passAll(context, row, plan, signal)
   const [first] = refusals
   if (first) return await hold(context, row, { code: knownCode(first.code), refusals })
-  await takeCustody(context, row)
+  const early = await plan.early.settle()
   const committed: Passed[] = []
   try {
-    await inParallel(passed, 16, async object => {
+    const late = passed.filter(object => !early.has(object.ordinal))
+    await inParallel(late, 16, async object => {
       signal.throwIfAborted()
-      await commitBlob(context, row, object)
+      await commitBlob(context, row.manifestId, object)
       committed.push(object)
     })
     const conflicts = await makeVisible(context, row, plan, passed)
     if (conflicts.length > 0) return await hold(context, row, { code: 'STATE_CONFLICT', refusals: conflicts })
   } finally {
     for (const object of committed) context.blobs.release(object.fileSha256)
+    context.plans.forget(id)
   }
   await context.staging.remove(row.manifestId)
 }
 
-type Passed = Omit<PassedObject, 'header'> & {
-  readonly header: PassedObject['header'] | undefined
-  readonly datasetOffset: number
-}
+type Passed = Omit<PassedObject, 'header'> & { readonly header: PassedObject['header'] | undefined }
 
 async function passAll(
   context: InboundContext,
@@ -69,44 +68,39 @@ async function passAll(
   const keepsHeaders = manifest.objects.length <= mostHeadersKept
   await inParallel([...manifest.objects.keys()], 4, async ordinal => {
     signal.throwIfAborted()
-    const result = await passAirlock(
-      context.staging.path(row.manifestId, ordinal),
-      manifest,
-      ordinal,
-      arrivals.get(ordinal),
-    )
+    const path = context.staging.path(row.manifestId, ordinal)
+    const result = await passAirlock(path, manifest, ordinal, arrivals.get(ordinal))
     if (result.kind === 'refused') refusals.push(result.refusal)
-    else {
-      const { header, ...object } = result.object
-      passed.push({ ...object, header: keepsHeaders ? header : undefined, datasetOffset: header.datasetOffset })
-    }
+    else passed.push(keepsHeaders ? result.object : { ...result.object, header: undefined })
   })
   passed.sort((a, b) => a.ordinal - b.ordinal)
   refusals.sort((a, b) => a.object - b.object)
   return { passed, refusals }
 }
 
-/** The sender may forget its copy of nothing yet, but knows now that all bytes are here, whole and durable. */
-async function takeCustody(context: InboundContext, row: InboundRow): Promise<void> {
-  const draft = await draftReceipt(
-    context,
-    { siteId: row.peer.siteId, manifestId: row.manifestId },
-    { kind: 'custody' },
-  )
-  await context.db.inTransaction(async tx => {
-    const locked = await lockInbound(tx, row.id)
-    if (locked?.state === 'committing') await issueReceipt(tx, row.id, draft, context.keys)
-  })
-}
-
 /** A second name for the file goes to the blob store; staging keeps its own until the import is committed. */
-async function commitBlob(context: InboundContext, row: InboundRow, object: Passed): Promise<void> {
-  const path = context.staging.path(row.manifestId, object.ordinal)
+async function commitBlob(context: InboundContext, manifestId: string, object: BlobObject): Promise<void> {
+  const { ordinal, fileSha256, sizeBytes } = object
+  const path = context.staging.path(manifestId, ordinal)
   const twin = `${path}.blob`
   await rm(twin, { force: true })
   await link(path, twin)
-  const { fileSha256, datasetSha256, sizeBytes, datasetOffset } = object
-  await context.blobs.commit(stagedFile({ path: twin, sizeBytes, fileSha256, datasetSha256, datasetOffset, head: [] }))
+  await context.blobs.commit(
+    stagedFile({ path: twin, sizeBytes, fileSha256, datasetSha256: undefined, datasetOffset: 0, head: [] }),
+  )
+}
+
+/** Puts an object that arrived whole into the blob store in the background; the import waits for it. */
+export function commitEarly(
+  context: InboundContext,
+  manifestId: string,
+  plan: Plan,
+  ordinal: number,
+  { fileSha256, isSigned }: Arrival,
+): void {
+  if (!isSigned) return // the airlock will say so
+  const object = { ordinal, fileSha256, sizeBytes: plan.map.sizeOf(ordinal) }
+  plan.early.add(object, () => commitBlob(context, manifestId, object))
 }
 
 /** Objects that cannot be made visible because another content has their UID; empty when all is visible. */
@@ -118,12 +112,14 @@ async function makeVisible(
 ): Promise<ObjectRefusal[]> {
   const to = { siteId: row.peer.siteId, manifestId: row.manifestId }
   const draft = await draftReceipt(context, to, { kind: 'imported' })
+  const custody = { ...draft, kind: 'custody' as const }
   for (let attempt = 1; ; attempt++) {
     try {
       await context.db.inTransaction(async tx => {
         const locked = await lockInbound(tx, row.id)
         if (locked?.state !== 'committing') return
         const counts = await insertAll(tx, context, row, plan, passed)
+        await issueReceipt(tx, row.id, custody, context.keys)
         await issueReceipt(tx, row.id, { ...draft, counts }, context.keys)
         await setState(tx, row.id, 'imported')
         await addStep(tx, row.id, 'imported', { ...counts })
@@ -134,6 +130,7 @@ async function makeVisible(
           transferEnded(context, row.peer.siteId, about, { outcome: 'success', action, detail: { ...counts } }),
         )
       })
+      context.watch.notify(row.id)
       return []
     } catch (error) {
       if (error instanceof ConflictsFound) return [...error.refusals]
@@ -188,10 +185,11 @@ async function toInstance(context: InboundContext, row: InboundRow, plan: Plan, 
   }
 }
 
+/** Of a transfer with more objects than headers are kept of; the bytes were verified a moment ago. */
 async function readHeaderAgain(context: InboundContext, row: InboundRow, plan: Plan, object: Passed) {
-  const { ordinal, fileSha256, datasetSha256, datasetOffset } = object
-  const known = { fileSha256, dataset: { offset: datasetOffset, sha256: datasetSha256 } }
-  const result = await passAirlock(context.staging.path(row.manifestId, ordinal), plan.manifest, ordinal, known)
+  const { ordinal, fileSha256 } = object
+  const path = context.staging.path(row.manifestId, ordinal)
+  const result = await passAirlock(path, plan.manifest, ordinal, { fileSha256, isSigned: true })
   if (result.kind === 'refused') throw new ConflictsFound([result.refusal])
   return result.object.header
 }
@@ -228,6 +226,8 @@ async function hold(
   await context.db.inTransaction(async tx => {
     const locked = await lockInbound(tx, row.id)
     if (locked?.state !== 'committing') return
+    const { refusals: _, counts: __, code: ___, ...bare } = draft
+    if (why.code === 'STATE_CONFLICT') await issueReceipt(tx, row.id, { ...bare, kind: 'custody' }, context.keys)
     await issueReceipt(tx, row.id, draft, context.keys)
     const message = `${objects - refused} of ${objects} objects can be imported`
     await setState(tx, row.id, 'held', { code: why.code, message, refusals: why.refusals })

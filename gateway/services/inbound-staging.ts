@@ -4,22 +4,14 @@
  * from what a peer wrote. Not below `<data>/staging`, which is swept at every start: these bytes were
  * acknowledged.
  */
-import { createHash } from 'node:crypto'
 import { constants } from 'node:fs'
-import { type FileHandle, mkdir, open, readdir, rm } from 'node:fs/promises'
+import { copyFile, type FileHandle, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Bitmap, LeafRun } from '../../peers/bitmap.ts'
 import { type LeafMap, leafBytes, type Piece } from '../../peers/leaves.ts'
 import { GatewayError } from '../errors.ts'
 import { storageError } from '../store/io-error.ts'
 import { inParallel } from './parallel.ts'
-
-/** Digests of one object's bytes, taken as they arrived. */
-export interface ArrivalDigests {
-  readonly fileSha256: Buffer
-  /** Present when the bytes begin as a Part 10 file does (DICOM PS3.10 §7.1). */
-  readonly dataset?: { readonly offset: number; readonly sha256: Buffer }
-}
 
 export interface InboundStaging {
   /** Makes a transfer's directory. */
@@ -28,13 +20,14 @@ export interface InboundStaging {
    * Writes a range. When it returns, the range is on stable storage and a row may say so.
    *
    * @param received  leaves that are durable already: they are compared, not written
-   * @returns digests of the objects that lie wholly in the range
    * @throws GatewayError CHUNK_CONFLICT when a received leaf has other bytes, STORAGE_IO, STORAGE_FULL
    */
-  write(
-    manifestId: string,
-    range: { map: LeafMap; run: LeafRun; bytes: Uint8Array; received: Bitmap },
-  ): Promise<Map<number, ArrivalDigests>>
+  write(manifestId: string, range: { map: LeafMap; run: LeafRun; bytes: Uint8Array; received: Bitmap }): Promise<void>
+  /**
+   * Gives these objects files of their own, where they share one with the blob store: bytes that are
+   * about to be received again must not change a blob.
+   */
+  unshare(manifestId: string, ordinals: readonly number[]): Promise<void>
   /** Path of an object's file. */
   path(manifestId: string, ordinal: number): string
   remove(manifestId: string): Promise<void>
@@ -63,17 +56,12 @@ export async function openInboundStaging(dir: string): Promise<InboundStaging> {
     async write(manifestId, { map, run, bytes, received }) {
       const pieces = map.pieces(run)
       const parts = splitByKnown(pieces, run, received)
-      const digests = new Map<number, ArrivalDigests>()
       const entries = known.get(manifestId) ?? new Set()
       known.set(manifestId, entries)
       const isNew = pieces.some(piece => !entries.has(piece.ordinal))
-      const writing = inParallel(parts, parallelFiles, async part => {
-        const slice = bytes.subarray(part.at, part.at + part.length)
-        const stored = store(path(manifestId, part.ordinal), part, slice)
-        // Hashed while the thread pool writes.
-        if (part.length === map.sizeOf(part.ordinal)) digests.set(part.ordinal, digest(slice))
-        await stored
-      })
+      const writing = inParallel(parts, parallelFiles, part =>
+        store(path(manifestId, part.ordinal), part, bytes.subarray(part.at, part.at + part.length)),
+      )
       await writing.catch(error => {
         throw storageError(error, 'writing a received range')
       })
@@ -81,7 +69,18 @@ export async function openInboundStaging(dir: string): Promise<InboundStaging> {
         await syncDirectory(join(root, manifestId))
         for (const piece of pieces) entries.add(piece.ordinal)
       }
-      return digests
+    },
+    async unshare(manifestId, ordinals) {
+      for (const ordinal of ordinals) {
+        const own = path(manifestId, ordinal)
+        const found = await stat(own).catch(() => undefined) // gone: it will be received again
+        if (!found || found.nlink === 1) continue
+        await copyFile(own, `${own}.copy`)
+        const copy = await open(`${own}.copy`, 'r+')
+        await copy.datasync().finally(() => copy.close())
+        await rename(`${own}.copy`, own)
+      }
+      await syncDirectory(join(root, manifestId))
     },
     async remove(manifestId) {
       known.delete(manifestId)
@@ -136,23 +135,6 @@ async function writeFully(file: FileHandle, bytes: Uint8Array, position: number)
     const { bytesWritten } = await file.write(bytes, done, bytes.length - done, position + done)
     done += bytesWritten
   }
-}
-
-function digest(bytes: Uint8Array): ArrivalDigests {
-  const fileSha256 = createHash('sha256').update(bytes).digest()
-  const offset = datasetOffset(bytes)
-  if (offset === undefined) return { fileSha256 }
-  return { fileSha256, dataset: { offset, sha256: createHash('sha256').update(bytes.subarray(offset)).digest() } }
-}
-
-/** End of the file meta information by its own group length, (0002,0000) UL; undefined for other beginnings. */
-function datasetOffset(bytes: Uint8Array): number | undefined {
-  if (bytes.length < 144) return undefined
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-  const hasMeta =
-    view.getUint32(128) === 0x4449434d && view.getUint32(132) === 0x02000000 && view.getUint32(136) === 0x554c0400
-  const offset = 144 + view.getUint32(140, true)
-  return hasMeta && offset <= bytes.length ? offset : undefined
 }
 
 async function syncDirectory(path: string): Promise<void> {

@@ -13,6 +13,7 @@ import { checkOffer, type OpenedOffer, openOffer } from '../../peers/offer.ts'
 import { finalOfferStates, type OfferState } from '../../peers/offer-state.ts'
 import { appendAudit } from '../audit/log.ts'
 import { type ErrorCode, GatewayError } from '../errors.ts'
+import { digestRange, readArrivals } from './inbound-arrival.ts'
 import {
   createPlanCache,
   draftReceipt,
@@ -25,7 +26,7 @@ import {
   type TransferPeer,
 } from './inbound-context.ts'
 import { createInboundDecisions, type InboundDecisions } from './inbound-decisions.ts'
-import { importInbound } from './inbound-import.ts'
+import { commitEarly, importInbound } from './inbound-import.ts'
 import {
   countReceiving,
   findStaged,
@@ -61,16 +62,25 @@ export interface Inbound extends InboundDecisions {
   offer(peer: TransferPeer, bytes: Uint8Array): Promise<OfferState>
   /** @throws GatewayError NOT_FOUND, also for another peer's manifest */
   state(peer: TransferPeer, manifestId: string): Promise<OfferState>
-  /** The state when it next changes, or as it is after `waitMs`; at once when it will not change any more. */
-  waitForChange(peer: TransferPeer, manifestId: string, waitMs: number, signal: AbortSignal): Promise<OfferState>
+  /**
+   * The state once it is another than `from` (what the peer saw last; as it is now when absent), or as it is after
+   * `waitMs`; at once when it will not change any more.
+   */
+  waitForChange(
+    peer: TransferPeer,
+    manifestId: string,
+    wait: { waitMs: number; from?: string | undefined },
+    signal: AbortSignal,
+  ): Promise<OfferState>
   /** @throws GatewayError NOT_FOUND, CHUNK_RANGE, TRANSFER_CANCELLED, STATE_CONFLICT, STORAGE_FULL */
   openRange(peer: TransferPeer, manifestId: string, parse: (leafCount: number) => LeafRun): Promise<OpenRange>
   /**
-   * Makes a range durable and acknowledges it. `bytes` have been verified against the sender's digest.
+   * Makes a range durable and acknowledges it. `bytes` must not change until this settles.
    *
-   * @throws GatewayError CHUNK_CONFLICT, TRANSFER_CANCELLED, STATE_CONFLICT, STORAGE_IO, STORAGE_FULL
+   * @param digest  the sender's range digest; undefined when the content was verified by its own
+   * @throws GatewayError CHUNK_DIGEST, CHUNK_CONFLICT, TRANSFER_CANCELLED, STATE_CONFLICT, STORAGE_IO, STORAGE_FULL
    */
-  receiveRange(range: OpenRange, bytes: Uint8Array): Promise<void>
+  receiveRange(range: OpenRange, bytes: Uint8Array, digest: Uint8Array | undefined): Promise<void>
   /** Asks for the import; @throws GatewayError OFFER_INCOMPLETE while leaves are missing, NOT_FOUND */
   commit(peer: TransferPeer, manifestId: string): Promise<OfferState>
   /** Ends a transfer at its sender's signed wish; @throws GatewayError STATE_CONFLICT once imported */
@@ -104,10 +114,10 @@ export async function openInbound(
     limits: { ...defaultLimits, ...limits },
     staging: await openInboundStaging(dataDir),
     guard: createRangeGuard(),
-    plans: createPlanCache(),
+    plans: createPlanCache(parts.blobs),
+    watch: createStateWatch(),
   }
-  const watch = createStateWatch()
-  const { db, keys } = context
+  const { db, keys, watch } = context
 
   const stateOf = async (row: InboundRow): Promise<OfferState> => ({
     id: row.manifestId,
@@ -148,7 +158,7 @@ export async function openInbound(
     })
   }
 
-  const decisions = createInboundDecisions(context, watch)
+  const decisions = createInboundDecisions(context)
   return {
     ...decisions,
     async offer(peer, bytes) {
@@ -160,12 +170,13 @@ export async function openInbound(
       return await stateOf(await find(peer, offer.id))
     },
     state: async (peer, manifestId) => await stateOf(await find(peer, manifestId)),
-    async waitForChange(peer, manifestId, waitMs, signal) {
+    async waitForChange(peer, manifestId, { waitMs, from }, signal) {
       const deadline = Date.now() + waitMs
       const first = await find(peer, manifestId)
+      const known = from ?? first.state
       for (let row = first; ; row = await find(peer, manifestId)) {
         const leftMs = deadline - Date.now()
-        if (row.state !== first.state || finalOfferStates.includes(row.state) || leftMs <= 0 || signal.aborted) {
+        if (row.state !== known || finalOfferStates.includes(row.state) || leftMs <= 0 || signal.aborted) {
           return await stateOf(row)
         }
         // Another node may have changed it: look once a second without being woken.
@@ -180,17 +191,26 @@ export async function openInbound(
       await context.blobs.assertRoom(map.runBytes(run))
       return { transfer: row.id, manifestId, run, map }
     },
-    async receiveRange({ transfer, manifestId, run, map }, bytes) {
+    async receiveRange({ transfer, manifestId, run, map }, bytes, digest) {
+      const plan = await context.plans.load(db, transfer)
+      const range = digestRange(plan, run, bytes)
+      if (digest && !range.digest.equals(digest)) {
+        throw new GatewayError('CHUNK_DIGEST', 'the bytes do not have the digest they came with')
+      }
       await context.guard.hold(transfer, run, async () => {
         const row = await loadInbound(db.kysely, transfer)
         if (!row) throw new GatewayError('NOT_FOUND', 'no such offer')
         refuseUnlessReceiving(row)
-        const digests = await context.staging.write(manifestId, { map, run, bytes, received: row.received })
+        const writing = context.staging.write(manifestId, { map, run, bytes, received: row.received })
+        // Read while the thread pool writes and syncs.
+        const [arrivals] = await Promise.all([readArrivals(plan, range, bytes), writing])
         if (!(await markReceived(db.kysely, transfer, run))) {
           throw new GatewayError('STATE_CONFLICT', 'the transfer takes no ranges any more')
         }
-        const { arrivals } = await context.plans.load(db, transfer)
-        for (const [ordinal, digest] of digests) arrivals.set(ordinal, digest)
+        for (const [ordinal, arrival] of arrivals) {
+          plan.arrivals.set(ordinal, arrival)
+          commitEarly(context, manifestId, plan, ordinal, arrival)
+        }
       })
     },
     async commit(peer, manifestId) {
@@ -227,7 +247,6 @@ export async function openInbound(
     },
     async runCommit(id, signal) {
       await importInbound(context, id, signal)
-      watch.notify(id)
     },
     async sweep() {
       await decisions.expireOverdue(new Date(clock().getTime() - toleratedDriftMs))

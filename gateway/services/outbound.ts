@@ -79,6 +79,7 @@ export function openOutbound(parts: OutboundParts): Outbound {
       offer,
       map: mapLeaves(manifest.objects.map(object => object.sizeBytes)),
       isKnown: row.isAccepted,
+      objectSha256: ordinal => Buffer.from(manifest.objects[ordinal]?.sha256 ?? '', 'hex'),
       openObject: ordinal => openBlobFile(parts.blobs, manifest.objects[ordinal]?.sha256 ?? ''),
       mayContinue: async () =>
         !isOver &&

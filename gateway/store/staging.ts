@@ -13,7 +13,10 @@ import { type StagedFile, stagedFile } from './staged-file.ts'
 
 /** A reception that is being written. One writer: `append` calls must not overlap. */
 export interface Staged {
-  /** Writes the chunks; their bytes must not change until this resolves. */
+  /**
+   * Writes the chunks; their bytes must not change until this resolves, and those of chunks that
+   * begin within the first `headBytes` not before the file is committed or discarded.
+   */
   append(chunks: readonly Uint8Array[]): Promise<void>
   /** The data set begins with the next byte: `datasetSha256` covers everything from here. */
   markDataset(): void
@@ -29,7 +32,7 @@ export type StorageStep = 'create' | 'write' | 'sync' | 'rename' | 'sync-dir'
 export type BeforeStep = (step: StorageStep, path: string) => void | Promise<void>
 
 /** What of a file's start stays in memory, so that reading a header costs no I/O. */
-const headBytes = 256 * 1024
+export const headBytes = 256 * 1024
 /** A long reception looks at the free space again after so many bytes. */
 const roomCheckBytes = 16 * 1024 * 1024
 

@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import type { ErrorCode } from '../../gateway/errors.ts'
 import { offeredId } from '../../gateway/services/inbound.ts'
+import type { LeafRun } from '../../peers/bitmap.ts'
 import { signEnvelope } from '../../peers/envelope.ts'
 import {
   type Answer,
@@ -16,8 +17,10 @@ import {
   rangeRequest,
   stateRequest,
 } from '../../peers/https-client.ts'
+import { mapLeaves } from '../../peers/leaves.ts'
 import { encodeManifest, type Manifest, manifestType } from '../../peers/manifest.ts'
 import { type Offer, signOffer } from '../../peers/offer.ts'
+import { formatDigestField, rangeDigest } from '../../peers/range-digest.ts'
 import { openReceipt } from '../../peers/receipt.ts'
 import { onEnd } from '../support/cleanup.ts'
 import type { BuiltInstance } from '../support/dicom-builder.ts'
@@ -76,7 +79,10 @@ function manifestOf({ a, b }: Pair, instances: readonly BuiltInstance[], change:
 }
 
 const sha256 = (bytes: Uint8Array): Buffer => createHash('sha256').update(bytes).digest()
-const digestField = (bytes: Uint8Array): string => `sha-256=:${sha256(bytes).toString('base64')}:`
+const digestFor = (study: readonly BuiltInstance[], run: LeafRun, bytes: Uint8Array): Uint8Array => {
+  const pieces = mapLeaves(study.map(item => item.bytes.length)).pieces(run)
+  return rangeDigest(pieces.map(piece => sha256(bytes.subarray(piece.at, piece.at + piece.length))))
+}
 const leavesOf = (bytes: number): number => Math.ceil(bytes / 1048576)
 
 function problem(answer: Answer): { code: ErrorCode; receipt?: string } {
@@ -173,18 +179,23 @@ test('ranges that are damaged, out of place or of another length are refused and
   const run = { from: 0, to: 0 }
   const expected = { manifest: offer.id, kind: 'range-refused' } as const
 
-  const damaged = await rangeRequest(wire, offer.id, { run, bytes: flipped, contentDigest: digestField(first) }, signal)
+  const damaged = await rangeRequest(
+    wire,
+    offer.id,
+    { run, bytes: flipped, digest: digestFor(study, run, first) },
+    signal,
+  )
   await assertRefused(pair, damaged, { ...expected, code: 'CHUNK_DIGEST' })
   const short = first.subarray(0, 1000)
-  const lied = await rangeRequest(wire, offer.id, { run, bytes: short, contentDigest: digestField(short) }, signal)
+  const lied = await rangeRequest(wire, offer.id, { run, bytes: short, digest: sha256(short) }, signal)
   await assertRefused(pair, lied, { ...expected, code: 'CHUNK_RANGE' })
-  const beyond = { run: { from: 3, to: 3 }, bytes: first, contentDigest: digestField(first) }
+  const beyond = { run: { from: 3, to: 3 }, bytes: first, digest: sha256(first) }
   await assertRefused(pair, await rangeRequest(wire, offer.id, beyond, signal), { ...expected, code: 'CHUNK_RANGE' })
   assert.equal(await wanted(pair, offer, line.length), 3)
 
-  const range = { run, bytes: first, contentDigest: digestField(first) }
+  const range = { run, bytes: first, digest: digestFor(study, run, first) }
   assert.equal(processRange(await rangeRequest(wire, offer.id, range, signal)).kind, 'durable')
-  const other = { run, bytes: flipped, contentDigest: digestField(flipped) }
+  const other = { run, bytes: flipped, digest: digestFor(study, run, flipped) }
   await assertRefused(pair, await rangeRequest(wire, offer.id, other, signal), { ...expected, code: 'CHUNK_CONFLICT' })
   assert.equal(processRange(await rangeRequest(wire, offer.id, range, signal)).kind, 'durable')
   assert.equal(await wanted(pair, offer, line.length), 2)
@@ -198,7 +209,8 @@ test('the same offer, range and commit again return the state that was reached',
   const study = buildStudy(3)
   const line = Buffer.concat(study.map(item => item.bytes))
   const offer = signOffer(manifestOf(pair, study), a.keys)
-  const range = { run: { from: 0, to: 0 }, bytes: line, contentDigest: digestField(line) }
+  const run = { from: 0, to: 0 }
+  const range = { run, bytes: line, digest: digestFor(study, run, line) }
   const stateOf = (answer: Answer) => {
     const result = processState(answer, { id: offer.id, leafCount: 1 })
     assert.equal(result.kind, 'state')
@@ -211,7 +223,7 @@ test('the same offer, range and commit again return the state that was reached',
   ]
   await Promise.all([rangeRequest(wire, offer.id, range, signal), rangeRequest(wire, offer.id, range, signal)])
   await commitRequest(wire, offer.id, signal)
-  await until('imported', 20_000, async () => stateOf(await stateRequest(wire, offer.id, 1, signal)) === 'imported')
+  await until('imported', 20_000, async () => stateOf(await stateRequest(wire, offer.id, signal)) === 'imported')
   states.push(stateOf(await commitRequest(wire, offer.id, signal)))
   states.push(stateOf(await offerRequest(wire, offer.bytes, signal)))
 
@@ -221,6 +233,25 @@ test('the same offer, range and commit again return the state that was reached',
   assert.deepEqual(await readdir(join(b.dataDir, 'inbound')), [])
   const late = problem(await rangeRequest(wire, offer.id, range, signal))
   assert.equal(late.code, 'STATE_CONFLICT')
+})
+
+test('a sender may give a plain Content-Digest instead, and must give one of the two', async t => {
+  const pair = await startPair(t)
+  const study = buildStudy(2)
+  const line = Buffer.concat(study.map(item => item.bytes))
+  const offer = signOffer(manifestOf(pair, study), pair.a.keys)
+  await offerRequest(pair.wire, offer.bytes, signal)
+  const put = async (headers: Record<string, string>): Promise<number> => {
+    const path = `/x/1/offers/${offer.id}/leaves/0-0`
+    const type = { 'content-type': 'application/octet-stream' }
+    const response = await pair.wire.pool.request({ method: 'PUT', path, body: line, headers: { ...type, ...headers } })
+    await response.body.dump()
+    return response.statusCode
+  }
+
+  assert.equal(await put({}), 400)
+  assert.equal(await put({ 'content-digest': formatDigestField(sha256(Buffer.from('other'))) }), 400)
+  assert.equal(await put({ 'content-digest': `md5=:eA==:, ${formatDigestField(sha256(line))}` }), 204)
 })
 
 test("another peer's transfer is not found", async t => {
@@ -235,9 +266,10 @@ test("another peer's transfer is not found", async t => {
   await offerRequest(wire, offer.bytes, signal)
   const bytes = study[0]?.bytes ?? new Uint8Array()
 
-  const range = { run: { from: 0, to: 0 }, bytes, contentDigest: digestField(bytes) }
+  const run = { from: 0, to: 0 }
+  const range = { run, bytes, digest: digestFor(study, run, bytes) }
   assert.equal(problem(await rangeRequest(other, offer.id, range, signal)).code, 'NOT_FOUND')
-  assert.equal(problem(await stateRequest(other, offer.id, 0, signal)).code, 'NOT_FOUND')
+  assert.equal(problem(await stateRequest(other, offer.id, signal)).code, 'NOT_FOUND')
   assert.equal(problem(await commitRequest(other, offer.id, signal)).code, 'NOT_FOUND')
   assert.equal(problem(await offerRequest(other, offer.bytes, signal)).code, 'MANIFEST_SENDER')
 })
@@ -297,7 +329,7 @@ function signLie(pair: Pair, study: readonly BuiltInstance[]): Uint8Array {
 }
 
 async function wanted({ wire }: Pair, offer: Offer, bytes: number): Promise<number> {
-  const answer = processState(await stateRequest(wire, offer.id, 0, signal), {
+  const answer = processState(await stateRequest(wire, offer.id, signal), {
     id: offer.id,
     leafCount: leavesOf(bytes),
   })

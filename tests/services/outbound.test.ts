@@ -201,6 +201,23 @@ test('bytes that are not the signed ones hold the study, and are sent again when
   assert.deepEqual(await visibleAt(b), uids(study))
 })
 
+test('bytes that changed on our own disk hold the transfer here, and never reach the peer', async t => {
+  const [a, b] = await Promise.all([startFederationSite(t, { name: 'A' }), startFederationSite(t, { name: 'B' })])
+  const { ofA } = await makePeers(a, b)
+  const study = buildStudy(3)
+  const id = await planTransfer(a, ofA, study)
+  const row = await a.db.kysely.selectFrom('transfer_items').select('file_sha256').limit(1).executeTakeFirstOrThrow()
+  const damaged = Buffer.from(study[0]?.bytes ?? [])
+  damaged[5000] = (damaged[5000] ?? 0) ^ 1
+  await writeFile(a.blobs.path(row.file_sha256), damaged)
+
+  await deliver(a, id)
+
+  await untilState(a, id, 'held')
+  assert.equal((await transferOf(a, id)).error_code, 'STORAGE_CORRUPT')
+  assert.equal((await inboundAt(b)).bytes_received, 0)
+})
+
 test('a missing blob holds the transfer here, before anything is offered', async t => {
   const [a, b] = await Promise.all([startFederationSite(t, { name: 'A' }), startFederationSite(t, { name: 'B' })])
   const { ofA } = await makePeers(a, b)
