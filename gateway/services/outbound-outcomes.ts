@@ -215,8 +215,14 @@ export function createOutcomes(parts: {
         const code =
           row.errorCode !== undefined && Object.hasOwn(errorTable, row.errorCode) ? row.errorCode : 'PEER_UNREACHABLE'
         const nextAttemptAt = new Date(until.getTime() + Math.random() * 1_000)
-        const message = 'the peer cannot be reached'
-        await writeState(tx, row.id, state, { code: knownCode(code), message, nextAttemptAt, attempts: row.attempts })
+        // What the last attempt met says more than that the next one waits.
+        const trouble = row.errorCode === undefined ? { message: 'the peer cannot be reached' } : {}
+        await writeState(tx, row.id, state, {
+          code: knownCode(code),
+          ...trouble,
+          nextAttemptAt,
+          attempts: row.attempts,
+        })
         await again(tx, row.id, nextAttemptAt)
       })
     },
