@@ -8,13 +8,7 @@ import { until } from '../support/until.ts'
 import { assertSound } from './verify.ts'
 
 /** What appears one after the other in a data directory that is being made. */
-const landmarks = [
-  'pg/data.partial.*/base/5',
-  'pg/data',
-  'pg/data/postmaster.pid',
-  'blobs/80',
-  'keys/site.json',
-]
+const landmarks = ['pg/data.partial.*/base/5', 'pg/data', 'pg/data/postmaster.pid', 'blobs/80', 'keys/site.json']
 
 test('a first start killed at any of its steps is taken up by the next one', async t => {
   for (const landmark of landmarks) {
