@@ -2,7 +2,7 @@
  * The composition root: the only place where services are built. They are opened in the order of
  * their needs and closed in reverse: listeners first, the database last.
  */
-import { mkdir } from 'node:fs/promises'
+import { mkdir, rm } from 'node:fs/promises'
 import { isIP } from 'node:net'
 import { join } from 'node:path'
 import { signCard } from '../peers/card.ts'
@@ -25,6 +25,7 @@ import { migrate } from './db/migrations.ts'
 import { ingestStore } from './dimse/ingest-sink.ts'
 import { openScp } from './dimse/listener.ts'
 import { apiRoutes, installOpenApi } from './http/api/routes.ts'
+import { installGauges } from './http/gauges.ts'
 import { openMetrics } from './http/metrics.ts'
 import { orthancRoutes } from './http/orthanc/routes.ts'
 import { buildHttpServer } from './http/server.ts'
@@ -38,6 +39,7 @@ import { openInbound } from './services/inbound.ts'
 import { openIngest } from './services/ingest.ts'
 import { openModalities } from './services/modalities.ts'
 import { openOutbound } from './services/outbound.ts'
+import { openRefusals } from './services/refusals.ts'
 import { openRetrieve } from './services/retrieve.ts'
 import { startRouting } from './services/routing.ts'
 import { loadStatus } from './services/status.ts'
@@ -123,6 +125,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   )
   federationUrl ??= reachable('https', config.federation.host, federation.address.port)
 
+  const refused = openRefusals({ db, log })
   const scp = use(
     starting,
     await openScp({
@@ -136,6 +139,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         associationsPerAddress: config.limits.associationsPerAddress,
       },
       isKnownCaller: caller => modalities.isKnown(caller),
+      onRefused: ({ callingAe, remoteAddress, reason, repeats }) =>
+        refused({ protocol: 'dimse', userId: callingAe || 'unknown', address: remoteAddress, reason, repeats }),
       store: ingestStore(ingest),
       log,
     }),
@@ -150,6 +155,12 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       () => false,
     ))
   const metrics = openMetrics()
+  installGauges(metrics, {
+    db,
+    storage: () => blobs.freeSpace(),
+    queue: () => queue.state(),
+    dicom: () => ({ ...scp.counters() }),
+  })
   const http = await buildHttpServer({
     log,
     metrics,
@@ -159,6 +170,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       publicUrl: config.http.publicUrl,
     },
     ...(config.http.tls && { tls: config.http.tls }),
+    onRefused: ({ code, address, repeats }) =>
+      refused({ protocol: 'http', userId: 'unknown', address, reason: code, repeats }),
     routes: async app => {
       await installOpenApi(app, version)
       orthancRoutes(app, {
@@ -212,6 +225,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     federation: { url: federationUrl, port: federation.address.port },
   }
   await writeListeners(config.data, listeners)
+  starting.defer(() => rm(join(config.data, 'run/listeners.json'), { force: true }))
   await recordActivity(db, 'start')
   starting.defer(() => recordActivity(db, 'stop'))
   ready = true

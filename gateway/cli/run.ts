@@ -109,6 +109,12 @@ function explain(error: unknown, name: string, io: Io): number {
     io.note(`hanse ${name}: ${error.message} (${error.code})`)
     return exitCodes.failed
   }
+  if (error instanceof Error && 'code' in error && error.code === 'EADDRINUSE') {
+    const port = 'port' in error ? String(error.port) : ''
+    io.note(`hanse ${name}: port ${port} is in use by another program`)
+    io.note('choose others with HANSE_HTTP_PORT, HANSE_DICOM_PORT and HANSE_FEDERATION_PORT (0: any free one)')
+    return exitCodes.usage
+  }
   io.note(`hanse ${name}: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`)
   return exitCodes.failed
 }

@@ -5,6 +5,7 @@
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { type ErrorCode, errorTable, GatewayError, isGatewayError } from '../errors.ts'
 import type { Log } from '../log.ts'
+import type { HttpRefusal } from './refusals.ts'
 
 /** The body of every error response, media type `application/problem+json`. */
 export interface ProblemDocument {
@@ -45,11 +46,19 @@ export const problemSchema = {
 const retryAfterSeconds = 5
 
 /** Installs the error and not-found handlers on the root instance. */
-export function installProblems(app: FastifyInstance, log: Log): void {
+export function installProblems(
+  app: FastifyInstance,
+  log: Log,
+  onRefused: ((refusal: Omit<HttpRefusal, 'repeats'>) => void) | undefined,
+): void {
   app.setErrorHandler((error: FastifyError, request, reply) => {
     const { problem, cause } = toProblem(error, request.id)
     if (problem.status >= 500) {
       log.error({ requestId: request.id, status: problem.status, error: causeLine(cause) }, 'request failed')
+    }
+    if (problem.code === 'UNAUTHENTICATED' || problem.code === 'FORBIDDEN') {
+      const address = request.socket.remoteAddress ?? ''
+      onRefused?.({ code: problem.code, address, route: request.routeOptions.url ?? 'unknown' })
     }
     return sendProblem(request, reply, problem)
   })

@@ -13,6 +13,7 @@ import type { Log } from '../log.ts'
 import { type AuthOptions, installAuth } from './auth.ts'
 import { type Metrics, metricsRoute } from './metrics.ts'
 import { installProblems, problemSchema } from './problem.ts'
+import { type HttpRefusal, limitRefusals } from './refusals.ts'
 
 export interface HttpServerOptions {
   readonly log: Log
@@ -20,6 +21,10 @@ export interface HttpServerOptions {
   readonly metrics: Metrics
   /** PEM files; without them the listener speaks plain HTTP. */
   readonly tls?: { readonly certificateFile: string; readonly keyFile: string }
+  /** Called for refused callers, equal ones once a minute. */
+  readonly onRefused?: (refusal: HttpRefusal) => void
+  /** How long running requests may take to end after `close` (default 10 s). */
+  readonly graceMs?: number
   /** Registers the routes. */
   readonly routes: (app: FastifyInstance) => Promise<void> | void
 }
@@ -31,6 +36,7 @@ const idleTimeoutMs = 120_000
 const headersTimeoutMs = 20_000
 const keepAliveTimeoutMs = 75_000
 const maxConnections = 1000
+const defaultGraceMs = 10_000
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -63,12 +69,16 @@ export async function buildHttpServer(options: HttpServerOptions): Promise<Fasti
   })
 
   app.addSchema(problemSchema)
-  installProblems(app, log)
+  installProblems(app, log, options.onRefused && limitRefusals(options.onRefused))
   installRequestLog(app, log, metrics)
   await app.register(helmet, { contentSecurityPolicy: { directives: { 'default-src': ["'none'"] } } })
   installAuth(app, options.auth)
   installBodyDeadline(app)
   metricsRoute(app, metrics)
+  app.addHook('preClose', async () => {
+    // Idle connections end at once; a stuck one must not hold the shutdown.
+    setTimeout(() => app.server.closeAllConnections(), options.graceMs ?? defaultGraceMs).unref()
+  })
   await app.register(async scope => options.routes(scope))
   return app
 }

@@ -137,6 +137,38 @@ test('a policy is published, shown and explained; a wrong one is refused with ev
   assert.match(explained.out, /B: send by rule ct/)
 })
 
+test('a caller without a token is refused, and that is in the audit log', async t => {
+  const gateway = await startProcessGateway(t, 'refusing')
+
+  const answer = await fetch(`${gateway.url}/studies`, { headers: { 'x-forwarded-for': '192.0.2.1' } })
+
+  assert.equal(answer.status, 401)
+  await until('the refusal is audited', 10_000, async () => {
+    const { events } = await gateway.api<{ events: { event: { reason?: string } }[] }>('GET', '/api/v1/audit/events')
+    return events.some(({ event }) => event.reason === 'UNAUTHENTICATED')
+  })
+  const metrics = await (await fetch(`${gateway.url}/metrics`)).text()
+  for (const name of ['store_instances', 'transfers_held', 'storage_free_bytes', 'dicom_associations_open'])
+    assert.match(metrics, new RegExp(`^hanse_${name} \\d`, 'm'))
+})
+
+test('a port that is in use is named, with what to do', async t => {
+  const gateway = await startProcessGateway(t, 'first')
+  const data = await temporaryDir(t)
+
+  const { code, err } = await hanse(['start', '--data', data], {
+    env: {
+      HANSE_HTTP_PORT: String(gateway.ports.http),
+      HANSE_DICOM_PORT: '0',
+      HANSE_FEDERATION_PORT: '0',
+      HANSE_LOG_LEVEL: 'silent',
+    },
+  })
+
+  assert.equal(code, 2)
+  assert.match(err, new RegExp(`port ${gateway.ports.http} is in use`))
+})
+
 test('Ctrl-C stops a gateway in order and leaves nothing running', async t => {
   const gateway = await startProcessGateway(t, 'stop')
   const listeners = JSON.parse(readFileSync(join(gateway.data, 'run/listeners.json'), 'utf8'))
@@ -146,4 +178,6 @@ test('Ctrl-C stops a gateway in order and leaves nothing running', async t => {
 
   await until('the database has stopped', 10_000, () => !existsSync(join(gateway.data, 'pg/data/postmaster.pid')))
   await assert.rejects(fetch(`${gateway.url}/api/v1/health/live`))
+  assert.ok(!existsSync(join(gateway.data, 'run/listeners.json')))
+  assert.match((await hanse(['status', '--data', gateway.data])).err, /hanse start/)
 })

@@ -56,6 +56,38 @@ function comparable(detail: unknown): unknown {
   return { ...rest, ...tags, ...sorted(rest, 'Studies'), ...sorted(rest, 'Series'), ...sorted(rest, 'Instances') }
 }
 
+/**
+ * A tag list without what differs on purpose: group lengths, names of private elements (Orthanc has a
+ * dictionary of them), padding, and values whose kind two decoders may see differently (binary, numbers).
+ */
+function standardTags(tags: unknown): unknown {
+  if (Array.isArray(tags)) return tags.map(standardTags)
+  if (!isObject(tags)) return typeof tags === 'string' && !/^[-+.\d\\e ]+$/i.test(tags) ? tags.trim() : undefined
+  return Object.fromEntries(
+    Object.entries(tags)
+      .filter(
+        ([key, value]) => /^(?!....,0000)...[02468ace],|^[A-Z](?!.*GroupLength|rivate)/.test(key) && isStandard(value),
+      )
+      .map(([key, value]) => [key, standardTags(value)])
+      .filter(([, value]) => value !== undefined),
+  )
+}
+
+const isStandard = (value: unknown): boolean =>
+  !isObject(value) || !/^Unknown|^Private|GroupLength$/.test(String(value['Name'] ?? ''))
+
+/** Only attributes that both decoders have names for: Orthanc's dictionary is another one. */
+const named = (tags: unknown): unknown =>
+  isObject(tags)
+    ? Object.fromEntries(
+        Object.entries(tags).filter(([key, value]) =>
+          commonKeywords.test(isObject(value) && 'Name' in value ? String(value['Name']) : key),
+        ),
+      )
+    : tags
+const commonKeywords =
+  /^((Patient(Name|ID|Sex|Age|Position))|(Study|Series|SOP)(InstanceUID|ClassUID|Description|Date|Time)|Modality|Manufacturer|ReferringPhysicianName|AccessionNumber|ImageType|ProtocolName|ContentSequence|ConceptNameCodeSequence|ReferencedSOPSequence|Rows|Columns|PixelData|SpecificCharacterSet)$/
+
 /** Orthanc prints leading padding, which is not significant (PS3.5 §6.2). */
 const trimmed = (tags: Record<string, unknown>) =>
   Object.fromEntries(
@@ -108,6 +140,13 @@ test('lists, details, ids and main tags are Orthanc’s own for the same instanc
     assert.ok(theirs.length > 1)
     for (const expected of theirs) assert.deepEqual(comparable(byId.get(expected.ID)), comparable(expected))
     assert.deepEqual(Object.keys(ours[0]).sort(), Object.keys(theirs[0]).sort())
+  }
+  for (const id of (await get('/instances')).body as string[]) {
+    for (const name of ['tags', 'simplified-tags']) {
+      const theirs: unknown = await (await fetch(`${url}/instances/${id}/${name}`)).json()
+      const [ours, expected] = [standardTags((await get(`/instances/${id}/${name}`)).body), standardTags(theirs)]
+      assert.deepEqual(named(ours), named(expected), `${id} ${name}`)
+    }
   }
   const [detail] = (await get('/studies?expand&since=0&limit=1')).body as [{ LastUpdate: string }]
   assert.match(detail.LastUpdate, /^\d{8}T\d{6}$/)

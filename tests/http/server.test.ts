@@ -4,6 +4,7 @@ import { type TestContext, test } from 'node:test'
 import type { FastifyInstance } from 'fastify'
 import { GatewayError } from '../../gateway/errors.ts'
 import { openMetrics } from '../../gateway/http/metrics.ts'
+import { type HttpRefusal, limitRefusals } from '../../gateway/http/refusals.ts'
 import { buildHttpServer } from '../../gateway/http/server.ts'
 import type { Log, LogContext } from '../../gateway/log.ts'
 import { createToken, findToken, listTokens, revokeToken, tokenDigest } from '../../gateway/store/tokens.ts'
@@ -198,6 +199,52 @@ test('metrics count requests by route pattern', async t => {
 
   assert.match(metrics.body, /hanse_http_requests_total\{method="GET",route="\/who",status="200"\} 1/)
   assert.doesNotMatch(metrics.body, /SECRET/)
+})
+
+test('refused callers are reported once a minute with how many there were', () => {
+  const reports: HttpRefusal[] = []
+  let now = 0
+  const refuse = limitRefusals(
+    refusal => reports.push(refusal),
+    () => now,
+  )
+  const refusal = { code: 'UNAUTHENTICATED', address: '10.0.0.9', route: '/system' } as const
+
+  for (let index = 0; index < 50; index++) refuse(refusal)
+  refuse({ ...refusal, address: '10.0.0.10' })
+  now = 60_000
+  refuse(refusal)
+
+  assert.deepEqual(
+    reports.map(({ address, repeats }) => [address, repeats]),
+    [
+      ['10.0.0.9', 0],
+      ['10.0.0.10', 0],
+      ['10.0.0.9', 49],
+    ],
+  )
+})
+
+test('a request that does not end is cut off when its grace is over', async t => {
+  const app = await buildHttpServer({
+    log: recordingLog([]),
+    metrics: openMetrics(),
+    graceMs: 50,
+    auth: { adminTokenSha256: tokenDigest(adminToken), findToken: async () => undefined, publicUrl: undefined },
+    routes: app => {
+      app.get('/stuck', () => new Promise(() => undefined))
+    },
+  })
+  t.after(() => app.close())
+  const url = await app.listen({ host: '127.0.0.1', port: 0 })
+  const arrived = new Promise<void>(resolve => app.server.once('request', () => resolve()))
+  const answer = fetch(`${url}/stuck`)
+  answer.catch(() => undefined)
+  await arrived
+
+  await app.close()
+
+  await assert.rejects(answer)
 })
 
 test('closing lets a running request finish and refuses new ones', async t => {

@@ -79,7 +79,11 @@ export function mainDicomTags(level: Level, attributes: StoredAttributes): Recor
 /** An attribute's value as one text, or undefined when it is absent or a sequence. */
 export function textOf(attributes: StoredAttributes, tag: string): string | undefined {
   const element = attributes[tag]
-  if (element === undefined || element.vr === 'SQ') return undefined
+  return element === undefined || element.vr === 'SQ' ? undefined : textOfElement(element)
+}
+
+/** The value of an element that is no sequence, as one text. */
+export function textOfElement(element: { readonly Value?: readonly unknown[] }): string {
   return (element.Value ?? []).map(valueText).join('\\')
 }
 

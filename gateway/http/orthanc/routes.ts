@@ -6,6 +6,7 @@
 import { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { Db } from '../../db/db.ts'
+import { readPart10 } from '../../dicom/part10-reader.ts'
 import { GatewayError } from '../../errors.ts'
 import type { Retrieve } from '../../services/retrieve.ts'
 import {
@@ -19,6 +20,7 @@ import {
 } from '../../store/query.ts'
 import { sendFile } from '../send-file.ts'
 import { instanceJson, patientJson, seriesJson, studyJson } from './resources.ts'
+import { fullTags, simpleTags } from './tags.ts'
 import { type Upload, uploadRoute } from './upload-route.ts'
 
 export interface OrthancServices {
@@ -32,7 +34,7 @@ export interface OrthancServices {
 /** Version of Orthanc's API that these routes follow; clients switch features by it. */
 const orthancVersion = '1.10.1'
 
-const hidden = { schema: { tags: ['Orthanc'] } }
+const tags = ['Orthanc']
 const idParams = { type: 'object', properties: { id: { type: 'string', maxLength: 64 } }, required: ['id'] } as const
 const count = { type: 'integer', minimum: 0, maximum: Number.MAX_SAFE_INTEGER } as const
 const listQuery = {
@@ -67,7 +69,7 @@ const levels: readonly { readonly path: string; readonly level: Level; readonly 
 export function orthancRoutes(app: FastifyInstance, services: OrthancServices): void {
   const { db, retrieve, system } = services
 
-  app.get('/system', hidden, async () => {
+  app.get('/system', { schema: { tags, summary: 'What this is, and which API it follows' } }, async () => {
     const { name, aeTitle, dicomPort, httpPort, version } = system()
     return {
       ApiVersion: 16,
@@ -86,7 +88,7 @@ export function orthancRoutes(app: FastifyInstance, services: OrthancServices): 
     }
   })
 
-  app.get('/statistics', hidden, async () => {
+  app.get('/statistics', { schema: { tags, summary: 'Totals of the store' } }, async () => {
     const { patients, studies, series, instances, sizeBytes } = await loadCounts(db)
     const megabytes = Math.floor(sizeBytes / 1024 ** 2)
     return {
@@ -104,7 +106,7 @@ export function orthancRoutes(app: FastifyInstance, services: OrthancServices): 
   for (const { path, level, details } of levels) {
     app.get<{ Querystring: ListQuery }>(
       `/${path}`,
-      { schema: { tags: ['Orthanc'], querystring: listQuery } },
+      { schema: { tags, summary: `List ${path}`, querystring: listQuery } },
       async (request, reply) => {
         const { since, limit, expand } = request.query
         if ((since === undefined) !== (limit === undefined)) {
@@ -117,7 +119,7 @@ export function orthancRoutes(app: FastifyInstance, services: OrthancServices): 
     )
     app.get<{ Params: { id: string } }>(
       `/${path}/:id`,
-      { schema: { tags: ['Orthanc'], params: idParams } },
+      { schema: { tags, summary: `One ${level}`, params: idParams } },
       async request => {
         const [found] = await details(db, [request.params.id])
         if (!found) throw new GatewayError('NOT_FOUND', `no such ${level}`)
@@ -130,7 +132,7 @@ export function orthancRoutes(app: FastifyInstance, services: OrthancServices): 
     // HEAD by ourselves: the framework's own would read the whole file for its length.
     method: ['GET', 'HEAD'],
     url: '/instances/:id/file',
-    schema: { tags: ['Orthanc'], params: idParams },
+    schema: { tags, summary: 'The file as received, whole or a range; audited', params: idParams },
     handler: async (request, reply) => {
       const { blob, fileSha256, sopInstanceUid } = await retrieve.openInstance(request.principal, request.params.id)
       return await sendFile(request, reply, blob, {
@@ -140,6 +142,26 @@ export function orthancRoutes(app: FastifyInstance, services: OrthancServices): 
       })
     },
   })
+
+  for (const [name, convert] of [
+    ['tags', fullTags],
+    ['simplified-tags', simpleTags],
+  ] as const) {
+    app.get<{ Params: { id: string } }>(
+      `/instances/:id/${name}`,
+      { schema: { tags, summary: 'The data set as JSON; audited', params: idParams } },
+      async request => {
+        const { blob } = await retrieve.openInstance(request.principal, request.params.id)
+        try {
+          // Pixel data and other long values stay on disk.
+          const { dataset } = await readPart10(blob, { maxValueBytes: 65_536, maxTotalBytes: 16 * 1024 ** 2 })
+          return convert(dataset)
+        } finally {
+          await blob.close()
+        }
+      },
+    )
+  }
 
   uploadRoute(app, services.upload)
 }

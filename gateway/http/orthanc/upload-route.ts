@@ -27,6 +27,16 @@ const statusOf: Record<IngestResult['kind'], string> = {
   variant: 'Variant',
 }
 
+const uploadSchema = {
+  tags: ['Orthanc'],
+  summary: 'Store one DICOM file, sent as the body',
+  description:
+    'Status is Success or AlreadyStored as in Orthanc. Conflict: the SOP Instance UID is stored with other content; ' +
+    'these bytes are held as conflict HeldConflict (/api/v1/conflicts) and the stored instance is unchanged. ' +
+    'Variant: the same in another transfer syntax. All four mean that the bytes are durable.',
+  consumes: ['application/dicom'],
+}
+
 /** Registers the route in a scope of its own, where bodies of every media type are left as streams. */
 export function uploadRoute(app: FastifyInstance, upload: Upload): void {
   const { db, ingest, limitBytes } = upload
@@ -34,43 +44,39 @@ export function uploadRoute(app: FastifyInstance, upload: Upload): void {
   app.register(async scope => {
     scope.removeAllContentTypeParsers()
     scope.addContentTypeParser('*', (_request, payload, done) => done(null, payload))
-    scope.post(
-      '/instances',
-      { config: { upload: true }, schema: { tags: ['Orthanc'], consumes: ['application/dicom'] } },
-      async request => {
-        const { principal } = request
-        const type = request.headers['content-type']?.split(';', 1)[0]?.trim().toLowerCase()
-        if (type === 'application/zip' || type === 'multipart/form-data') {
-          throw new GatewayError('BAD_REQUEST', `expected one DICOM file as the body, got ${type}`)
-        }
-        using _place = await gate.enter()
-        const announced = Number(request.headers['content-length'] ?? 0)
-        // The default iterator destroys the socket when the loop ends early: the client would see no answer.
-        const body: AsyncIterable<Uint8Array> = {
-          [Symbol.asyncIterator]: () => request.raw.iterator({ destroyOnReturn: false }),
-        }
-        const result = await storeFile(
-          ingest,
-          body,
-          { kind: 'rest', principal: principal.id, ...(principal.address && { remoteAddress: principal.address }) },
-          { limitBytes, ...(Number.isSafeInteger(announced) && { expectedBytes: announced }) },
-        ).catch(async (error: unknown) => {
-          await drain(request.raw)
-          throw error
-        })
-        const { orthancId } = result.instance
-        const parents = await loadAncestors(db, orthancId)
-        return {
-          ID: orthancId,
-          ParentPatient: parents?.patient,
-          ParentSeries: parents?.series,
-          ParentStudy: parents?.study,
-          Path: `/instances/${orthancId}`,
-          Status: statusOf[result.kind],
-          ...('held' in result && { HeldConflict: result.held }),
-        }
-      },
-    )
+    scope.post('/instances', { config: { upload: true }, schema: uploadSchema }, async request => {
+      const { principal } = request
+      const type = request.headers['content-type']?.split(';', 1)[0]?.trim().toLowerCase()
+      if (type === 'application/zip' || type === 'multipart/form-data') {
+        throw new GatewayError('BAD_REQUEST', `expected one DICOM file as the body, got ${type}`)
+      }
+      using _place = await gate.enter()
+      const announced = Number(request.headers['content-length'] ?? 0)
+      // The default iterator destroys the socket when the loop ends early: the client would see no answer.
+      const body: AsyncIterable<Uint8Array> = {
+        [Symbol.asyncIterator]: () => request.raw.iterator({ destroyOnReturn: false }),
+      }
+      const result = await storeFile(
+        ingest,
+        body,
+        { kind: 'rest', principal: principal.id, ...(principal.address && { remoteAddress: principal.address }) },
+        { limitBytes, ...(Number.isSafeInteger(announced) && { expectedBytes: announced }) },
+      ).catch(async (error: unknown) => {
+        await drain(request.raw)
+        throw error
+      })
+      const { orthancId } = result.instance
+      const parents = await loadAncestors(db, orthancId)
+      return {
+        ID: orthancId,
+        ParentPatient: parents?.patient,
+        ParentSeries: parents?.series,
+        ParentStudy: parents?.study,
+        Path: `/instances/${orthancId}`,
+        Status: statusOf[result.kind],
+        ...('held' in result && { HeldConflict: result.held }),
+      }
+    })
   })
 }
 
