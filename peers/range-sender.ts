@@ -89,7 +89,8 @@ export async function sendRound(round: Round, signal: AbortSignal): Promise<Roun
   const stopping = AbortSignal.any([signal, stop.signal])
   const width = Math.max(1, Math.min(connections, Math.floor(round.creditBytes / leafBytes)))
   const fairShare = Math.max(1, Math.ceil(want.count() / width))
-  let leaves = Math.min(4, fairShare, creditLeaves(round.creditBytes, width))
+  // One at first: the line may be slow, and a range that takes too long is never acknowledged.
+  let leaves = 1
   let cursor = 0
   let acknowledged = map.totalBytes - wantedBytes(map, want)
   delivery.onAcknowledged(acknowledged)

@@ -31,8 +31,8 @@ export interface InboundStaging {
   /** Path of an object's file. */
   path(manifestId: string, ordinal: number): string
   remove(manifestId: string): Promise<void>
-  /** Manifest ids that have a directory. */
-  list(): Promise<string[]>
+  /** Manifest ids whose directory nothing was added to for `quietMs`. */
+  findQuiet(quietMs: number): Promise<string[]>
 }
 
 /** Files written and synced at once per range: as many as libuv has threads by default. */
@@ -86,7 +86,11 @@ export async function openInboundStaging(dir: string): Promise<InboundStaging> {
       known.delete(manifestId)
       await rm(join(root, manifestId), { recursive: true, force: true })
     },
-    list: async () => await readdir(root),
+    async findQuiet(quietMs) {
+      const names = await readdir(root)
+      const ages = await Promise.all(names.map(name => stat(join(root, name)).catch(() => undefined)))
+      return names.filter((_, index) => Date.now() - (ages[index]?.mtimeMs ?? Date.now()) > quietMs)
+    },
   }
 }
 

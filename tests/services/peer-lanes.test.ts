@@ -1,9 +1,12 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { GatewayError } from '../../gateway/errors.ts'
 import { pauseMs } from '../../gateway/services/outbound-outcomes.ts'
 import { createPeerLanes } from '../../gateway/services/peer-lanes.ts'
 
 const transfer = (id: string, peer: string, priority = 'normal') => ({ id, peer, priority })
+
+const reason = new GatewayError('PEER_UNREACHABLE', 'no route')
 
 function lanes(options: { parallel?: number; perPeer?: number } = {}) {
   const clock = { now: 0 }
@@ -39,17 +42,17 @@ test('a peer that fails is closed for a growing while, then one transfer finds o
   enter(transfer('2', 'b'))
   enter(transfer('3', 'b'))
 
-  const until = fail('b')
+  const until = fail('b', reason)
   assert.equal(until, 1_000)
   assert.deepEqual(leave(transfer('1', 'b')), ['3'], 'parked ones hear that it is closed')
-  assert.deepEqual(enter(transfer('3', 'b')), { kind: 'closed', until })
+  assert.deepEqual(enter(transfer('3', 'b')), { kind: 'closed', until, reason })
   leave(transfer('2', 'b'))
   clock.now = until
   assert.equal(enter(transfer('3', 'b')).kind, 'run')
   assert.equal(enter(transfer('1', 'b')).kind, 'parked')
-  assert.equal(fail('b'), until + 2_000)
-  for (let failures = 0; failures < 20; failures++) fail('b')
-  assert.ok(fail('b') <= clock.now + 60_000)
+  assert.equal(fail('b', reason), until + 2_000)
+  for (let failures = 0; failures < 20; failures++) fail('b', reason)
+  assert.ok(fail('b', reason) <= clock.now + 60_000)
 
   succeed('b')
   leave(transfer('3', 'b'))
