@@ -38,6 +38,9 @@ const firstPauseMs = 1_000
 const longestPauseMs = 15 * 60_000
 const settled: readonly TransferState[] = ['receipted', 'refused', 'expired']
 
+/** The peer has every byte and may have imported them: only its receipt can tell, however late. */
+const isComplete = (row: OutboundRow): boolean => row.state === 'sent'
+
 /** Why it was cancelled or held stays to be read, also while the peer cannot be told or asked. */
 function troubleOf(row: OutboundRow, state: TransferState, error: GatewayError) {
   const isDecided = state === 'cancelled' || state === 'held'
@@ -185,7 +188,7 @@ export function createOutcomes(parts: {
       const error = isGatewayError(cause) ? cause : new GatewayError('UNAVAILABLE', 'internal error', { cause })
       if (error !== cause) {
         log.error(
-          { transfer: row.id, error: cause instanceof Error ? `${cause.name} ${cause.message}` : '' },
+          { transfer: row.id, error: cause instanceof Error ? cause.name : typeof cause },
           'delivery failed unexpectedly',
         )
       }
@@ -193,7 +196,7 @@ export function createOutcomes(parts: {
         log.error({ transfer: row.id, peer: peer.name, code: error.code }, `transfer held: ${error.message}`)
         return await holdFor(row, peer, error.code, error.message)
       }
-      if (outcomes.isOver(row)) return await outcomes.expired(row, peer)
+      if (outcomes.isOver(row) && !isComplete(row)) return await outcomes.expired(row, peer)
       await change(row, async (tx, state) => {
         const progress = await tx
           .selectFrom('transfers')
@@ -215,10 +218,10 @@ export function createOutcomes(parts: {
     },
 
     async postponed(row, peer, { until, reason }) {
-      if (outcomes.isOver(row)) return await outcomes.expired(row, peer)
+      if (outcomes.isOver(row) && !isComplete(row)) return await outcomes.expired(row, peer)
       await change(row, async (tx, state) => {
         const nextAttemptAt = new Date(until + Math.random() * 1_000)
-        const trouble = state === 'cancelled' ? { code: row.errorCode } : { code: reason.code, message: reason.message }
+        const trouble = troubleOf(row, state, reason)
         await writeState(tx, row.id, state, { ...trouble, nextAttemptAt, attempts: row.attempts })
         await again(tx, row.id, nextAttemptAt)
       })
