@@ -41,7 +41,8 @@ export interface Federation {
   close(): Promise<void>
 }
 
-const maxRangeBytes = maxRangeLeaves * leafBytes
+/** Ranges that our own sender makes find a buffer ready. */
+const pooledBytes = (maxRangeLeaves / 2) * leafBytes
 const maxPairBytes = 256 * 1024
 const maxProbeBytes = 1024 * 1024
 const maxWaitSeconds = 60
@@ -78,7 +79,7 @@ export async function openFederation(parts: FederationParts & { host: string; po
 function federationRoutes(app: FastifyInstance, parts: FederationParts): void {
   const { tls, inbound, log, clock = () => new Date() } = parts
   const budget = createByteBudget({ totalBytes: budgetBytes, perPeerBytes: peerBudgetBytes, waitMs: 10_000 })
-  const buffers = createBufferPool(maxRangeBytes, budgetBytes / maxRangeBytes)
+  const buffers = createBufferPool(pooledBytes, budgetBytes / pooledBytes)
 
   // Bodies are read by the handlers: they know how large one may be, and where it goes.
   app.removeAllContentTypeParsers()
@@ -187,7 +188,7 @@ function federationRoutes(app: FastifyInstance, parts: FederationParts): void {
         )
       }
       const release = await budget.take(peer.id, expected, gone(reply))
-      const buffer = buffers.take()
+      const buffer = buffers.take(expected)
       try {
         const body = buffer.subarray(0, expected)
         const hash = contentDigest && createHash('sha256')
