@@ -10,6 +10,7 @@ import {
   type Answer,
   cancelRequest,
   commitRequest,
+  nextStateRequest,
   offerRequest,
   type PeerConnection,
   processState,
@@ -55,7 +56,7 @@ export function openHttpsCarrier(options: {
   const enter = async (delivery: Delivery, signal: AbortSignal): Promise<OfferState | DeliveryEnd> => {
     const { offer } = delivery
     if (delivery.isKnown) {
-      const answer = await stateRequest(connection, offer.id, 0, signal)
+      const answer = await stateRequest(connection, offer.id, signal)
       if (answer.status !== 404) return await hear(delivery, answer)
     }
     const answer = await offerRequest(connection, offer.bytes, signal)
@@ -76,7 +77,10 @@ export function openHttpsCarrier(options: {
       for (;;) {
         if (!isState(current)) return current
         if (current.state === 'committing') {
-          current = await hear(delivery, await stateRequest(connection, offer.id, longPollSeconds, signal))
+          current = await hear(
+            delivery,
+            await nextStateRequest(connection, offer.id, { from: current.state, waitSeconds: longPollSeconds }, signal),
+          )
           continue
         }
         if (current.state !== 'receiving') return ended(current, verifyChain(current.receipts, expectation(offer.id)))
@@ -98,13 +102,13 @@ export function openHttpsCarrier(options: {
           stumbles = current.want.count() < before ? 1 : stumbles + 1
           if (stumbles > mostStumbles) throw end.error
           await pause(end.retryAfterMs ?? 100 * 2 ** stumbles, end.error, signal)
-          current = await hear(delivery, await stateRequest(connection, offer.id, 0, signal))
+          current = await hear(delivery, await stateRequest(connection, offer.id, signal))
           continue
         }
         const answer = await commitRequest(connection, offer.id, signal)
         if (answer.status === 409 && ++stumbles <= mostStumbles) {
           // It misses something after all: its state says what.
-          current = await hear(delivery, await stateRequest(connection, offer.id, 0, signal))
+          current = await hear(delivery, await stateRequest(connection, offer.id, signal))
           continue
         }
         current = await hear(delivery, answer)

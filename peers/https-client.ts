@@ -55,14 +55,22 @@ export function offerRequest(connection: PeerConnection, offer: Uint8Array, sign
   })
 }
 
-/** Asks for an offer's state, after its next change or `waitSeconds`. */
-export function stateRequest(
+/** Asks for an offer's state, as it is now. */
+export function stateRequest(connection: PeerConnection, id: string, signal: AbortSignal): Promise<Answer> {
+  return ask(connection, signal, { method: 'GET', path: offerPath(id) })
+}
+
+/** Asks for an offer's state once it is another than the one seen last, or after `waitSeconds`. */
+export function nextStateRequest(
   connection: PeerConnection,
   id: string,
-  waitSeconds: number,
+  wait: { from: OfferState['state']; waitSeconds: number },
   signal: AbortSignal,
 ): Promise<Answer> {
-  return ask(connection, signal, { method: 'GET', path: `${offerPath(id)}?wait=${waitSeconds}` })
+  return ask(connection, signal, {
+    method: 'GET',
+    path: `${offerPath(id)}?wait=${wait.waitSeconds}&state=${wait.from}`,
+  })
 }
 
 /** Says that every leaf was acknowledged. */

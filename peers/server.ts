@@ -161,13 +161,16 @@ function federationRoutes(app: FastifyInstance, parts: FederationParts): void {
     }
   })
 
-  app.get<OfferRoute & { Querystring: { wait?: string } }>('/x/1/offers/:id', async (request, reply) => {
-    const peer = peerOf(request)
-    const { wait = '0' } = request.query
-    const waitMs = Math.min(maxWaitSeconds, /^\d{1,4}$/.test(wait) ? Number(wait) : 0) * 1000
-    const id = offerId(request)
-    return sendState(reply, peer, await inbound.waitForChange(peer, id, waitMs, gone(reply)))
-  })
+  app.get<OfferRoute & { Querystring: { wait?: string; state?: string } }>(
+    '/x/1/offers/:id',
+    async (request, reply) => {
+      const peer = peerOf(request)
+      const { wait = '0', state } = request.query
+      const waitMs = Math.min(maxWaitSeconds, /^\d{1,4}$/.test(wait) ? Number(wait) : 0) * 1000
+      const id = offerId(request)
+      return sendState(reply, peer, await inbound.waitForChange(peer, id, { waitMs, from: state }, gone(reply)))
+    },
+  )
 
   app.put<OfferRoute & { Params: { range: string } }>('/x/1/offers/:id/leaves/:range', async (request, reply) => {
     const peer = peerOf(request)

@@ -5,12 +5,13 @@
  * §D.3.3.3).
  */
 import type { Socket } from 'node:net'
-import dimse from 'dcmjs-dimse'
 import type { Log } from '../log.ts'
 import type { ReceiveBudget } from './budget.ts'
 import { type CallerPolicy, type Denial, deny } from './callers.ts'
-import { type Command, commandField, decodeCommand, encodeResponse, maxCommandBytes } from './command.ts'
-import { type AcceptedContext, contextResult, type NegotiatedContext, negotiate } from './contexts.ts'
+import { type Command, commandField, decodeCommand, encodeResponse } from './command.ts'
+import { CommandParts } from './command-parts.ts'
+import { type AcceptedContext, contextResult, negotiate } from './contexts.ts'
+import { libraryAssociation } from './library-association.ts'
 import {
   type AssociateRequest,
   abortReason,
@@ -21,11 +22,14 @@ import {
   type Rejection,
   type Violation,
 } from './pdu.ts'
+import type { ReceiveBuffers } from './receive-buffers.ts'
 import type { RefusalReports } from './refusals.ts'
+import { checkRequest } from './requests.ts'
 import type { AssociationPeer, ScpCounters, ScpLimits, StoreService } from './scp.ts'
 import { isStored, type Outcome, status } from './status.ts'
 import { StoreReception } from './store-stream.ts'
 import { type Association, maxAssociationPduBytes, UpperLayer } from './upper-layer.ts'
+import { invalidParameter, unexpectedParameter, unexpectedPdu, unrecognizedPdu } from './violations.ts'
 
 /** What all associations of a listener share. */
 export interface AssociationContext {
@@ -33,6 +37,7 @@ export interface AssociationContext {
   readonly privateSopClasses: ReadonlySet<string>
   readonly store: StoreService
   readonly budget: ReceiveBudget
+  readonly buffers: ReceiveBuffers
   readonly limits: ScpLimits
   readonly counters: ScpCounters
   readonly refusals: RefusalReports
@@ -60,9 +65,7 @@ export class AcceptedAssociation extends UpperLayer {
   #peer: AssociationPeer | undefined
   #peerMaxPduLength = 0
   #contexts = new Map<number, AcceptedContext>()
-  #commandParts: Buffer[] = []
-  #commandBytes = 0
-  #commandContextId: number | undefined
+  readonly #command = new CommandParts()
   #incoming: Incoming | undefined
   /** The answer that is being worked out; reading is stopped meanwhile. */
   #answering: Promise<void> | undefined
@@ -71,7 +74,7 @@ export class AcceptedAssociation extends UpperLayer {
 
   /** @param refuseAs  set when the listener is over a limit: the request is read and refused */
   constructor(socket: Socket, remoteAddress: string, shared: AssociationContext, refuseAs?: Denial) {
-    super(socket, { pduMs: shared.limits.pduMs, graceMs: shared.limits.graceMs })
+    super(socket, { pduMs: shared.limits.pduMs, graceMs: shared.limits.graceMs }, shared.buffers)
     this.#shared = shared
     this.#remoteAddress = remoteAddress
     this.#refuseAs = refuseAs
@@ -92,7 +95,7 @@ export class AcceptedAssociation extends UpperLayer {
   /** Ends the association as soon as no message is under way. */
   drain(): void {
     this.#isDraining = true
-    if (!this.#incoming && !this.#answering && this.#commandParts.length === 0) this.abortNow()
+    if (!this.#incoming && !this.#answering && !this.#command.isUnderWay) this.abortNow()
   }
 
   /** Ends the association now. */
@@ -104,22 +107,26 @@ export class AcceptedAssociation extends UpperLayer {
   protected override admit(type: number, length: number): Violation | undefined {
     switch (type) {
       case pduType.associateRequest:
-        if (this.#state !== 'new') return unexpected('association request on an association')
-        return length > maxAssociationPduBytes ? invalid('association request is longer than 1 MiB') : undefined
+        if (this.#state !== 'new') return unexpectedPdu('association request on an association')
+        return length > maxAssociationPduBytes
+          ? invalidParameter('association request is longer than 1 MiB')
+          : undefined
       case pduType.data:
-        if (this.#state !== 'associated') return unexpected('data before the association')
-        return length > this.#shared.limits.maxPduLength ? invalid('data PDU is longer than we allow') : undefined
+        if (this.#state !== 'associated') return unexpectedPdu('data before the association')
+        return length > this.#shared.limits.maxPduLength
+          ? invalidParameter('data PDU is longer than we allow')
+          : undefined
       case pduType.releaseRequest:
-        if (this.#state !== 'associated') return unexpected('release before the association')
-        return length === 4 ? undefined : invalid('release request is not four bytes')
+        if (this.#state !== 'associated') return unexpectedPdu('release before the association')
+        return length === 4 ? undefined : invalidParameter('release request is not four bytes')
       case pduType.abort:
-        return length === 4 ? undefined : invalid('abort is not four bytes')
+        return length === 4 ? undefined : invalidParameter('abort is not four bytes')
       case pduType.associateAccept:
       case pduType.associateReject:
       case pduType.releaseResponse:
-        return unexpected('a PDU that only the accepting side sends')
+        return unexpectedPdu('a PDU that only the accepting side sends')
       default:
-        return { reason: abortReason.unrecognizedPdu, message: 'unknown PDU type' }
+        return unrecognizedPdu()
     }
   }
 
@@ -138,7 +145,7 @@ export class AcceptedAssociation extends UpperLayer {
   protected override quietUntil(quietSince: number): number {
     const { associationRequestMs, idleMs, pduMs } = this.#shared.limits
     if (this.#state !== 'associated') return this.#connectedAt + associationRequestMs
-    return quietSince + (this.#incoming || this.#commandParts.length > 0 ? pduMs : idleMs)
+    return quietSince + (this.#incoming || this.#command.isUnderWay ? pduMs : idleMs)
   }
 
   protected override onExpired(): void {
@@ -194,7 +201,7 @@ export class AcceptedAssociation extends UpperLayer {
     const request = this.decode(() => decodeAssociateRequest(body))
     if (!request) return
     if (request.maxPduLength !== 0 && request.maxPduLength < 16) {
-      this.abortFor(invalid("the peer's maximum PDU length leaves no room for data"))
+      this.abortFor(invalidParameter("the peer's maximum PDU length leaves no room for data"))
       return
     }
     this.#state = 'deciding'
@@ -227,30 +234,9 @@ export class AcceptedAssociation extends UpperLayer {
       if (answer.result === contextResult.accepted) this.#contexts.set(answer.id, answer)
     }
     this.#peerMaxPduLength = request.maxPduLength
-    this.associationRequested(this.#libraryAssociation(request, answers))
+    this.associationRequested(libraryAssociation(request, answers, this.#shared.limits.maxPduLength))
     this.#log.debug({ contexts: answers.length, accepted: this.#contexts.size }, 'association accepted')
     if (this.#isDraining) this.abortNow()
-  }
-
-  /** Contexts are put in directly: `addPresentationContext` would renumber ids that do not ascend. */
-  #libraryAssociation(request: AssociateRequest, answers: readonly NegotiatedContext[]): Association {
-    const association = new dimse.association.Association(request.callingAe, request.calledAe)
-    // sendAssociationAccept advertises this one; what the peer takes is in #peerMaxPduLength.
-    association.setMaxPduLength(this.#shared.limits.maxPduLength)
-    const roles = new Map(request.roles.map(role => [role.sopClassUid, role]))
-    for (const answer of answers) {
-      const context = new dimse.association.PresentationContext(answer.id, answer.abstractSyntaxUid)
-      if (answer.result === contextResult.accepted) context.setResult(0, answer.transferSyntaxUid)
-      else context.setResult(answer.result)
-      const role = roles.get(answer.abstractSyntaxUid)
-      // One answer for each SOP class: we never take the SCU's part on a peer's association.
-      if (role && answer.result === contextResult.accepted && roles.delete(answer.abstractSyntaxUid)) {
-        context.setUserRole(role.scu)
-        context.setProviderRole(false)
-      }
-      association.getPresentationContexts().push({ id: answer.id, context })
-    }
-    return association
   }
 
   #refuse(denial: Denial, peer: AssociationPeer): void {
@@ -263,29 +249,23 @@ export class AcceptedAssociation extends UpperLayer {
 
   #commandPiece(contextId: number, piece: Buffer, isLast: boolean): void {
     if (!this.#contexts.has(contextId)) {
-      this.abortFor(invalid('command on a context that is not accepted'))
+      this.abortFor(invalidParameter('command on a context that is not accepted'))
       return
     }
     if (this.#incoming) {
-      this.abortFor(unexpectedValue('command where a data set is awaited'))
+      this.abortFor(unexpectedParameter('command where a data set is awaited'))
       return
     }
-    if (this.#commandContextId !== undefined && this.#commandContextId !== contextId) {
-      this.abortFor(unexpectedValue('command goes on in another context'))
+    if (!this.#command.fits(contextId)) {
+      this.abortFor(unexpectedParameter('command goes on in another context'))
       return
     }
-    this.#commandContextId = contextId
-    this.#commandBytes += piece.length
-    if (this.#commandBytes > maxCommandBytes) {
-      this.abortFor(invalid('command set is longer than 64 KiB'))
+    if (!this.#command.add(contextId, piece)) {
+      this.abortFor(invalidParameter('command set is longer than 64 KiB'))
       return
     }
-    this.#commandParts.push(piece)
     if (!isLast) return
-    const bytes = Buffer.concat(this.#commandParts)
-    this.#commandParts = []
-    this.#commandBytes = 0
-    this.#commandContextId = undefined
+    const bytes = this.#command.take()
     const command = this.decode(() => decodeCommand(bytes))
     const context = this.#contexts.get(contextId)
     if (command && context) this.#perform(command, context)
@@ -294,11 +274,11 @@ export class AcceptedAssociation extends UpperLayer {
   #dataPiece(contextId: number, piece: Buffer, isLast: boolean): void {
     const incoming = this.#incoming
     if (!incoming) {
-      this.abortFor(unexpectedValue('data set without command'))
+      this.abortFor(unexpectedParameter('data set without command'))
       return
     }
     if (incoming.contextId !== contextId) {
-      this.abortFor(unexpectedValue('data set in another context'))
+      this.abortFor(unexpectedParameter('data set in another context'))
       return
     }
     this.#shared.counters.datasetBytesReceived += piece.length
@@ -317,22 +297,22 @@ export class AcceptedAssociation extends UpperLayer {
     // C-CANCEL has no response (PS3.7 §9.3.2.3), and there is nothing to cancel here.
     if (command.commandField === commandField.cancelRequest) return
     if ((command.commandField & 0x8000) !== 0) {
-      this.abortFor(unexpectedValue('response to no request'))
+      this.abortFor(unexpectedParameter('response to no request'))
       return
     }
     const { messageId } = command
     if (messageId === undefined) {
-      this.abortFor(invalid('request has no message id'))
+      this.abortFor(invalidParameter('request has no message id'))
       return
     }
     const reply = (outcome: Outcome): void => this.#reply(command, messageId, context, outcome)
-    const isStore = command.commandField === commandField.storeRequest && context.service === 'storage'
-    const outcome = isStore ? checkStore(command, context) : checkOther(command, context)
+    const outcome = checkRequest(command, context)
     if (!command.hasDataSet) {
       reply(outcome)
       return
     }
-    const reception = isStore && outcome.status === status.success ? this.#receive(command, context) : undefined
+    const isStore = command.commandField === commandField.storeRequest && outcome.status === status.success
+    const reception = isStore ? this.#receive(command, context) : undefined
     this.#incoming = { contextId: context.id, reply, outcome, reception }
   }
 
@@ -344,6 +324,7 @@ export class AcceptedAssociation extends UpperLayer {
       service: this.#shared.store,
       request: { sopClassUid, sopInstanceUid, transferSyntaxUid: context.transferSyntaxUid, association },
       budget: this.#shared.budget,
+      buffers: this.#shared.buffers,
       heldBytesLimit: this.#shared.limits.heldBytesPerAssociation,
       onFull: () => this.stop('memory'),
       onRoom: () => this.start('memory'),
@@ -377,7 +358,7 @@ export class AcceptedAssociation extends UpperLayer {
 
   /** The message that is coming will not come whole. */
   #discard(): void {
-    this.#commandParts = []
+    this.#command.clear()
     const reception = this.#incoming?.reception
     this.#incoming = undefined
     if (!reception) return
@@ -392,37 +373,4 @@ export class AcceptedAssociation extends UpperLayer {
       if (this.#answering === answering) this.#answering = undefined
     }
   }
-}
-
-/** PS3.4 §B.2.2 and PS3.7 §9.1.1: what a C-STORE-RQ must hold, and that it fits its context. */
-function checkStore(command: Command, context: AcceptedContext): Outcome {
-  const { sopClassUid, sopInstanceUid } = command
-  if (sopClassUid === undefined) return { status: status.missingAttribute, comment: 'no affected SOP class UID' }
-  if (sopInstanceUid === undefined) return { status: status.missingAttribute, comment: 'no affected SOP instance UID' }
-  if (sopClassUid !== context.abstractSyntaxUid) {
-    return { status: status.sopClassNotSupported, comment: 'SOP class differs from the presentation context' }
-  }
-  // Leading zeros in components are tolerated: devices in the field write them.
-  if (!/^[0-9.]{1,64}$/.test(sopInstanceUid)) {
-    return { status: status.invalidAttributeValue, comment: 'affected SOP instance UID is not a UID' }
-  }
-  if (!command.hasDataSet) return { status: status.cannotUnderstand, comment: 'no data set' }
-  return { status: status.success }
-}
-
-function checkOther(command: Command, context: AcceptedContext): Outcome {
-  const isEcho = command.commandField === commandField.echoRequest && context.service === 'verification'
-  return { status: isEcho ? status.success : status.unrecognizedOperation }
-}
-
-function unexpected(message: string): Violation {
-  return { reason: abortReason.unexpectedPdu, message }
-}
-
-function unexpectedValue(message: string): Violation {
-  return { reason: abortReason.unexpectedParameter, message }
-}
-
-function invalid(message: string): Violation {
-  return { reason: abortReason.invalidParameter, message }
 }

@@ -4,6 +4,7 @@
  */
 import { fileMeta } from '../dicom/part10-writer.ts'
 import type { Ingest } from '../services/ingest.ts'
+import { headBytes } from '../store/staging.ts'
 import type { StoreService } from './scp.ts'
 import { outcomeOfIngest } from './status.ts'
 
@@ -21,6 +22,7 @@ export function ingestStore(ingest: Ingest): StoreService {
         throw error
       }
       return {
+        keptBytes: headBytes,
         write: chunks => staged.append(chunks),
         async finish() {
           const { callingAe, calledAe, remoteAddress } = association

@@ -11,6 +11,8 @@ import { AcceptedAssociation, type AssociationContext } from './association.ts'
 import { ReceiveBudget } from './budget.ts'
 import { type Denial, isLoopback, plainAddress } from './callers.ts'
 import { rejections } from './pdu.ts'
+import { pooledSocket } from './pooled-socket.ts'
+import { ReceiveBuffers } from './receive-buffers.ts'
 import { RefusalReports } from './refusals.ts'
 import { defaultScpLimits, type ListenAddress, type Scp, type ScpCounters, type ScpOptions } from './scp.ts'
 
@@ -56,6 +58,7 @@ class ScpListener {
       privateSopClasses: new Set(options.privateSopClasses),
       store: options.store,
       budget: new ReceiveBudget(limits.heldBytes),
+      buffers: new ReceiveBuffers({ poison: options.poisonBuffers ?? false }),
       limits: { ...limits, maxPduLength: Math.min(limits.maxPduLength, defaultScpLimits.maxPduLength) },
       counters: {
         connectionsOpen: 0,
@@ -70,7 +73,7 @@ class ScpListener {
       refusals: new RefusalReports(options.log, options.onRefused),
       log: options.log,
     }
-    this.#server = createServer({ noDelay: true }, socket => this.#connect(socket))
+    this.#server = createServer({ noDelay: true, pauseOnConnect: true }, socket => this.#connect(socket))
   }
 
   async listen(): Promise<ListenAddress> {
@@ -122,18 +125,25 @@ class ScpListener {
       socket.destroy()
       return
     }
-    this.#register(this.#refusing, new AcceptedAssociation(socket, address, this.#shared, overLimit))
+    this.#register(this.#refusing, this.#open(socket, address, overLimit))
   }
 
   #serve(socket: Socket, address: string): void {
     this.#perAddress.set(address, this.#countOf(address) + 1)
-    const association = new AcceptedAssociation(socket, address, this.#shared)
+    const association = this.#open(socket, address)
     this.#register(this.#serving, association)
     void association.closed.then(() => {
       const count = this.#countOf(address) - 1
       if (count > 0) this.#perAddress.set(address, count)
       else this.#perAddress.delete(address)
     })
+  }
+
+  #open(accepted: Socket, address: string, refuseAs?: Denial): AcceptedAssociation {
+    // Nothing is read before the next turn of the event loop.
+    const socket = pooledSocket(accepted, this.#shared.buffers, bytes => association.receive(bytes))
+    const association = new AcceptedAssociation(socket, address, this.#shared, refuseAs)
+    return association
   }
 
   #register(set: Set<AcceptedAssociation>, association: AcceptedAssociation): void {

@@ -11,9 +11,12 @@ import { abortReason, pduType, type Violation } from './pdu.ts'
 export interface PduSink {
   /** May this PDU come now, and with this length? Asked as soon as its header is known. */
   admit(type: number, length: number): Violation | undefined
-  /** A whole control PDU; `body` is what follows the six header bytes. */
+  /** A whole control PDU; `body`, a copy, is what follows the six header bytes. */
   control(type: number, body: Buffer): void
-  /** A piece of a presentation data value; `endOfValue` with its last piece, which may be empty. */
+  /**
+   * A piece of a presentation data value, a view of the chunk; `endOfValue` with its last piece,
+   * which may be empty.
+   */
   value(contextId: number, control: number, piece: Buffer, endOfValue: boolean): void
   /** Nothing that follows can be understood; the reader takes no more. */
   violation(violation: Violation): void
@@ -34,7 +37,8 @@ export class PduReader {
   #valueLeft = 0
   #contextId = 0
   #control = 0
-  #parts: Buffer[] = []
+  /** The body of a control PDU; memory that is not filled yet costs nothing. */
+  #body = Buffer.alloc(0)
 
   constructor(sink: PduSink) {
     this.#sink = sink
@@ -93,23 +97,22 @@ export class PduReader {
       this.#state = 'valueHeader'
       return
     }
-    this.#parts = []
+    this.#body = Buffer.allocUnsafeSlow(this.#pduLeft)
     this.#state = 'control'
     if (this.#pduLeft === 0) this.#endControl()
   }
 
   #readControl(chunk: Buffer, offset: number): number {
-    const part = chunk.subarray(offset, offset + this.#pduLeft)
-    this.#parts.push(part)
-    this.#pduLeft -= part.length
+    const taken = Math.min(this.#pduLeft, chunk.length - offset)
+    chunk.copy(this.#body, this.#body.length - this.#pduLeft, offset, offset + taken)
+    this.#pduLeft -= taken
     if (this.#pduLeft === 0) this.#endControl()
-    return offset + part.length
+    return offset + taken
   }
 
   #endControl(): void {
-    const [first] = this.#parts
-    const body = this.#parts.length === 1 && first ? first : Buffer.concat(this.#parts)
-    this.#parts = []
+    const body = this.#body
+    this.#body = Buffer.alloc(0)
     this.#state = 'header'
     this.#pdusRead += 1
     this.#sink.control(this.#type, body)

@@ -27,7 +27,15 @@ export interface StoreRequest {
  * may come after a failed `finish`.
  */
 export interface StoreSink {
-  /** Takes the next bytes; pieces are views that stay unchanged. Until it settles the sender waits. */
+  /**
+   * How many of the data set's first bytes the sink goes on reading after their `write` has settled:
+   * they stay unchanged until `finish` or `discard` has. 0 unless given.
+   */
+  readonly keptBytes?: number
+  /**
+   * Takes the next bytes: views that stay unchanged until it settles (and see `keptBytes`), and
+   * are overwritten by other data then. The sender waits when it takes long.
+   */
   write(chunks: Uint8Array[]): Promise<void>
   /** The data set is complete: what is answered with success is durable. */
   finish(): Promise<{ status: number; comment?: string }>
@@ -101,6 +109,8 @@ export interface ScpOptions {
   readonly store: StoreService
   readonly onRefused?: (refusal: Refusal) => void
   readonly limits?: Partial<ScpLimits>
+  /** For tests: bytes that a sink must not use any more are overwritten at once. */
+  readonly poisonBuffers?: boolean
   readonly log: Log
 }
 

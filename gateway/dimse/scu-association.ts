@@ -7,24 +7,24 @@
  */
 import { connect, type Socket } from 'node:net'
 import dimse from 'dcmjs-dimse'
-import type { ByteSource } from '../dicom/byte-source.ts'
 import { GatewayError } from '../errors.ts'
-import { type Command, decodeCommand, encodeEchoRequest, encodeStoreRequest, maxCommandBytes } from './command.ts'
+import { type Command, decodeCommand, encodeEchoRequest, encodeStoreRequest } from './command.ts'
+import { CommandParts } from './command-parts.ts'
 import { verificationSopClass } from './contexts.ts'
+import { type OutgoingDataset, writeDataset } from './dataset-writer.ts'
 import {
   type AssociateAccept,
   abortReason,
   abortSource,
   decodeAssociateAccept,
   encodeCommandPdus,
-  encodeDataHeader,
-  fragmentBytes,
   pduType,
   type Violation,
 } from './pdu.ts'
 import { describeAbort, describeRejection } from './reasons.ts'
 import type { Outcome } from './status.ts'
 import { maxAssociationPduBytes, UpperLayer } from './upper-layer.ts'
+import { invalidParameter, unexpectedParameter, unexpectedPdu, unrecognizedPdu } from './violations.ts'
 
 /** The node to call and how long it may take. */
 export interface ScuTarget {
@@ -44,21 +44,12 @@ export interface Proposal {
   readonly transferSyntaxUid: string
 }
 
-/** A data set inside of a Part 10 file or other bytes. */
-export interface OutgoingDataset {
-  readonly source: ByteSource
-  /** Where the data set starts, after preamble and file meta information. */
-  readonly datasetOffset: number
-  close?(): Promise<void>
-}
-
 /** Presentation contexts of one association: the odd ids of one byte. */
 export const maxContexts = 128
 
 const defaultTimeoutMs = 30_000
 /** What peers may send us: responses only. */
 const advertisedPduLength = 131_072
-const blockBytes = 1_048_576
 /** Default of the standard for whoever has no better idea; every node that verifies takes it. */
 const implicitLittleEndian = '1.2.840.10008.1.2'
 
@@ -87,6 +78,7 @@ export async function openAssociation(
   target.signal?.throwIfAborted()
   const socket = connect({ host: target.host, port: target.port, noDelay: true })
   const association = new RequestedAssociation(socket, target)
+  socket.on('data', (chunk: Buffer) => association.receive(chunk))
   await association.request(proposals)
   return association
 }
@@ -101,8 +93,7 @@ export class RequestedAssociation extends UpperLayer {
   #peerMaxPduLength = 0
   #messageId = 0
   #isAssociated = false
-  #commandParts: Buffer[] = []
-  #commandBytes = 0
+  readonly #command = new CommandParts()
   #pending: PromiseWithResolvers<Answer> | undefined
   /** Since when the peer owes us something: an answer, or room in its window. */
   #owedSince: number | undefined
@@ -180,7 +171,17 @@ export class RequestedAssociation extends UpperLayer {
     try {
       this.socket.cork()
       this.socket.write(encodeCommandPdus(contextId, command, this.#peerMaxPduLength))
-      await this.#sendDataset(contextId, dataset, firstBlock)
+      await writeDataset(
+        {
+          socket: this.socket,
+          contextId,
+          maxPduLength: this.#peerMaxPduLength,
+          whenDrained: () => this.#whenDrained(),
+          onProgress: () => this.#owed(true),
+        },
+        dataset,
+        firstBlock,
+      )
     } catch (error) {
       this.abortNow(error)
     }
@@ -209,19 +210,19 @@ export class RequestedAssociation extends UpperLayer {
     switch (type) {
       case pduType.associateAccept:
       case pduType.associateReject:
-        if (this.#isAssociated) return { reason: abortReason.unexpectedPdu, message: 'second answer to our request' }
+        if (this.#isAssociated) return unexpectedPdu('second answer to our request')
         return length < 4 || length > maxAssociationPduBytes ? badLength : undefined
       case pduType.data:
-        if (!this.#isAssociated) return { reason: abortReason.unexpectedPdu, message: 'data before the association' }
+        if (!this.#isAssociated) return unexpectedPdu('data before the association')
         return length > advertisedPduLength ? badLength : undefined
       case pduType.releaseRequest:
       case pduType.releaseResponse:
       case pduType.abort:
         return length === 4 ? undefined : badLength
       case pduType.associateRequest:
-        return { reason: abortReason.unexpectedPdu, message: 'a PDU that only the requesting side sends' }
+        return unexpectedPdu('a PDU that only the requesting side sends')
       default:
-        return { reason: abortReason.unrecognizedPdu, message: 'unknown PDU type' }
+        return unrecognizedPdu()
     }
   }
 
@@ -250,17 +251,13 @@ export class RequestedAssociation extends UpperLayer {
     this.endSoon('close')
   }
 
-  protected override value(_contextId: number, control: number, piece: Buffer, endOfValue: boolean): void {
-    this.#commandBytes += piece.length
-    if ((control & 1) === 0 || this.#commandBytes > maxCommandBytes) {
-      this.abortFor({ reason: abortReason.unexpectedParameter, message: 'data that no request asked for' })
+  protected override value(contextId: number, control: number, piece: Buffer, endOfValue: boolean): void {
+    if ((control & 1) === 0 || !this.#command.fits(contextId) || !this.#command.add(contextId, piece)) {
+      this.abortFor(unexpectedParameter('data that no request asked for'))
       return
     }
-    this.#commandParts.push(piece)
     if (!endOfValue || (control & 2) === 0) return
-    const bytes = Buffer.concat(this.#commandParts)
-    this.#commandParts = []
-    this.#commandBytes = 0
+    const bytes = this.#command.take()
     const command = this.decode(() => decodeCommand(bytes))
     if (command) this.#deliver({ kind: 'response', command })
   }
@@ -323,7 +320,7 @@ export class RequestedAssociation extends UpperLayer {
   #deliver(answer: Answer): void {
     const pending = this.#pending
     if (!pending) {
-      this.abortFor({ reason: abortReason.unexpectedParameter, message: 'answer to no request' })
+      this.abortFor(unexpectedParameter('answer to no request'))
       return
     }
     this.#pending = undefined
@@ -350,35 +347,6 @@ export class RequestedAssociation extends UpperLayer {
     this.watch()
   }
 
-  async #sendDataset(contextId: number, dataset: OutgoingDataset, firstBlock: Uint8Array): Promise<void> {
-    const end = dataset.source.sizeBytes
-    const room = fragmentBytes(this.#peerMaxPduLength)
-    let offset = dataset.datasetOffset
-    let block = firstBlock
-    for (;;) {
-      if (block.length === 0 && offset < end) throw new GatewayError('STORAGE_IO', 'data set ended early')
-      this.#sendBlock(contextId, block, room, offset + block.length >= end)
-      offset += block.length
-      this.socket.uncork()
-      if (offset >= end) return
-      if (this.socket.writableNeedDrain) await this.#whenDrained()
-      block = await readBlock(dataset, offset)
-      this.#owed(true)
-      this.socket.cork()
-    }
-  }
-
-  #sendBlock(contextId: number, block: Uint8Array, room: number, isLastBlock: boolean): void {
-    let offset = 0
-    do {
-      const fragment = block.subarray(offset, offset + room)
-      offset += fragment.length
-      const last = isLastBlock && offset >= block.length
-      this.socket.write(encodeDataHeader(contextId, { command: false, last }, fragment.length))
-      this.socket.write(fragment)
-    } while (offset < block.length)
-  }
-
   async #whenDrained(): Promise<void> {
     if (this.#failure) throw this.#failure.error
     this.#drained = Promise.withResolvers()
@@ -387,14 +355,9 @@ export class RequestedAssociation extends UpperLayer {
   }
 }
 
-/** Reads the next block of a data set, short only at its end. */
-export async function readBlock(dataset: OutgoingDataset, offset: number): Promise<Uint8Array> {
-  return await dataset.source.read(offset, Math.min(blockBytes, dataset.source.sizeBytes - offset))
-}
-
 /** One text for a class in a transfer syntax. */
 export function keyOf(proposal: Proposal): string {
   return `${proposal.sopClassUid} ${proposal.transferSyntaxUid}`
 }
 
-const badLength: Violation = { reason: abortReason.invalidParameter, message: 'PDU length out of bounds' }
+const badLength = invalidParameter('PDU length out of bounds')

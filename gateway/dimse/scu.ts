@@ -2,20 +2,20 @@
  * Storage and verification SCU: sends instances as they are stored, over as few associations as
  * their classes and transfer syntaxes allow.
  */
+import { type OutgoingDataset, readBlock } from './dataset-writer.ts'
 import {
   keyOf,
   maxContexts,
-  type OutgoingDataset,
   openAssociation,
   type Proposal,
   type RequestedAssociation,
-  readBlock,
   type ScuTarget,
   verificationProposal,
 } from './scu-association.ts'
 import type { Outcome } from './status.ts'
 
-export type { OutgoingDataset, ScuTarget } from './scu-association.ts'
+export type { OutgoingDataset } from './dataset-writer.ts'
+export type { ScuTarget } from './scu-association.ts'
 
 /** An instance to send. `open` is called shortly before its turn. */
 export interface OutgoingInstance extends Proposal {

@@ -4,6 +4,7 @@
  * held than allowed the association is told to stop reading.
  */
 import type { BudgetMember, ReceiveBudget } from './budget.ts'
+import type { ReceiveBuffers } from './receive-buffers.ts'
 import type { StoreRequest, StoreService, StoreSink } from './scp.ts'
 import { type Outcome, outcomeOfError } from './status.ts'
 
@@ -12,6 +13,7 @@ export interface ReceptionOptions {
   readonly service: StoreService
   readonly request: StoreRequest
   readonly budget: ReceiveBudget
+  readonly buffers: ReceiveBuffers
   /** Held bytes at which the socket is paused; half of it starts a write. */
   readonly heldBytesLimit: number
   /** Reading must stop. */
@@ -26,7 +28,11 @@ export class StoreReception implements BudgetMember {
   #sink: StoreSink | undefined
   #pieces: Uint8Array[] = []
   #heldCost = 0
+  #inFlight: readonly Uint8Array[] = []
   #inFlightCost = 0
+  /** Pieces that are written, but that the sink goes on reading. */
+  #kept: Uint8Array[] = []
+  #keptBytes = 0
   #isStopped = false
   #failure: { readonly error: unknown } | undefined
   #isDiscarded = false
@@ -44,6 +50,7 @@ export class StoreReception implements BudgetMember {
   /** Takes the next piece of the data set. */
   push(piece: Uint8Array): void {
     if (this.#failure || this.#isDiscarded || piece.length === 0) return
+    this.#options.buffers.hold(piece)
     this.#pieces.push(piece)
     this.#heldCost += this.#options.budget.take(piece.length)
     this.#advance()
@@ -60,7 +67,7 @@ export class StoreReception implements BudgetMember {
     if (!this.#failure && this.#sink) {
       try {
         const outcome = await this.#sink.finish()
-        this.#options.budget.leave(this)
+        this.#leave()
         return outcome
       } catch (error) {
         this.#failure = { error }
@@ -74,11 +81,11 @@ export class StoreReception implements BudgetMember {
   async discard(): Promise<void> {
     if (this.#isDiscarded) return
     this.#isDiscarded = true
-    this.#options.budget.leave(this)
     this.#drop()
     while (this.#call) await this.#call
     // What a failed removal leaves behind is swept with the rest of the staging directory.
     await this.#sink?.discard().catch(() => undefined)
+    this.#leave()
   }
 
   onPressure(): void {
@@ -99,6 +106,7 @@ export class StoreReception implements BudgetMember {
 
   #write(): Promise<void> {
     const pieces = this.#pieces
+    this.#inFlight = pieces
     this.#inFlightCost = this.#heldCost
     this.#pieces = []
     this.#heldCost = 0
@@ -113,6 +121,7 @@ export class StoreReception implements BudgetMember {
       this.#call = undefined
       const written = this.#inFlightCost
       this.#inFlightCost = 0
+      this.#settleWritten()
       this.#options.budget.giveBack(written)
       this.#advance()
       this.onRoom()
@@ -126,16 +135,39 @@ export class StoreReception implements BudgetMember {
     return call
   }
 
+  /** Keeps the pieces that begin within the sink's first bytes and releases the others. */
+  #settleWritten(): void {
+    const limit = this.#sink?.keptBytes ?? 0
+    for (const piece of this.#inFlight) {
+      if (this.#keptBytes < limit) this.#kept.push(piece)
+      else this.#options.buffers.release(piece)
+      this.#keptBytes += piece.length
+    }
+    this.#inFlight = []
+  }
+
+  /** The end: nothing is held any more, and nothing of it keeps the association from reading. */
+  #leave(): void {
+    this.#options.budget.leave(this)
+    for (const piece of this.#kept) this.#options.buffers.release(piece)
+    this.#kept = []
+    if (this.#isStopped) this.#options.onRoom()
+    this.#isStopped = false
+  }
+
   /** Throws away what is held; what a running write holds is given back when it ends. */
   #drop(): void {
     const cost = this.#heldCost
+    for (const piece of this.#pieces) this.#options.buffers.release(piece)
     this.#pieces = []
     this.#heldCost = 0
     this.#options.budget.giveBack(cost)
   }
 
+  /** Who holds nothing may always take a piece, so that others cannot stop this one for good. */
   #isFull(): boolean {
-    if (this.#failure) return false
-    return this.#heldCost + this.#inFlightCost >= this.#options.heldBytesLimit || this.#options.budget.isFull
+    const cost = this.#heldCost + this.#inFlightCost
+    if (this.#failure || cost === 0) return false
+    return cost >= this.#options.heldBytesLimit || this.#options.budget.isFull
   }
 }

@@ -17,6 +17,7 @@ import dimse from 'dcmjs-dimse'
 import { isGatewayError } from '../errors.ts'
 import { abortReason, abortSource, encodeAbort, type Violation } from './pdu.ts'
 import { PduReader } from './pdu-reader.ts'
+import type { ReceiveBuffers } from './receive-buffers.ts'
 
 /** The library's association object, whose fields both sides of the negotiation share. */
 export type Association = InstanceType<typeof dimse.association.Association>
@@ -43,6 +44,7 @@ export abstract class UpperLayer extends dimse.Scp {
   declare association: Association | undefined
 
   readonly #deadlines: Deadlines
+  readonly #buffers: ReceiveBuffers | undefined
   readonly #reader: PduReader
   readonly #stops = new Set<Stop>()
   #held: Buffer[] = []
@@ -54,11 +56,13 @@ export abstract class UpperLayer extends dimse.Scp {
   #timer: NodeJS.Timeout | undefined
   #timerAt = Number.POSITIVE_INFINITY
 
-  constructor(socket: Socket, deadlines: Deadlines) {
+  /** @param buffers  memory that `socket` is read into, where it is not Node's own */
+  constructor(socket: Socket, deadlines: Deadlines, buffers?: ReceiveBuffers) {
     // The library logs every PDU, data sets included, to the console unless told not to.
     dimse.log.setLevel('silent', false)
     super(socket)
     this.#deadlines = deadlines
+    this.#buffers = buffers
     this.#reader = new PduReader({
       admit: (type, length) => this.admit(type, length),
       control: (type, body) => this.control(type, body),
@@ -68,7 +72,6 @@ export abstract class UpperLayer extends dimse.Scp {
     // DCMTK and we ourselves wait for each response: Nagle's algorithm would add 40 ms to each.
     socket.setNoDelay(true)
     socket.setKeepAlive(true, 30_000)
-    socket.on('data', (chunk: Buffer) => this.#take(chunk))
     socket.on('drain', () => this.start('unread'))
     socket.on('error', error => this.onSocketError(error))
     socket.on('close', () => this.#close())
@@ -103,6 +106,13 @@ export abstract class UpperLayer extends dimse.Scp {
   /** A network error; the connection closes by itself after it. */
   protected onSocketError(_error: Error): void {}
 
+  /** Takes the next bytes of the stream; they are valid during the call. */
+  receive(chunk: Buffer): void {
+    if (this.#phase !== 'open') return
+    if (this.#stops.size > 0 || this.#held.length > 0) this.#hold(chunk, 'last')
+    else this.#feed(chunk)
+  }
+
   /** True until we have said our last word or the connection is gone. */
   get isOpen(): boolean {
     return this.#phase === 'open'
@@ -126,6 +136,7 @@ export abstract class UpperLayer extends dimse.Scp {
       const chunk = this.#held.shift()
       if (!chunk) break
       this.#feed(chunk)
+      this.#buffers?.release(chunk)
     }
     if (this.#stops.size === 0) this.socket.resume()
     this.#arm()
@@ -161,7 +172,7 @@ export abstract class UpperLayer extends dimse.Scp {
     if (this.#phase !== 'open') return
     this.#phase = 'ending'
     this.#quietSince = performance.now()
-    this.#held = []
+    this.#dropHeld()
     this.#stops.clear()
     if (how === 'close') this.socket.end()
     this.socket.resume()
@@ -185,12 +196,6 @@ export abstract class UpperLayer extends dimse.Scp {
     }
   }
 
-  #take(chunk: Buffer): void {
-    if (this.#phase !== 'open') return
-    if (this.#stops.size > 0 || this.#held.length > 0) this.#held.push(chunk)
-    else this.#feed(chunk)
-  }
-
   #feed(chunk: Buffer): void {
     let taken = 0
     this.#isFeeding = true
@@ -201,12 +206,23 @@ export abstract class UpperLayer extends dimse.Scp {
     }
     this.#isFeeding = false
     if (this.#phase !== 'open' || this.socket.destroyed) return
-    if (taken < chunk.length) this.#held.unshift(chunk.subarray(taken))
+    if (taken < chunk.length) this.#hold(chunk.subarray(taken), 'first')
     this.#quietSince = performance.now()
     if (!this.#reader.isMidPdu) this.#pduSince = undefined
     else if (this.#pduSince === undefined || this.#reader.pdusRead !== this.#pdusRead) this.#pduSince = this.#quietSince
     this.#pdusRead = this.#reader.pdusRead
     this.#arm()
+  }
+
+  #hold(chunk: Buffer, place: 'first' | 'last'): void {
+    this.#buffers?.hold(chunk)
+    if (place === 'first') this.#held.unshift(chunk)
+    else this.#held.push(chunk)
+  }
+
+  #dropHeld(): void {
+    for (const chunk of this.#held) this.#buffers?.release(chunk)
+    this.#held = []
   }
 
   /** The moment at which the peer has kept us waiting too long. */
@@ -243,7 +259,7 @@ export abstract class UpperLayer extends dimse.Scp {
     if (this.#phase === 'closed') return
     this.#phase = 'closed'
     clearTimeout(this.#timer)
-    this.#held = []
+    this.#dropHeld()
     this.onClosed()
   }
 }

@@ -62,8 +62,16 @@ export interface Inbound extends InboundDecisions {
   offer(peer: TransferPeer, bytes: Uint8Array): Promise<OfferState>
   /** @throws GatewayError NOT_FOUND, also for another peer's manifest */
   state(peer: TransferPeer, manifestId: string): Promise<OfferState>
-  /** The state when it next changes, or as it is after `waitMs`; at once when it will not change any more. */
-  waitForChange(peer: TransferPeer, manifestId: string, waitMs: number, signal: AbortSignal): Promise<OfferState>
+  /**
+   * The state once it is another than `from` (what the peer saw last; as it is now when absent), or as it is after
+   * `waitMs`; at once when it will not change any more.
+   */
+  waitForChange(
+    peer: TransferPeer,
+    manifestId: string,
+    wait: { waitMs: number; from?: string | undefined },
+    signal: AbortSignal,
+  ): Promise<OfferState>
   /** @throws GatewayError NOT_FOUND, CHUNK_RANGE, TRANSFER_CANCELLED, STATE_CONFLICT, STORAGE_FULL */
   openRange(peer: TransferPeer, manifestId: string, parse: (leafCount: number) => LeafRun): Promise<OpenRange>
   /**
@@ -162,12 +170,13 @@ export async function openInbound(
       return await stateOf(await find(peer, offer.id))
     },
     state: async (peer, manifestId) => await stateOf(await find(peer, manifestId)),
-    async waitForChange(peer, manifestId, waitMs, signal) {
+    async waitForChange(peer, manifestId, { waitMs, from }, signal) {
       const deadline = Date.now() + waitMs
       const first = await find(peer, manifestId)
+      const known = from ?? first.state
       for (let row = first; ; row = await find(peer, manifestId)) {
         const leftMs = deadline - Date.now()
-        if (row.state !== first.state || finalOfferStates.includes(row.state) || leftMs <= 0 || signal.aborted) {
+        if (row.state !== known || finalOfferStates.includes(row.state) || leftMs <= 0 || signal.aborted) {
           return await stateOf(row)
         }
         // Another node may have changed it: look once a second without being woken.

@@ -8,12 +8,12 @@
  */
 import type { AuditEvent } from '../audit/event.ts'
 import { instancesTransferred } from '../audit/event.ts'
-import { appendAudits } from '../audit/log.ts'
+import { appendAudits, sealEvent } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
 import { type InstanceHeader, readInstanceHeader } from '../dicom/instance-header.ts'
 import { GatewayError, isGatewayError } from '../errors.ts'
 import type { Blobs, Staged, StagedFile } from '../store/blobs.ts'
-import { holdConflict, type InstanceRef, insertInstances, type NewInstance } from '../store/instances.ts'
+import { holdConflict, type InstanceRef, insertInstances, insertUnknown, type NewInstance } from '../store/instances.ts'
 import type { Origin } from '../store/origin.ts'
 
 /** What a caller may tell about the instance it hands over; a difference is refused (DICOM PS3.4 B.2.3, 0xA900). */
@@ -114,6 +114,13 @@ export function openIngest(options: {
 
   /** One transaction; repeated when another writer inserted one of the instances meanwhile. */
   async function commit(items: readonly NewInstance[]): Promise<IngestResult[]> {
+    const stored = items.map(() => 'stored' as const)
+    const events = auditOf(items, stored).map(event => sealEvent(event))
+    // Whatever stopped the short way, the long one tells or repeats: nothing was written, or it shows as duplicate.
+    const refs = await insertUnknown(db, items, events).catch(() => undefined)
+    if (refs) {
+      return items.map((item, index) => ({ kind: 'stored', instance: need(refs[index]), header: item.header }))
+    }
     for (let attempt = 1; ; attempt++) {
       try {
         return await db.inTransaction(tx => write(tx, items))
@@ -161,28 +168,37 @@ export function openIngest(options: {
   }
 }
 
+function need<T>(value: T | undefined): T {
+  if (value === undefined) throw new GatewayError('UNAVAILABLE', 'no outcome was recorded for the instance')
+  return value
+}
+
 /** Writes rows, held conflicts and audit events of one batch. */
 async function write(tx: Tx, items: readonly NewInstance[]): Promise<IngestResult[]> {
   const outcomes = await insertInstances(tx, items)
   const results: IngestResult[] = []
   for (const [index, item] of items.entries()) {
-    const outcome = outcomes[index]
-    if (!outcome) throw new GatewayError('UNAVAILABLE', 'no outcome was recorded for the instance')
-    const { kind, instance } = outcome
+    const { kind, instance } = need(outcomes[index])
     if (kind === 'conflict' || kind === 'variant') {
       const held = await holdConflict(tx, item, instance, kind)
       results.push({ kind, instance, header: item.header, held })
     } else results.push({ kind, instance, header: item.header })
   }
-  await appendAudits(tx, auditOf(items, results))
+  await appendAudits(
+    tx,
+    auditOf(
+      items,
+      results.map(result => result.kind),
+    ),
+  )
   return results
 }
 
 /** One event per study, sender and outcome in the batch, not per instance (DICOM PS3.15 A.5.3.7). */
-function auditOf(items: readonly NewInstance[], results: readonly IngestResult[]): AuditEvent[] {
+function auditOf(items: readonly NewInstance[], kinds: readonly IngestResult['kind'][]): AuditEvent[] {
   const groups = new Map<string, { first: NewInstance; kind: IngestResult['kind']; members: NewInstance[] }>()
   for (const [index, item] of items.entries()) {
-    const kind = results[index]?.kind
+    const kind = kinds[index]
     if (!kind) continue
     const { origin, header } = item
     const key = [

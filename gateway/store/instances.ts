@@ -6,7 +6,9 @@
  * that touch the same patients wait for each other instead of deadlocking.
  */
 import { sql } from 'kysely'
-import type { Tx } from '../db/db.ts'
+import type { SealedEvent } from '../audit/log.ts'
+import type { Db, Tx } from '../db/db.ts'
+import { isUniqueViolation } from '../db/failure.ts'
 import type { InstanceHeader } from '../dicom/instance-header.ts'
 import { orthancIds } from '../dicom/orthanc-id.ts'
 import { GatewayError } from '../errors.ts'
@@ -51,7 +53,7 @@ export async function insertInstances(tx: Tx, batch: readonly NewInstance[]): Pr
     batch.map(item => item.header.sopInstanceUid),
   )
   const fresh = batch.filter(item => !present.has(item.header.sopInstanceUid))
-  const inserted = fresh.length > 0 ? await insertFresh(tx, fresh) : new Map<string, InstanceRef>()
+  const inserted = fresh.length > 0 ? await insertAlone(tx, fresh) : new Map<string, InstanceRef>()
 
   return batch.map(item => {
     const stored = inserted.get(item.header.sopInstanceUid)
@@ -60,6 +62,23 @@ export async function insertInstances(tx: Tx, batch: readonly NewInstance[]): Pr
     if (!existing) throw new GatewayError('STATE_CONFLICT', 'an instance was inserted by another writer meanwhile')
     return { kind: compare(item, existing), instance: existing }
   })
+}
+
+/**
+ * Inserts a batch of which nothing is known yet, with its audit events, in one statement that is its
+ * own transaction: the usual case of ingest at the cost of one round trip. Undefined, and nothing
+ * written, when one of the instances is known: then `insertInstances` tells them apart.
+ *
+ * @throws the database's error, also when another writer inserted one of the instances meanwhile
+ */
+export async function insertUnknown(
+  db: Db,
+  batch: readonly NewInstance[],
+  events: readonly SealedEvent[],
+): Promise<InstanceRef[] | undefined> {
+  const inserted = await insertFresh(db.kysely, batch, events)
+  const refs = batch.map(item => inserted.get(item.header.sopInstanceUid))
+  return refs.every(ref => ref !== undefined) ? refs : undefined
 }
 
 /** Keeps the bytes of a conflict or variant as a listed, retrievable row; the same bytes again are the same row. */
@@ -122,16 +141,33 @@ function compare(item: NewInstance, existing: Present): 'duplicate' | 'conflict'
   return item.datasetSha256.equals(existing.datasetSha256) ? 'duplicate' : 'conflict'
 }
 
-async function insertFresh(tx: Tx, fresh: readonly NewInstance[]): Promise<Map<string, InstanceRef>> {
+/** The slow path's insert: a unique violation means that another writer was faster. */
+async function insertAlone(tx: Tx, fresh: readonly NewInstance[]): Promise<Map<string, InstanceRef>> {
+  try {
+    return await insertFresh(tx, fresh, [])
+  } catch (cause) {
+    if (!isUniqueViolation(cause)) throw cause
+    throw new GatewayError('STATE_CONFLICT', 'an instance was inserted by another writer meanwhile', { cause })
+  }
+}
+
+/** Inserts all of the instances and events, or, when one of the instances is known, nothing. */
+async function insertFresh(
+  tx: Db['kysely'] | Tx,
+  fresh: readonly NewInstance[],
+  events: readonly SealedEvent[],
+): Promise<Map<string, InstanceRef>> {
   const input = JSON.stringify(fresh.map(toRow))
   const result = await sql<{ id: number; orthanc_id: string; sop_instance_uid: string }>`
-    with input as materialized (
+    with given as materialized (
       select * from jsonb_to_recordset(${input}::jsonb) as row(
         issuer text, patient_id text, patient_orthanc text, name_folded text, birth_date text, sex text, patient jsonb,
         study_uid text, study_orthanc text, study_date text, study_time text, accession text, description text, study jsonb,
         series_uid text, series_orthanc text, modality text, series jsonb,
         sop_uid text, sop_class text, syntax text, instance_orthanc text, file text, dataset text, size bigint, instance jsonb,
         origin jsonb, due_at timestamptz)
+    ), input as materialized (
+      select * from given where not exists (select from given join instances on sop_instance_uid = sop_uid)
     ), p as (
       insert into patients (issuer, patient_id, orthanc_id, name_folded, birth_date, sex, attributes)
       select distinct on (issuer, patient_id) issuer, patient_id, patient_orthanc, name_folded, birth_date, sex, patient
@@ -163,21 +199,25 @@ async function insertFresh(tx: Tx, fresh: readonly NewInstance[]): Promise<Map<s
       on conflict (study, series_instance_uid) do update set
         instance_count = series.instance_count + excluded.instance_count, updated_at = now()
       returning id, study, series_instance_uid
+    )    , i as (
+      insert into instances (series, sop_instance_uid, sop_class_uid, transfer_syntax_uid, orthanc_id,
+        file_sha256, dataset_sha256, size_bytes, attributes, origin)
+      select se.id, i.sop_uid, i.sop_class, i.syntax, i.instance_orthanc, decode(i.file, 'hex'), decode(i.dataset, 'hex'),
+        i.size, i.instance, i.origin
+      from input i join p using (issuer, patient_id)
+        join s on s.patient = p.id and s.study_instance_uid = i.study_uid
+        join se on se.study = s.id and se.series_instance_uid = i.series_uid
+      order by i.sop_uid
+      returning id, orthanc_id, sop_instance_uid
+    ), a as (
+      insert into audit_events (at, salt, payload, commitment)
+      select at, salt, payload, commitment
+      from unnest(${events.map(event => event.at)}::timestamptz[], ${events.map(event => event.salt)}::bytea[],
+        ${events.map(event => event.payload)}::text[], ${events.map(event => event.commitment)}::bytea[])
+        with ordinality as event (at, salt, payload, commitment, place)
+      where exists (select from input) order by place
     )
-    insert into instances (series, sop_instance_uid, sop_class_uid, transfer_syntax_uid, orthanc_id,
-      file_sha256, dataset_sha256, size_bytes, attributes, origin)
-    select se.id, i.sop_uid, i.sop_class, i.syntax, i.instance_orthanc, decode(i.file, 'hex'), decode(i.dataset, 'hex'),
-      i.size, i.instance, i.origin
-    from input i join p using (issuer, patient_id)
-      join s on s.patient = p.id and s.study_instance_uid = i.study_uid
-      join se on se.study = s.id and se.series_instance_uid = i.series_uid
-    order by i.sop_uid
-    on conflict (sop_instance_uid) do nothing
-    returning id, orthanc_id, sop_instance_uid`.execute(tx)
-  if (result.rows.length !== fresh.length) {
-    // The counters above already include the missing ones: the whole transaction must be repeated.
-    throw new GatewayError('STATE_CONFLICT', 'an instance was inserted by another writer meanwhile')
-  }
+    select id, orthanc_id, sop_instance_uid from i`.execute(tx)
   return new Map(
     result.rows.map(row => [
       row.sop_instance_uid,

@@ -6,7 +6,7 @@
  * --dir DIR (where all data are kept while it runs; default the system's temporary directory).
  */
 import { spawnSync } from 'node:child_process'
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -42,6 +42,8 @@ const rounds = Number(values.rounds ?? (values.quick ? 1 : 3))
 const names = values.targets.split(',')
 const targets = [gateway, orthanc, storescp].filter(target => names.includes(target.name))
 const directory = await mkdtemp(join(values.dir, 'hanse-bench-'))
+// As root the database runs as another user; where that one cannot pass it would lie on another disk.
+await chmod(directory, 0o755)
 const results: WorkloadResult[] = []
 try {
   if (values.only !== 'transfer') {

@@ -35,6 +35,8 @@ export async function startGateway(directory: string, name: string): Promise<Run
     HANSE_DICOM_PORT: String(ports.dicom),
     HANSE_FEDERATION_PORT: String(ports.federation),
     HANSE_PUBLIC_URL: `https://127.0.0.1:${ports.federation}`,
+    // No routing by itself while something is measured.
+    HANSE_STABLE_AGE_MS: '3600000',
   })
   await untilReady(server, async () => (await fetch(`${url}/api/v1/health/ready`)).ok)
   const cluster = await findCluster(data)

@@ -72,6 +72,7 @@ export async function startScp(t: TestContext, options: Partial<ScpOptions> = {}
     aeTitle: 'HANSE',
     store: service,
     onRefused: refusal => refusals.push(refusal),
+    poisonBuffers: true,
     log: openLog({ level: 'silent' }),
     ...options,
   })

@@ -431,3 +431,41 @@ test('closing does not wait longer than its grace', async t => {
   assert.deepEqual(await files(), [])
   assert.equal(scp.counters().connectionsOpen, 0)
 })
+
+test('a store that hangs for one association does not stop the others, even with the memory used up', async t => {
+  const gate = Promise.withResolvers<void>()
+  const { port } = await startScp(t, {
+    limits: { heldBytesPerAssociation: 1_000_000, heldBytes: 100_000 },
+    store: {
+      begin: async ({ sopInstanceUid }) => ({
+        write: async () => {
+          if (sopInstanceUid === '1.2.9') await gate.promise
+        },
+        finish: async () => ({ status: 0 }),
+        discard: async () => undefined,
+      }),
+    },
+  })
+  const slow = await associate(t, port)
+  slow.write(storeMessage(1, storeCommand({ 4096: '1.2.9' }), Buffer.alloc(200_000)))
+  const peer = await associate(t, port)
+
+  for (let count = 0; count < 5; count += 1) {
+    peer.write(storeMessage(1, storeCommand(), Buffer.alloc(250_000)))
+    assert.equal(responseOf(await peer.read()).get(0x0900), 0)
+  }
+  gate.resolve()
+  assert.equal(responseOf(await slow.read()).get(0x0900), 0)
+})
+
+test('values without bytes do not add up to a long command', async t => {
+  const { port } = await startScp(t)
+  const peer = await associate(t, port)
+  const empty = pdu(0x04, [pdv(1, 1, Buffer.alloc(0))])
+
+  peer.write(
+    Buffer.concat([...Array.from({ length: 20_000 }, () => empty), storeMessage(1, storeCommand(), Buffer.alloc(10))]),
+  )
+
+  assert.equal(responseOf(await peer.read()).get(0x0900), 0)
+})

@@ -223,7 +223,7 @@ test('the same offer, range and commit again return the state that was reached',
   ]
   await Promise.all([rangeRequest(wire, offer.id, range, signal), rangeRequest(wire, offer.id, range, signal)])
   await commitRequest(wire, offer.id, signal)
-  await until('imported', 20_000, async () => stateOf(await stateRequest(wire, offer.id, 1, signal)) === 'imported')
+  await until('imported', 20_000, async () => stateOf(await stateRequest(wire, offer.id, signal)) === 'imported')
   states.push(stateOf(await commitRequest(wire, offer.id, signal)))
   states.push(stateOf(await offerRequest(wire, offer.bytes, signal)))
 
@@ -269,7 +269,7 @@ test("another peer's transfer is not found", async t => {
   const run = { from: 0, to: 0 }
   const range = { run, bytes, digest: digestFor(study, run, bytes) }
   assert.equal(problem(await rangeRequest(other, offer.id, range, signal)).code, 'NOT_FOUND')
-  assert.equal(problem(await stateRequest(other, offer.id, 0, signal)).code, 'NOT_FOUND')
+  assert.equal(problem(await stateRequest(other, offer.id, signal)).code, 'NOT_FOUND')
   assert.equal(problem(await commitRequest(other, offer.id, signal)).code, 'NOT_FOUND')
   assert.equal(problem(await offerRequest(other, offer.bytes, signal)).code, 'MANIFEST_SENDER')
 })
@@ -329,7 +329,7 @@ function signLie(pair: Pair, study: readonly BuiltInstance[]): Uint8Array {
 }
 
 async function wanted({ wire }: Pair, offer: Offer, bytes: number): Promise<number> {
-  const answer = processState(await stateRequest(wire, offer.id, 0, signal), {
+  const answer = processState(await stateRequest(wire, offer.id, signal), {
     id: offer.id,
     leafCount: leavesOf(bytes),
   })
