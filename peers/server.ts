@@ -41,13 +41,15 @@ export interface Federation {
   close(): Promise<void>
 }
 
-const maxRangeBytes = maxRangeLeaves * leafBytes
+/** Ranges that our own sender makes find a buffer ready. */
+const pooledBytes = (maxRangeLeaves / 2) * leafBytes
 const maxPairBytes = 256 * 1024
 const maxProbeBytes = 1024 * 1024
 const maxWaitSeconds = 60
 /** Bodies in memory: of all peers together, of one peer. */
-const budgetBytes = 96 * 1024 * 1024
-const peerBudgetBytes = 48 * 1024 * 1024
+const budgetBytes = 64 * 1024 * 1024
+const peerBudgetBytes = 32 * 1024 * 1024
+const requestTimeoutMs = 300_000
 
 /** Starts the listener; port 0 takes a free one. */
 export async function openFederation(parts: FederationParts & { host: string; port: number }): Promise<Federation> {
@@ -55,13 +57,13 @@ export async function openFederation(parts: FederationParts & { host: string; po
   const options = tls.serverOptions()
   const app = Fastify({
     logger: false,
-    // A slow sender has two minutes for a body of at most 8 MiB, or an offer.
-    requestTimeout: 120_000,
+    // Long enough for a range of one leaf, or a large offer, over the slowest line worth having.
+    requestTimeout: requestTimeoutMs,
     keepAliveTimeout: 75_000,
     forceCloseConnections: true,
     serverFactory: (handler): Server => {
       const server = createServer({ ...options, headersTimeout: 20_000, maxHeaderSize: 16_384, noDelay: true }, handler)
-      server.requestTimeout = 120_000
+      server.requestTimeout = requestTimeoutMs
       server.keepAliveTimeout = 75_000
       tls.attach(server)
       return server
@@ -77,7 +79,7 @@ export async function openFederation(parts: FederationParts & { host: string; po
 function federationRoutes(app: FastifyInstance, parts: FederationParts): void {
   const { tls, inbound, log, clock = () => new Date() } = parts
   const budget = createByteBudget({ totalBytes: budgetBytes, perPeerBytes: peerBudgetBytes, waitMs: 10_000 })
-  const buffers = createBufferPool(maxRangeBytes, budgetBytes / maxRangeBytes)
+  const buffers = createBufferPool(pooledBytes, budgetBytes / pooledBytes)
 
   // Bodies are read by the handlers: they know how large one may be, and where it goes.
   app.removeAllContentTypeParsers()
@@ -189,7 +191,7 @@ function federationRoutes(app: FastifyInstance, parts: FederationParts): void {
         )
       }
       const release = await budget.take(peer.id, expected, gone(reply))
-      const buffer = buffers.take()
+      const buffer = buffers.take(expected)
       try {
         const body = buffer.subarray(0, expected)
         const hash = contentDigest && createHash('sha256')

@@ -250,7 +250,8 @@ export async function openInbound(
     },
     async sweep() {
       await decisions.expireOverdue(new Date(clock().getTime() - toleratedDriftMs))
-      const staged = await context.staging.list()
+      // An offer makes its directory before its row: a young one may be about to get one.
+      const staged = await context.staging.findQuiet(3_600_000)
       const wanted = await findStaged(db.kysely, staged)
       for (const manifestId of staged) if (!wanted.has(manifestId)) await context.staging.remove(manifestId)
     },
