@@ -128,8 +128,8 @@ const shape = {
   studies: section({ stableAgeMs: optional(durationMs, 60_000) }),
   limits: section({
     instanceBytes: optional(integer({ min: 1024 }), 16 * GiB),
-    associations: optional(integer({ min: 1, max: 10_000 }), 200),
-    associationsPerAddress: optional(integer({ min: 1, max: 10_000 }), 100),
+    associations: optional(integer({ min: 1, max: 10_000 }), 1000),
+    associationsPerAddress: optional(integer({ min: 1, max: 10_000 }), 250),
     uploads: optional(integer({ min: 1, max: 1000 }), 32),
   }),
 }

@@ -104,7 +104,8 @@ export async function holdConflict(
     .onConflict(conflict =>
       conflict
         .columns(['sop_instance_uid', 'transfer_syntax_uid', 'dataset_sha256'])
-        .doUpdateSet({ sop_instance_uid: item.header.sopInstanceUid }),
+        // Bytes that were discarded and come again are held again: success is answered for them once more.
+        .doUpdateSet({ state: sql`case when conflicts.state = 'discarded' then 'held' else conflicts.state end` }),
     )
     .returning('id')
     .executeTakeFirstOrThrow()
