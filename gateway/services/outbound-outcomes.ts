@@ -1,7 +1,7 @@
 /** What the attempts at a transfer leave behind: state, receipts, time line and audit in one transaction each. */
 import type { Decided } from '../../peers/carrier.ts'
+import { toleratedDriftMs } from '../../peers/clock.ts'
 import type { SiteKeys } from '../../peers/keys.ts'
-import { toleratedDriftMs } from '../../peers/manifest.ts'
 import type { OfferState } from '../../peers/offer-state.ts'
 import type { Peer } from '../../peers/peer.ts'
 import type { ReceiptKind, SignedReceipt } from '../../peers/receipt.ts'
