@@ -1,5 +1,6 @@
 /** Makes the private cluster's data directory and its settings. */
 import { execFile } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
 import { chmod, chown, mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -28,10 +29,9 @@ export async function createCluster(
   binaries: PostgresBinaries,
   options: { flush: boolean },
 ): Promise<void> {
-  for (const name of await readdir(place.home)) {
-    if (name.startsWith('data.partial')) await rm(join(place.home, name), { recursive: true, force: true })
-  }
-  const partial = join(place.home, 'data.partial')
+  await sweepPartial(place.home)
+  // A name of its own: the initdb of a gateway that was killed lives on, and would write into ours, or empty it.
+  const partial = join(place.home, `${partialPrefix}.${randomBytes(4).toString('hex')}`)
   const common = [
     '-D',
     partial,
@@ -65,6 +65,7 @@ export async function createCluster(
       await syncDir(place.home)
       const record = { major: binaries.major, version: binaries.version, createdAt: new Date().toISOString() }
       await writeDurably(join(place.home, 'cluster.json'), `${JSON.stringify(record)}\n`)
+      await sweepPartial(place.home)
       return
     } catch (cause) {
       failure = cause
@@ -73,6 +74,17 @@ export async function createCluster(
   throw new GatewayError('DATABASE_UNAVAILABLE', `cannot initialise the database: ${lastLine(failure)}`, {
     cause: failure,
   })
+}
+
+const partialPrefix = 'data.partial'
+
+/** Removes what an interrupted initdb left; one that still writes there fails without its files, and ends. */
+async function sweepPartial(home: string): Promise<void> {
+  for (const name of await readdir(home)) {
+    if (!name.startsWith(partialPrefix)) continue
+    const patience = { maxRetries: 5, retryDelay: 50 } // ENOTEMPTY: a file came while its directory was removed
+    await rm(join(home, name), { recursive: true, force: true, ...patience }).catch(() => undefined)
+  }
 }
 
 /** Writes `hanse.conf`, which postgresql.conf includes, where it differs; `ALTER SYSTEM` still overrides it. */

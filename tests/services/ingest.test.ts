@@ -103,6 +103,18 @@ test('other content under a known SOP Instance UID is held beside it, once, and 
   assert.equal((await counts())['conflicts'], 1)
 })
 
+test('bytes that were discarded and come again are held again', async t => {
+  const { store, db } = await open(t)
+  await store(buildInstance({ seed: 11, patientName: 'TEST^ONE' }))
+  const other = buildInstance({ seed: 11, patientName: 'TEST^TWO' })
+  await store(other)
+  await db.kysely.updateTable('conflicts').set({ state: 'discarded' }).execute()
+
+  await store(other)
+
+  assert.deepEqual(await db.kysely.selectFrom('conflicts').select('state').execute(), [{ state: 'held' }])
+})
+
 test('the same UID in another transfer syntax is a variant', async t => {
   const { store } = await open(t)
   await store(buildInstance({ seed: 10 }))
