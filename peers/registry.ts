@@ -142,6 +142,9 @@ class Registry implements Peers {
       .select(['name', 'ca_certificate'])
       .where('state', '<>', 'revoked')
       .execute()
+    const known = decode(siteName, name ?? card.name)
+    if (!known.ok)
+      throw new GatewayError('PAIRING_INVALID', 'expected a name of 1 to 100 visible characters, not a site id')
     // Chains are built by subject: two pinned authorities of one subject would shadow each other.
     const subject = new X509Certificate(card.caCertificate).subject
     if (others.some(other => new X509Certificate(other.ca_certificate).subject === subject)) {
@@ -153,7 +156,7 @@ class Registry implements Peers {
     const row = {
       id,
       site_id: card.siteId,
-      name: freeName(name ?? card.name, card.siteId, new Set(others.map(other => other.name))),
+      name: freeName(known.value, card.siteId, new Set(others.map(other => other.name))),
       state: 'pending' as const,
       url: card.urls[0] ?? null,
       card: Buffer.from(bytes),
@@ -210,7 +213,8 @@ class Registry implements Peers {
 
   async rename(id: string, name: string, by: { principal: string }): Promise<Peer> {
     const result = decode(siteName, name)
-    if (!result.ok) throw new GatewayError('BAD_REQUEST', 'expected a name of 1 to 100 visible characters')
+    if (!result.ok)
+      throw new GatewayError('BAD_REQUEST', 'expected a name of 1 to 100 visible characters, not a site id')
     return await this.#change(id, 'peer-renamed', by.principal, async (tx, peer) => {
       if (peer.name === result.value) return false
       try {
