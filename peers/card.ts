@@ -145,6 +145,12 @@ export const siteName = text({
   expected: 'a name of 1 to 100 visible characters',
 })
 
+/** @throws GatewayError BAD_REQUEST for a name that no peer may be given; absent is fine */
+export function checkName(name: string | undefined): void {
+  if (name === undefined || decode(siteName, name).ok) return
+  throw new GatewayError('BAD_REQUEST', 'expected a name of 1 to 100 visible characters, not a site id')
+}
+
 /** An https origin such as `https://a.example:8443`, in the one spelling that URL parsers give it. */
 export const originUrl: Decoder<string> = (raw, path, problems) => {
   if (typeof raw === 'string' && raw.length <= 300 && raw.startsWith('https://') && URL.parse(raw)?.origin === raw) {

@@ -109,5 +109,5 @@ test('no peer is called by a site id: policies name peers by either', async t =>
   const added = a.db.inTransaction(tx =>
     a.peers.add(tx, { id: randomUUID(), card: openCard(bytes, Date.now()), sas: '1', name: other }, 'admin'),
   )
-  await assert.rejects(added, code('PAIRING_INVALID'))
+  await assert.rejects(added, code('BAD_REQUEST'))
 })
