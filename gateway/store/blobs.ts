@@ -55,6 +55,11 @@ export interface Blobs {
    * @throws GatewayError STORAGE_FULL, STORAGE_IO; the staged file is gone then
    */
   commit(staged: StagedFile): Promise<void>
+  /**
+   * Like `commit`, but begins at once and does not make the caller wait: rows may be prepared meanwhile,
+   * and must not be committed before the promise resolves.
+   */
+  place(staged: StagedFile): Promise<void>
   /** Protects a blob that a row is going to name; false when it is not there. */
   protect(sha256: Uint8Array): Promise<boolean>
   /** Ends one `commit` or `protect`, after its row was committed or given up. */
@@ -175,7 +180,11 @@ class BlobStore implements Blobs {
     }
   }
 
-  async commit(staged: StagedFile): Promise<void> {
+  commit(staged: StagedFile): Promise<void> {
+    return this.place(staged)
+  }
+
+  async place(staged: StagedFile): Promise<void> {
     const hex = staged.fileSha256.toString('hex')
     const target = this.path(staged.fileSha256)
     this.#protect(hex)
