@@ -128,8 +128,8 @@ const shape = {
   studies: section({ stableAgeMs: optional(durationMs, 60_000) }),
   limits: section({
     instanceBytes: optional(integer({ min: 1024 }), 16 * GiB),
-    associations: optional(integer({ min: 1, max: 10_000 }), 200),
-    associationsPerAddress: optional(integer({ min: 1, max: 10_000 }), 100),
+    associations: optional(integer({ min: 1, max: 10_000 }), 1000),
+    associationsPerAddress: optional(integer({ min: 1, max: 10_000 }), 250),
     uploads: optional(integer({ min: 1, max: 1000 }), 32),
   }),
 }
@@ -179,6 +179,14 @@ export const variables: Readonly<Record<string, Variable>> = {
     kind: 'number',
     help: 'quiet time after which a study is complete',
   },
+}
+
+/** Variables that name something other than a setting of the file. */
+export const otherVariables: Readonly<Record<string, string>> = {
+  HANSE_CONFIG: 'configuration file (default: `config.json` in the data directory, if there is one)',
+  HANSE_POSTGRES_BIN: 'directory with the PostgreSQL programs for the private database',
+  HANSE_URL: 'for the command line: the gateway to talk to',
+  HANSE_TOKEN_FILE: 'for the command line: file with a token for that gateway',
 }
 
 export interface ConfigSource {
@@ -372,7 +380,8 @@ function crossCheck(config: Config): Problem[] {
 
 function unknownVariables(env: Readonly<Record<string, string | undefined>>): string[] {
   return Object.keys(env)
-    .filter(name => name.startsWith('HANSE_') && name !== 'HANSE_CONFIG' && !Object.hasOwn(variables, name))
+    .filter(name => name.startsWith('HANSE_'))
+    .filter(name => !Object.hasOwn(variables, name) && !Object.hasOwn(otherVariables, name))
     .map(name => `${name}: no such setting, ignored`)
 }
 

@@ -12,7 +12,7 @@ import { openSiteKeys } from '../peers/keys.ts'
 import { openPairing } from '../peers/pairing.ts'
 import { openPeers } from '../peers/registry.ts'
 import { openFederation } from '../peers/server.ts'
-import { openFederationTls } from '../peers/tls.ts'
+import { openFederationTls, type RefusedConnection } from '../peers/tls.ts'
 import { ensurePolicy } from '../policy/versions.ts'
 import { applicationActivity } from './audit/event.ts'
 import { appendAudit } from './audit/log.ts'
@@ -28,6 +28,7 @@ import { apiRoutes, installOpenApi } from './http/api/routes.ts'
 import { installGauges } from './http/gauges.ts'
 import { openMetrics } from './http/metrics.ts'
 import { orthancRoutes } from './http/orthanc/routes.ts'
+import { limitRefusals } from './http/refusals.ts'
 import { buildHttpServer } from './http/server.ts'
 import { openQueue } from './jobs/queue.ts'
 import type { Log } from './log.ts'
@@ -109,7 +110,12 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   await outbound.recover('all')
   use(starting, startHousekeeping({ db, blobs, inbound, outbound, log }))
 
-  const tls = openFederationTls({ keys, directory: peers, hosts: () => hostsOf(config), log })
+  const refused = openRefusals({ db, log })
+  const onRefused = limitRefusals<RefusedConnection>(({ code, address, repeats }) => {
+    log.warn({ part: 'federation', address, reason: code, repeats }, 'refused a connection')
+    refused({ protocol: 'federation', userId: 'unknown', address, reason: code, repeats })
+  })
+  const tls = openFederationTls({ keys, directory: peers, hosts: () => hostsOf(config), onRefused, log })
   starting.defer(() => tls.close())
   const federation = use(
     starting,
@@ -125,7 +131,6 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   )
   federationUrl ??= reachable('https', config.federation.host, federation.address.port)
 
-  const refused = openRefusals({ db, log })
   const scp = use(
     starting,
     await openScp({

@@ -9,10 +9,10 @@ import type { SiteKeys } from './keys.ts'
 import type { Peer } from './peer.ts'
 import { createRangeBuffers } from './range-sender.ts'
 
-/** Ranges of 8 MiB in memory at a time, of all transfers together. */
-const rangeBuffers = 8
+/** Ranges of 4 MiB in memory at a time, of all transfers together. */
+const rangeBuffers = 12
 /** Ranges on their way to one peer at once. */
-const parallelRanges = 3
+const parallelRanges = 4
 /** One connection more than ranges: long polls must not wait behind them. */
 const connections = parallelRanges + 2
 

@@ -18,8 +18,6 @@ export const maxPages = 10
 export const maxObjects = maxPageObjects * maxPages
 /** Most bytes of an offer, pages included. */
 export const maxOfferBytes = 32 * 1024 * 1024
-/** Drift between two sites' clocks that is nobody's fault. */
-export const toleratedDriftMs = 5 * 60_000
 
 export const priorities = ['urgent', 'deadline', 'normal', 'bulk'] as const
 export type Priority = (typeof priorities)[number]

@@ -4,6 +4,7 @@
  */
 import { decode, list, object, text } from '../gateway/decode.ts'
 import { GatewayError, isGatewayError } from '../gateway/errors.ts'
+import { toleratedDriftMs } from './clock.ts'
 import { keyId, openEnvelope, type Signer, type SigningKey, signEnvelope } from './envelope.ts'
 import { parseJson } from './json.ts'
 import {
@@ -14,7 +15,6 @@ import {
   manifestType,
   maxOfferBytes,
   splitOffer,
-  toleratedDriftMs,
 } from './manifest.ts'
 import { decodeManifest } from './manifest-decoder.ts'
 

@@ -64,7 +64,8 @@ function free(chunk: Buffer): void {
 
 /** Buffers of one size, used again, because large ones are costly to allocate and slow to be collected. */
 export interface BufferPool {
-  take(): Buffer
+  /** A buffer of at least `bytes`. */
+  take(bytes: number): Buffer
   give(buffer: Buffer): void
 }
 
@@ -72,9 +73,9 @@ export interface BufferPool {
 export function createBufferPool(bytes: number, most: number): BufferPool {
   const free: Buffer[] = []
   return {
-    take: () => free.pop() ?? Buffer.allocUnsafeSlow(bytes),
+    take: wanted => (wanted > bytes ? undefined : free.pop()) ?? Buffer.allocUnsafeSlow(Math.max(bytes, wanted)),
     give: buffer => {
-      if (free.length < most) free.push(buffer)
+      if (free.length < most && buffer.length === bytes) free.push(buffer)
     },
   }
 }

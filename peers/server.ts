@@ -7,7 +7,7 @@ import { createServer, type Server } from 'node:https'
 import type { AddressInfo } from 'node:net'
 import { TLSSocket } from 'node:tls'
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
-import { GatewayError } from '../gateway/errors.ts'
+import { errorLine, GatewayError } from '../gateway/errors.ts'
 import type { Log } from '../gateway/log.ts'
 import { type Inbound, offeredId } from '../gateway/services/inbound.ts'
 import type { TransferPeer } from '../gateway/services/inbound-context.ts'
@@ -18,6 +18,7 @@ import { isManifestId, maxOfferBytes } from './manifest.ts'
 import { encodeOfferState, type OfferState } from './offer-state.ts'
 import type { Peer } from './peer.ts'
 import { parseDigestField, rangeDigestField } from './range-digest.ts'
+import { createRefusalLimit } from './refusal-limit.ts'
 import { announcedBytes, createBufferPool, readBody, readInto } from './server-body.ts'
 import { sendProblem, toGatewayError } from './server-problem.ts'
 import type { FederationTls, Identity } from './tls.ts'
@@ -41,13 +42,19 @@ export interface Federation {
   close(): Promise<void>
 }
 
-const maxRangeBytes = maxRangeLeaves * leafBytes
+/** Ranges that our own sender makes find a buffer ready. */
+const pooledBytes = (maxRangeLeaves / 2) * leafBytes
 const maxPairBytes = 256 * 1024
 const maxProbeBytes = 1024 * 1024
 const maxWaitSeconds = 60
+/** Strangers in their handshake included: file descriptors are also what the store and the database need. */
+const maxConnections = 500
+/** Of one peer; far beyond what an honest one collects. */
+const refusalsPerMinute = 600
 /** Bodies in memory: of all peers together, of one peer. */
-const budgetBytes = 96 * 1024 * 1024
-const peerBudgetBytes = 48 * 1024 * 1024
+const budgetBytes = 64 * 1024 * 1024
+const peerBudgetBytes = 32 * 1024 * 1024
+const requestTimeoutMs = 300_000
 
 /** Starts the listener; port 0 takes a free one. */
 export async function openFederation(parts: FederationParts & { host: string; port: number }): Promise<Federation> {
@@ -55,14 +62,15 @@ export async function openFederation(parts: FederationParts & { host: string; po
   const options = tls.serverOptions()
   const app = Fastify({
     logger: false,
-    // A slow sender has two minutes for a body of at most 8 MiB, or an offer.
-    requestTimeout: 120_000,
+    // Long enough for a range of one leaf, or a large offer, over the slowest line worth having.
+    requestTimeout: requestTimeoutMs,
     keepAliveTimeout: 75_000,
     forceCloseConnections: true,
     serverFactory: (handler): Server => {
       const server = createServer({ ...options, headersTimeout: 20_000, maxHeaderSize: 16_384, noDelay: true }, handler)
-      server.requestTimeout = 120_000
+      server.requestTimeout = requestTimeoutMs
       server.keepAliveTimeout = 75_000
+      server.maxConnections = maxConnections
       tls.attach(server)
       return server
     },
@@ -77,7 +85,9 @@ export async function openFederation(parts: FederationParts & { host: string; po
 function federationRoutes(app: FastifyInstance, parts: FederationParts): void {
   const { tls, inbound, log, clock = () => new Date() } = parts
   const budget = createByteBudget({ totalBytes: budgetBytes, perPeerBytes: peerBudgetBytes, waitMs: 10_000 })
-  const buffers = createBufferPool(maxRangeBytes, budgetBytes / maxRangeBytes)
+  const buffers = createBufferPool(pooledBytes, budgetBytes / pooledBytes)
+
+  const refusals = createRefusalLimit(refusalsPerMinute)
 
   // Bodies are read by the handlers: they know how large one may be, and where it goes.
   app.removeAllContentTypeParsers()
@@ -87,7 +97,11 @@ function federationRoutes(app: FastifyInstance, parts: FederationParts): void {
     request.raw.socket instanceof TLSSocket ? tls.identify(request.raw.socket) : undefined
   const peerOf = (request: FastifyRequest): TransferPeer => {
     const caller = identify(request)
-    if (caller?.kind !== 'peer' || caller.peer.state !== 'active') throw new GatewayError('NOT_FOUND', 'not found')
+    if (caller?.kind !== 'peer') throw new GatewayError('NOT_FOUND', 'not found')
+    if (caller.peer.state !== 'active') {
+      throw new GatewayError('PEER_PENDING', 'expected both administrators to have confirmed the pairing')
+    }
+    refusals.check(caller.peer.id)
     return toTransferPeer(caller.peer)
   }
   const sendState = (reply: FastifyReply, peer: TransferPeer, state: OfferState): FastifyReply =>
@@ -102,10 +116,7 @@ function federationRoutes(app: FastifyInstance, parts: FederationParts): void {
   app.setErrorHandler(async (cause, request, reply) => {
     const error = toGatewayError(cause)
     if (error.message === 'internal error') {
-      log.error(
-        { part: 'federation', verb: request.method, error: cause instanceof Error ? cause.name : '' },
-        'request failed',
-      )
+      log.error({ part: 'federation', verb: request.method, error: errorLine(cause) }, 'request failed')
     }
     return await sendProblem(reply, error)
   })
@@ -113,7 +124,8 @@ function federationRoutes(app: FastifyInstance, parts: FederationParts): void {
     async (_request, reply) => await sendProblem(reply, new GatewayError('NOT_FOUND', 'not found')),
   )
 
-  app.get('/x/1/site', async (_request, reply) => {
+  app.get('/x/1/site', async (request, reply) => {
+    peerOf(request)
     return reply.type('application/json').send(Buffer.from(parts.siteCard()))
   })
 
@@ -137,11 +149,12 @@ function federationRoutes(app: FastifyInstance, parts: FederationParts): void {
   app.post('/x/1/offers', async (request, reply) => {
     const peer = peerOf(request)
     const bytes = announcedBytes(request.raw)
-    if (bytes === undefined || bytes > maxOfferBytes) {
-      throw new GatewayError(
-        bytes === undefined ? 'BAD_REQUEST' : 'MANIFEST_LIMIT',
-        `expected at most ${maxOfferBytes} bytes`,
-      )
+    if (bytes === undefined) throw new GatewayError('BAD_REQUEST', 'expected a Content-Length')
+    if (bytes > maxOfferBytes) {
+      // Not read, so it has no name that a signed refusal could be about.
+      refusals.count(peer.id)
+      await inbound.auditRefusal(peer, { manifestId: '', code: 'MANIFEST_LIMIT' })
+      throw new GatewayError('MANIFEST_LIMIT', `expected at most ${maxOfferBytes} bytes, got ${bytes}`)
     }
     const release = await budget.take(peer.id, bytes, gone(reply))
     try {
@@ -150,6 +163,7 @@ function federationRoutes(app: FastifyInstance, parts: FederationParts): void {
         return sendState(reply, peer, await inbound.offer(peer, offer))
       } catch (cause) {
         const error = toGatewayError(cause)
+        refusals.count(peer.id)
         const receipt = await inbound.recordRefusal(peer, { manifestId: offeredId(offer), code: error.code })
         log.warn({ part: 'federation', peer: peer.name, code: error.code }, `offer refused: ${error.message}`)
         return await sendProblem(reply, error, receipt)
@@ -189,7 +203,7 @@ function federationRoutes(app: FastifyInstance, parts: FederationParts): void {
         )
       }
       const release = await budget.take(peer.id, expected, gone(reply))
-      const buffer = buffers.take()
+      const buffer = buffers.take(expected)
       try {
         const body = buffer.subarray(0, expected)
         const hash = contentDigest && createHash('sha256')
@@ -204,6 +218,7 @@ function federationRoutes(app: FastifyInstance, parts: FederationParts): void {
     } catch (cause) {
       const error = toGatewayError(cause)
       if (!error.code.startsWith('CHUNK_')) throw error
+      refusals.count(peer.id)
       const receipt = await inbound.recordRefusal(peer, {
         manifestId: id,
         code: error.code,
@@ -222,8 +237,17 @@ function federationRoutes(app: FastifyInstance, parts: FederationParts): void {
 
   app.post<OfferRoute>('/x/1/offers/:id/cancel', async (request, reply) => {
     const peer = peerOf(request)
+    const id = offerId(request)
     const envelope = await readBody(request.raw, maxCancelBytes)
-    return sendState(reply, peer, await inbound.cancel(peer, offerId(request), envelope))
+    try {
+      return sendState(reply, peer, await inbound.cancel(peer, id, envelope))
+    } catch (cause) {
+      const error = toGatewayError(cause)
+      // Recorded and not signed: a refusal of its cancellation is no end of the transfer.
+      refusals.count(peer.id)
+      await inbound.auditRefusal(peer, { manifestId: id, code: error.code })
+      throw error
+    }
   })
 
   app.get<OfferRoute>('/x/1/offers/:id/receipts', async (request, reply) => {

@@ -8,6 +8,7 @@
  * resumed: a resumed one would carry the verdict of an earlier handshake past a revocation.
  */
 import { constants, X509Certificate } from 'node:crypto'
+import { Socket } from 'node:net'
 import type { SecureContextOptions, Server, TLSSocket, TlsOptions } from 'node:tls'
 import { fingerprint, isIssuedBy } from '../certs/ca.ts'
 import type { Log } from '../gateway/log.ts'
@@ -33,6 +34,12 @@ export interface FederationTls {
   close(): void
 }
 
+/** A connection that ended before a byte of HTTP. Clients that merely went away are not refused. */
+export interface RefusedConnection {
+  readonly code: 'no-certificate' | 'unknown-certificate' | 'not-tls-1.3'
+  readonly address: string
+}
+
 /** How long a redeemed or expired invitation's connection may live on to receive its last answer. */
 const graceMs = 5_000
 const renewalCheckMs = 6 * 3_600_000
@@ -51,10 +58,12 @@ export function openFederationTls(options: {
   directory: PeerDirectory
   /** Names and addresses for our certificate, asked again when it is due for renewal. */
   hosts: () => readonly string[]
+  /** Called for each; strangers decide how often, so the caller bounds what it does. */
+  onRefused?: (refused: RefusedConnection) => void
   log: Log
   clock?: () => number
 }): FederationTls {
-  const { keys, directory, hosts, log, clock = Date.now } = options
+  const { keys, directory, hosts, onRefused, log, clock = Date.now } = options
   const ownCaFingerprint = fingerprint(keys.caCertificate)
   const clients = new WeakMap<TLSSocket, ClientCertificate>()
   const stops: (() => void)[] = []
@@ -88,12 +97,15 @@ export function openFederationTls(options: {
 
   const attach = (server: Server): void => {
     const live = new Set<TLSSocket>()
+    // Asked for once while it is open, the runtime can still tell when it is closed.
+    server.on('connection', (socket: Socket) => void socket.remoteAddress)
+    server.on('tlsClientError', (error: Error, socket: TLSSocket) => {
+      const code = refusalOf(error, socket)
+      if (code) onRefused?.({ code, address: addressOf(socket) })
+    })
     server.prependListener('secureConnection', (socket: TLSSocket) => {
       if (identify(socket) === undefined) {
-        log.warn(
-          { address: socket.remoteAddress },
-          'federation: closed a connection whose certificate nobody here knows',
-        )
+        onRefused?.({ code: 'unknown-certificate', address: addressOf(socket) })
         socket.destroy()
         return
       }
@@ -140,6 +152,20 @@ function end(socket: TLSSocket, afterGrace: boolean): void {
   }
   const timer = setTimeout(() => socket.destroy(), graceMs).unref()
   socket.once('close', () => clearTimeout(timer))
+}
+
+/** Why a handshake failed; undefined when the client went away by itself, as port checks do. */
+function refusalOf(error: Error, socket: TLSSocket): RefusedConnection['code'] | undefined {
+  const code = 'code' in error ? String(error.code) : ''
+  if (socket.authorizationError) return 'unknown-certificate'
+  if (code === 'ERR_SSL_PEER_DID_NOT_RETURN_A_CERTIFICATE') return 'no-certificate'
+  return code.startsWith('ERR_SSL_') ? 'not-tls-1.3' : undefined
+}
+
+/** A TLS socket that ended in its handshake has forgotten the address; the TCP socket below has not. */
+function addressOf(socket: TLSSocket): string {
+  const below: unknown = Reflect.get(socket, '_parent')
+  return socket.remoteAddress ?? (below instanceof Socket ? below.remoteAddress : undefined) ?? 'unknown'
 }
 
 const pinOf = (peer: Peer): string => peer.caCertificate

@@ -20,9 +20,12 @@ export const auditVerify: Command = {
       for (const problem of items(report, 'problems'))
         io.print(`${field(problem, 'kind')}: ${field(problem, 'message')}`)
       const erased = number(report, 'erased')
+      const pending = number(report, 'pending')
       io.print(
         `${isGood ? 'the audit log is intact' : 'THE AUDIT LOG WAS CHANGED'}: ${number(report, 'size')} events, ` +
-          `${number(report, 'signedSize')} of them under a signed checkpoint${erased > 0 ? `, ${erased} erased on record` : ''}`,
+          `${number(report, 'signedSize')} of them under a signed checkpoint` +
+          (erased > 0 ? `, ${erased} erased on record` : '') +
+          (pending > 0 ? `; ${pending} just written are not in the log yet` : ''),
       )
     }
     return isGood ? exitCodes.ok : exitCodes.failed

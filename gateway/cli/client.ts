@@ -118,7 +118,11 @@ async function call(
     text = await response.text()
   } catch (cause) {
     if (signal.aborted) throw cause
-    throw new UnreachableError(`no answer from ${base}: is the gateway running? (${reasonOf(cause)})`, { cause })
+    const reason = reasonOf(cause)
+    const advice = /CERT|SIGNATURE|ISSUER/.test(reason)
+      ? 'its certificate is not trusted here: name the authority that issued it with NODE_EXTRA_CA_CERTS=FILE'
+      : 'is the gateway running?'
+    throw new UnreachableError(`no answer from ${base}: ${advice} (${reason})`, { cause })
   }
   const parsed = text.trim() === '' ? undefined : parseJson(text, base)
   // A slow answer begins as a success; what went wrong later is a problem document in its place.

@@ -82,9 +82,10 @@ async function exchange(io: Io, a: Hospital, b: Hospital, folder: string | undef
     io.print(`   ${comparison.held} share a SOP Instance UID with other content: held at A as conflicts`)
 
   steps('Verifying both audit logs')
-  const audits = await Promise.all([a, b].map(async hospital => await verifyAudit(io, hospital)))
+  const audits = await Promise.all([a, b].map(verifyAudit))
+  for (const { line } of audits) io.print(line)
 
-  const isGood = receipts && comparison.identical + comparison.held === sent.length && audits.every(Boolean)
+  const isGood = receipts && comparison.identical + comparison.held === sent.length && audits.every(audit => audit.isOk)
   io.print('')
   io.print(isGood ? 'The study arrived whole, and both sides can prove it.' : 'Something is off: see above.')
   return isGood
@@ -152,20 +153,22 @@ function showReceipt(io: Io, transfer: unknown): void {
   if (at(transfer, 'error')) io.print(`   ${field(transfer, 'errorCode')}: ${field(transfer, 'error')}`)
 }
 
-async function verifyAudit(io: Io, hospital: Hospital): Promise<boolean> {
+async function verifyAudit(hospital: Hospital): Promise<{ isOk: boolean; line: string }> {
   const report = await hospital.call('POST', '/audit/verify', {})
   const isOk = at(report, 'ok') === true
-  const size = number(report, 'events')
-  io.print(`   ${hospital.name}: ${isOk ? 'intact' : 'BROKEN'}${size > 0 ? `, ${size} events` : ''}`)
-  return isOk
+  return { isOk, line: `   ${hospital.name}: ${isOk ? 'intact' : 'BROKEN'}, ${number(report, 'size')} events` }
 }
 
 async function leaveRunning(io: Io, a: Hospital, b: Hospital): Promise<void> {
   io.print('')
   io.print('Both hospitals go on running. Try:')
-  io.print(`   storescu -aec ${a.aeTitle} 127.0.0.1 ${a.ports.dicom} FILE…      send your own study to A`)
-  io.print(`   curl ${b.url}/studies                           see it arrive at B`)
-  io.print(`   curl ${a.url}/api/v1/transfers                  transfers of A, with receipts`)
+  const hints = [
+    [`storescu -aec ${a.aeTitle} 127.0.0.1 ${a.ports.dicom} FILE…`, 'send your own study to A'],
+    [`curl ${b.url}/studies`, 'see it arrive at B'],
+    [`curl ${a.url}/api/v1/transfers`, 'transfers of A'],
+  ] as const
+  const width = Math.max(...hints.map(([command]) => command.length))
+  for (const [command, purpose] of hints) io.print(`   ${command.padEnd(width)}  ${purpose}`)
   io.print('Ctrl-C stops and removes them.')
   await new Promise<void>(done => io.signal.addEventListener('abort', () => done(), { once: true }))
 }

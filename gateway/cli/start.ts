@@ -24,7 +24,7 @@ export const start: Command = {
       if (io.interactive) {
         const { http, dicom, federation } = gateway.listeners
         io.note(`${config.site.name} is ready`)
-        io.note(`  web and API  ${http.url}`)
+        io.note(`  API          ${http.url}`)
         io.note(`  DICOM        ${dicom.aeTitle}@${dicom.host}:${dicom.port}`)
         io.note(`  federation   ${federation.url}`)
         io.note(`  data         ${config.data}`)

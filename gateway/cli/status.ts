@@ -36,7 +36,7 @@ export const status: Command = {
     io.print(
       [
         `${field(status, 'site', 'name')}  version ${field(status, 'version')}  since ${field(status, 'startedAt')}`,
-        `  web         ${field(status, 'listeners', 'http')}`,
+        `  API         ${field(status, 'listeners', 'http')}`,
         `  DICOM       ${field(status, 'listeners', 'dicom')}`,
         `  federation  ${field(status, 'listeners', 'federation')}`,
         `  stored      ${number(status, 'counts', 'studies')} studies, ${number(status, 'counts', 'instances')} instances, ${formatBytes(number(status, 'counts', 'sizeBytes'))}`,

@@ -16,11 +16,11 @@ const windowMs = 60_000
 /** Callers remembered; beyond this the oldest is forgotten. */
 const maxRemembered = 1000
 
-/** Makes the function that the server calls for each refusal. */
-export function limitRefusals(
-  report: (refusal: HttpRefusal) => void,
+/** Makes the function that a server calls for each refusal. */
+export function limitRefusals<T extends { readonly code: string; readonly address: string }>(
+  report: (refusal: T & { readonly repeats: number }) => void,
   clock: () => number = Date.now,
-): (refusal: Omit<HttpRefusal, 'repeats'>) => void {
+): (refusal: T) => void {
   const seen = new Map<string, { reportedAt: number; repeats: number }>()
   return refusal => {
     const key = `${refusal.code} ${refusal.address}`

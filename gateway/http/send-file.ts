@@ -1,7 +1,10 @@
 /** Streams stored bytes as they are, with single byte ranges (RFC 9110 §14) and an entity tag. */
-import { Readable } from 'node:stream'
+import type { ServerResponse } from 'node:http'
 import type { FastifyReply, FastifyRequest } from 'fastify'
+import { GatewayError } from '../errors.ts'
 import type { OpenBlob } from '../store/blobs.ts'
+
+const chunkBytes = 256 * 1024
 
 /** Sends and closes a blob as `type` under `filename`; the answer to HEAD has no body. */
 export async function sendFile(
@@ -35,9 +38,56 @@ export async function sendFile(
     await file.close()
     return reply.send()
   }
-  const stream = Readable.from(file.stream({ start, end }))
-  stream.once('close', () => void file.close())
-  return reply.send(stream)
+  reply.hijack()
+  reply.raw.statusCode = reply.statusCode
+  for (const [name, value] of Object.entries(reply.getHeaders())) {
+    if (value !== undefined) reply.raw.setHeader(name, value)
+  }
+  try {
+    await writeRange(reply.raw, file, { start, end })
+  } catch (error) {
+    // Half of a body cannot become a problem document: the client sees it end too early.
+    reply.raw.destroy()
+    throw error
+  } finally {
+    await file.close()
+  }
+  return reply
+}
+
+/**
+ * Writes bytes through two buffers in turn, one being read into while the connection takes the other. A stream would
+ * allocate each chunk: a large object then costs 100 MB of memory until the collector comes round.
+ */
+async function writeRange(
+  response: ServerResponse,
+  file: OpenBlob,
+  { start, end }: { readonly start: number; readonly end: number },
+): Promise<void> {
+  const size = Math.min(chunkBytes, end - start)
+  let [next, other] = [Buffer.allocUnsafe(size), Buffer.allocUnsafe(end - start > size ? size : 0)]
+  let writing: Promise<boolean> = Promise.resolve(true)
+  for (let at = start; at < end; ) {
+    const bytes = await file.read(at, Math.min(size, end - at), next)
+    if (bytes.length === 0) throw new GatewayError('STORAGE_CORRUPT', 'a blob became shorter while it was read')
+    if (!(await writing)) return
+    writing = write(response, bytes)
+    at += bytes.length
+    ;[next, other] = [other, next]
+  }
+  if (await writing) response.end()
+}
+
+/** Resolves when the bytes' memory may be used again; false when the client has gone. */
+async function write(response: ServerResponse, bytes: Uint8Array): Promise<boolean> {
+  if (response.destroyed) return false
+  const { promise, resolve } = Promise.withResolvers<boolean>()
+  const gone = (): void => resolve(false)
+  response.once('close', gone)
+  response.write(bytes, error => resolve(!error))
+  const isTaken = await promise
+  response.off('close', gone)
+  return isTaken
 }
 
 /** One range as half-open interval; several ranges, or another unit, are answered with everything. */

@@ -69,7 +69,7 @@ export async function buildHttpServer(options: HttpServerOptions): Promise<Fasti
   })
 
   app.addSchema(problemSchema)
-  installProblems(app, log, options.onRefused && limitRefusals(options.onRefused))
+  installProblems(app, log, options.onRefused && limitRefusals<Omit<HttpRefusal, 'repeats'>>(options.onRefused))
   installRequestLog(app, log, metrics)
   await app.register(helmet, { contentSecurityPolicy: { directives: { 'default-src': ["'none'"] } } })
   installAuth(app, options.auth)

@@ -28,7 +28,7 @@ export interface InboundDecisions {
   identifying(id: string): Promise<Identifying | undefined>
   /** Ends a transfer at its sender's wish. @throws GatewayError STATE_CONFLICT once imported or refused */
   cancelInbound(id: string, reason: string): Promise<void>
-  /** Ends transfers whose manifest was over before `before`. */
+  /** Ends transfers whose manifest was over before `before`, or whose peer was revoked: both hold disk space. */
   expireOverdue(before: Date): Promise<void>
 }
 
@@ -107,12 +107,11 @@ export function createInboundDecisions(context: InboundContext): InboundDecision
         message: `cancelled by the sender (${reason})`,
       }),
     async expireOverdue(before) {
-      for (const id of await findOverdue(db.kysely, before)) {
-        await end(id, ['receiving'], {
-          state: 'expired',
-          code: 'MANIFEST_EXPIRED',
-          message: 'expired before it was complete',
-        })
+      for (const { id, isRevoked } of await findOverdue(db.kysely, before)) {
+        const why = isRevoked
+          ? { code: 'PEER_REVOKED' as const, message: 'the peer was revoked before it was complete' }
+          : { code: 'MANIFEST_EXPIRED' as const, message: 'expired before it was complete' }
+        await end(id, ['receiving'], { state: 'expired', ...why })
       }
     },
     async identifying(id) {

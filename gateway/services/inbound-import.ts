@@ -3,12 +3,13 @@
  * transaction makes the study visible together with the receipt and the audit event. Every step may be
  * repeated after a crash: staging keeps its own link to the bytes until that transaction is through.
  */
-import { link, rm } from 'node:fs/promises'
+import { link, unlink } from 'node:fs/promises'
 import { knownCode, type ObjectRefusal, type ReceiptCounts } from '../../peers/receipt.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Tx } from '../db/db.ts'
 import { type ErrorCode, isGatewayError } from '../errors.ts'
 import { holdConflict, insertInstances, type NewInstance } from '../store/instances.ts'
+import { errnoOf } from '../store/io-error.ts'
 import { stagedFile } from '../store/staged-file.ts'
 import type { BlobObject } from './early-blobs.ts'
 import { type PassedObject, passAirlock } from './inbound-airlock.ts'
@@ -83,8 +84,11 @@ async function commitBlob(context: InboundContext, manifestId: string, object: B
   const { ordinal, fileSha256, sizeBytes } = object
   const path = context.staging.path(manifestId, ordinal)
   const twin = `${path}.blob`
-  await rm(twin, { force: true })
-  await link(path, twin)
+  await link(path, twin).catch(async (error: unknown) => {
+    if (errnoOf(error) !== 'EEXIST') throw error
+    await unlink(twin) // of a run that was killed right here
+    await link(path, twin)
+  })
   await context.blobs.commit(
     stagedFile({ path: twin, sizeBytes, fileSha256, datasetSha256: undefined, datasetOffset: 0, head: [] }),
   )

@@ -6,9 +6,9 @@
 import { randomUUID } from 'node:crypto'
 import { Bitmap, type LeafRun } from '../../peers/bitmap.ts'
 import { openCancellation } from '../../peers/cancel.ts'
+import { toleratedDriftMs } from '../../peers/clock.ts'
 import { sha256Hex } from '../../peers/envelope.ts'
 import { type LeafMap, mapLeaves } from '../../peers/leaves.ts'
-import { toleratedDriftMs } from '../../peers/manifest.ts'
 import { checkOffer, type OpenedOffer, openOffer } from '../../peers/offer.ts'
 import { finalOfferStates, type OfferState } from '../../peers/offer-state.ts'
 import { appendAudit } from '../audit/log.ts'
@@ -85,6 +85,8 @@ export interface Inbound extends InboundDecisions {
   commit(peer: TransferPeer, manifestId: string): Promise<OfferState>
   /** Ends a transfer at its sender's signed wish; @throws GatewayError STATE_CONFLICT once imported */
   cancel(peer: TransferPeer, manifestId: string, envelope: Uint8Array): Promise<OfferState>
+  /** Audits a refusal that gets no signed answer. */
+  auditRefusal(peer: TransferPeer, about: { manifestId: string; code: ErrorCode; range?: string }): Promise<void>
   /** Audits a refusal and signs it for the peer; undefined where the same request may succeed later. */
   recordRefusal(
     peer: TransferPeer,
@@ -156,6 +158,12 @@ export async function openInbound(
       await addStep(tx, id, 'accepted', { objects: manifest.objects.length, bytes: map.totalBytes })
       await appendAudit(tx, offerAccepted(context, peer.siteId, { id, manifestId: offer.id, manifest }))
     })
+  }
+
+  const auditRefusal: Inbound['auditRefusal'] = async (peer, { manifestId, code, range }) => {
+    const about = { manifestId, code, ...(range !== undefined && { detail: { range } }) }
+    const event = refusal(context, peer.siteId, about)
+    if (event) await db.inTransaction(tx => appendAudit(tx, event))
   }
 
   const decisions = createInboundDecisions(context)
@@ -234,10 +242,9 @@ export async function openInbound(
       await decisions.cancelInbound(row.id, reason)
       return await stateOf(await find(peer, manifestId))
     },
+    auditRefusal,
     async recordRefusal(peer, { manifestId, code, range }) {
-      const about = { manifestId, code, ...(range !== undefined && { detail: { range } }) }
-      const event = refusal(context, peer.siteId, about)
-      if (event) await db.inTransaction(tx => appendAudit(tx, event))
+      await auditRefusal(peer, { manifestId, code, ...(range !== undefined && { range }) })
       const isForGood = new GatewayError(code, '').meaning.retry === 'no'
       if (!isForGood && range === undefined) return undefined
       const kind = range === undefined ? 'refused' : 'range-refused'
@@ -250,7 +257,8 @@ export async function openInbound(
     },
     async sweep() {
       await decisions.expireOverdue(new Date(clock().getTime() - toleratedDriftMs))
-      const staged = await context.staging.list()
+      // An offer makes its directory before its row: a young one may be about to get one.
+      const staged = await context.staging.findQuiet(3_600_000)
       const wanted = await findStaged(db.kysely, staged)
       for (const manifestId of staged) if (!wanted.has(manifestId)) await context.staging.remove(manifestId)
     },

@@ -52,6 +52,8 @@ const batchLimit = 64
 
 interface Waiting {
   readonly item: NewInstance
+  /** Resolves when the bytes are durable; the transaction that names them waits for it before it commits. */
+  readonly durable: Promise<void>
   readonly resolve: (result: IngestResult) => void
   readonly reject: (error: unknown) => void
 }
@@ -98,7 +100,7 @@ export function openIngest(options: {
 
   async function settle(batch: readonly Waiting[]): Promise<void> {
     try {
-      const results = await commit(batch.map(entry => entry.item))
+      const results = await commit(batch)
       batch.forEach((entry, index) => {
         const result = results[index]
         if (result) entry.resolve(result)
@@ -112,18 +114,34 @@ export function openIngest(options: {
     }
   }
 
-  /** One transaction; repeated when another writer inserted one of the instances meanwhile. */
-  async function commit(items: readonly NewInstance[]): Promise<IngestResult[]> {
+  /**
+   * One transaction, whose rows are written while the bytes become durable and committed when they are
+   * (invariant 1); repeated when another writer inserted one of the instances meanwhile.
+   */
+  async function commit(batch: readonly Waiting[]): Promise<IngestResult[]> {
+    const items = batch.map(entry => entry.item)
+    const durable = Promise.all(batch.map(entry => entry.durable))
+    durable.catch(() => undefined) // it is awaited below, or the transaction failed before that
     const stored = items.map(() => 'stored' as const)
     const events = auditOf(items, stored).map(event => sealEvent(event))
     // Whatever stopped the short way, the long one tells or repeats: nothing was written, or it shows as duplicate.
-    const refs = await insertUnknown(db, items, events).catch(() => undefined)
+    const short = async (tx: Tx): Promise<InstanceRef[] | undefined> => {
+      const refs = await insertUnknown(tx, items, events)
+      await durable
+      return refs
+    }
+    const refs = await db.inTransaction(short).catch(() => undefined)
     if (refs) {
       return items.map((item, index) => ({ kind: 'stored', instance: need(refs[index]), header: item.header }))
     }
+    const long = async (tx: Tx): Promise<IngestResult[]> => {
+      const results = await write(tx, items)
+      await durable
+      return results
+    }
     for (let attempt = 1; ; attempt++) {
       try {
-        return await db.inTransaction(tx => write(tx, items))
+        return await db.inTransaction(long)
       } catch (error) {
         if (attempt >= 5 || !isGatewayError(error, 'STATE_CONFLICT')) throw error
       }
@@ -151,14 +169,19 @@ export function openIngest(options: {
         await staged.discard()
         throw error
       }
-      await blobs.commit(staged)
+      const durable = blobs.place(staged)
+      const isDurable = durable.then(
+        () => true,
+        () => false,
+      )
       try {
         return await new Promise<IngestResult>((resolve, reject) => {
-          waiting.push({ item: toInstance(header, staged, origin), resolve, reject })
+          waiting.push({ item: toInstance(header, staged, origin), durable, resolve, reject })
           pump ??= drain()
         })
       } finally {
-        blobs.release(staged.fileSha256)
+        // What could not be placed has been released already.
+        if (await isDurable) blobs.release(staged.fileSha256)
       }
     },
 

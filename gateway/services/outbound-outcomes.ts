@@ -1,15 +1,15 @@
 /** What the attempts at a transfer leave behind: state, receipts, time line and audit in one transaction each. */
 import type { Decided } from '../../peers/carrier.ts'
+import { toleratedDriftMs } from '../../peers/clock.ts'
 import type { SiteKeys } from '../../peers/keys.ts'
-import { toleratedDriftMs } from '../../peers/manifest.ts'
 import type { OfferState } from '../../peers/offer-state.ts'
 import type { Peer } from '../../peers/peer.ts'
-import { knownCode, type ReceiptKind, type SignedReceipt } from '../../peers/receipt.ts'
+import type { ReceiptKind, SignedReceipt } from '../../peers/receipt.ts'
 import { beginTransferring, instancesTransferred } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
 import type { TransferState } from '../db/schema.ts'
-import { type ErrorCode, errorTable, GatewayError, isGatewayError } from '../errors.ts'
+import { type ErrorCode, GatewayError, isGatewayError } from '../errors.ts'
 import type { Queue } from '../jobs/queue.ts'
 import type { Log } from '../log.ts'
 import { lockState, type OutboundRow, writeState } from './outbound-rows.ts'
@@ -29,7 +29,7 @@ export interface Outcomes {
   /** An attempt failed: later again, or held for a person. */
   failed(row: OutboundRow, peer: Peer, error: unknown): Promise<void>
   /** Not attempted, because the peer could not be reached a moment ago. */
-  postponed(row: OutboundRow, peer: Peer, until: Date): Promise<void>
+  postponed(row: OutboundRow, peer: Peer, closed: { until: number; reason: GatewayError }): Promise<void>
   /** There is no active peer, or no address of it. */
   unreachable(row: OutboundRow, peer: Peer | undefined): Promise<void>
 }
@@ -37,6 +37,15 @@ export interface Outcomes {
 const firstPauseMs = 1_000
 const longestPauseMs = 15 * 60_000
 const settled: readonly TransferState[] = ['receipted', 'refused', 'expired']
+
+/** The peer has every byte and may have imported them: only its receipt can tell, however late. */
+const isComplete = (row: OutboundRow): boolean => row.state === 'sent'
+
+/** Why it was cancelled or held stays to be read, also while the peer cannot be told or asked. */
+function troubleOf(row: OutboundRow, state: TransferState, error: GatewayError) {
+  const isDecided = state === 'cancelled' || state === 'held'
+  return isDecided ? { code: row.errorCode, message: row.error } : { code: error.code, message: error.message }
+}
 
 /** The pause after so many failures in a row: doubling to 15 minutes, the half of it random. */
 export function pauseMs(attempts: number, random: () => number = Math.random): number {
@@ -179,7 +188,7 @@ export function createOutcomes(parts: {
       const error = isGatewayError(cause) ? cause : new GatewayError('UNAVAILABLE', 'internal error', { cause })
       if (error !== cause) {
         log.error(
-          { transfer: row.id, error: cause instanceof Error ? `${cause.name} ${cause.message}` : '' },
+          { transfer: row.id, error: cause instanceof Error ? cause.name : typeof cause },
           'delivery failed unexpectedly',
         )
       }
@@ -187,7 +196,7 @@ export function createOutcomes(parts: {
         log.error({ transfer: row.id, peer: peer.name, code: error.code }, `transfer held: ${error.message}`)
         return await holdFor(row, peer, error.code, error.message)
       }
-      if (outcomes.isOver(row)) return await outcomes.expired(row, peer)
+      if (outcomes.isOver(row) && !isComplete(row)) return await outcomes.expired(row, peer)
       await change(row, async (tx, state) => {
         const progress = await tx
           .selectFrom('transfers')
@@ -197,8 +206,7 @@ export function createOutcomes(parts: {
         // A line that fails now and then, but moves, is tried again at once.
         const attempts = (progress?.bytes_acknowledged ?? 0) > row.bytesAcknowledged ? 0 : row.attempts + 1
         const nextAttemptAt = new Date(clock().getTime() + pauseMs(attempts))
-        // Why it was cancelled stays to be read, also while the peer cannot be told.
-        const trouble = state === 'cancelled' ? { code: row.errorCode } : { code: error.code, message: error.message }
+        const trouble = troubleOf(row, state, error)
         await writeState(tx, row.id, state, { ...trouble, nextAttemptAt, attempts })
         if (row.errorCode !== error.code) await addStep(tx, row.id, 'failed', { code: error.code, attempts })
         await again(tx, row.id, nextAttemptAt)
@@ -209,20 +217,12 @@ export function createOutcomes(parts: {
       )
     },
 
-    async postponed(row, peer, until) {
-      if (outcomes.isOver(row)) return await outcomes.expired(row, peer)
+    async postponed(row, peer, { until, reason }) {
+      if (outcomes.isOver(row) && !isComplete(row)) return await outcomes.expired(row, peer)
       await change(row, async (tx, state) => {
-        const code =
-          row.errorCode !== undefined && Object.hasOwn(errorTable, row.errorCode) ? row.errorCode : 'PEER_UNREACHABLE'
-        const nextAttemptAt = new Date(until.getTime() + Math.random() * 1_000)
-        // What the last attempt met says more than that the next one waits.
-        const trouble = row.errorCode === undefined ? { message: 'the peer cannot be reached' } : {}
-        await writeState(tx, row.id, state, {
-          code: knownCode(code),
-          ...trouble,
-          nextAttemptAt,
-          attempts: row.attempts,
-        })
+        const nextAttemptAt = new Date(until + Math.random() * 1_000)
+        const trouble = troubleOf(row, state, reason)
+        await writeState(tx, row.id, state, { ...trouble, nextAttemptAt, attempts: row.attempts })
         await again(tx, row.id, nextAttemptAt)
       })
     },

@@ -27,6 +27,7 @@ export interface OutboundRow {
   readonly bytesAcknowledged: number
   readonly attempts: number
   readonly errorCode: string | undefined
+  readonly error: string | undefined
   /** By the database's clock, which the job queue goes by. */
   readonly isDue: boolean
   readonly expiresAt: Date
@@ -70,6 +71,7 @@ export async function loadOutbound(db: Executor, id: string): Promise<OutboundRo
       'bytes_acknowledged',
       'attempts',
       'error_code',
+      'error',
       sql<boolean>`coalesce(next_attempt_at <= now() + interval '2 seconds', true)`.as('is_due'),
       'expires_at',
       sql<boolean>`exists (select 1 from receipts r where r.transfer = transfers.id and r.direction = 'received'
@@ -100,6 +102,7 @@ export async function loadOutbound(db: Executor, id: string): Promise<OutboundRo
     bytesAcknowledged: row.bytes_acknowledged,
     attempts: row.attempts,
     errorCode: row.error_code ?? undefined,
+    error: row.error ?? undefined,
     isDue: row.is_due,
     expiresAt: row.expires_at,
     isAccepted: row.is_accepted,
@@ -151,7 +154,7 @@ export async function writeState(
   tx: Tx,
   id: string,
   state: TransferState,
-  more: { code?: string | undefined; message?: string; nextAttemptAt?: Date; attempts?: number } = {},
+  more: { code?: string | undefined; message?: string | undefined; nextAttemptAt?: Date; attempts?: number } = {},
 ): Promise<void> {
   await tx
     .updateTable('transfers')

@@ -17,7 +17,6 @@ import {
   type OutboundItem,
   type OutboundRow,
   writeOffer,
-  writeState,
 } from './outbound-rows.ts'
 import { inParallel } from './parallel.ts'
 import { addStep } from './transfer-steps.ts'
@@ -45,16 +44,14 @@ export async function ensureOffer(
 
   const items = await loadItems(db.kysely, row.id)
   await verifySnapshot(parts, items)
-  await db.inTransaction(async tx => {
-    if ((await lockState(tx, row.id)) !== 'planned') return
-    await writeState(tx, row.id, 'prepared')
-    await addStep(tx, row.id, 'prepared', { objects: items.length })
-  })
   const identity = row.study === undefined ? undefined : await loadIdentity(db.kysely, row.study)
   const sealed = identity && sealIdentifying(describe(row, identity), to.sealingKey)
   const offer = signOffer({ ...buildManifest(row, items, keys.siteId, to.siteId), ...(sealed && { sealed }) }, keys)
   await db.inTransaction(async tx => {
-    if ((await lockState(tx, row.id)) !== 'prepared') return
+    const state = await lockState(tx, row.id)
+    if (state !== 'planned' && state !== 'prepared') return
+    // As-is there is nothing to make ready: both steps in one transaction.
+    await addStep(tx, row.id, 'prepared', { objects: items.length })
     await writeOffer(tx, row.id, offer)
     await addStep(tx, row.id, 'signed', { manifest: offer.id })
   })

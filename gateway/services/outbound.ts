@@ -65,6 +65,22 @@ export function openOutbound(parts: OutboundParts): Outbound {
   const outcomes = createOutcomes({ db, queue, keys, clock, log })
   const carriers = openCarriers(parts.openCarrier)
 
+  const later = new Set<NodeJS.Timeout>()
+  /** Wakes parked transfers. Only memory knows of them, so a database that is away is waited for. */
+  const wake = async (ids: readonly string[]): Promise<void> => {
+    for (const [index, id] of ids.entries()) {
+      try {
+        await enqueue(id)
+      } catch {
+        const timer = setTimeout(() => {
+          later.delete(timer)
+          void wake(ids.slice(index))
+        }, 5_000).unref()
+        later.add(timer)
+        return
+      }
+    }
+  }
   const enqueue = (id: string): Promise<void> =>
     db.inTransaction(tx => queue.enqueue(tx, 'deliver', { transfer: id }, { singletonKey: id }))
 
@@ -138,7 +154,7 @@ export function openOutbound(parts: OutboundParts): Outbound {
       else await carry(row, peer, signal)
     } catch (error) {
       if (signal.aborted) throw error // closing: the job goes back to the queue as it is
-      if (isConnectionTrouble(error)) lanes.fail(peer.id)
+      if (isConnectionTrouble(error)) lanes.fail(peer.id, error)
       await outcomes.failed(row, peer, error)
     }
   }
@@ -152,12 +168,12 @@ export function openOutbound(parts: OutboundParts): Outbound {
       if (!row.isDue) return // the job for that time was made with it
       const admission = lanes.enter({ id, peer: peer.id, priority: row.priority })
       if (admission.kind === 'parked') return
-      if (admission.kind === 'closed') return await outcomes.postponed(row, peer, new Date(admission.until))
+      if (admission.kind === 'closed') return await outcomes.postponed(row, peer, admission)
       try {
         await attempt(row, peer, signal)
       } finally {
         const next = lanes.leave({ id, peer: peer.id })
-        if (!signal.aborted) for (const other of next) await enqueue(other)
+        if (!signal.aborted) await wake(next)
       }
     },
     async recover(which) {
@@ -165,7 +181,10 @@ export function openOutbound(parts: OutboundParts): Outbound {
       for (const id of ids) await enqueue(id)
       if (ids.length > 0) log.info({ transfers: ids.length }, 'carrying on with unfinished transfers')
     },
-    close: () => carriers.close(),
+    async close() {
+      for (const timer of later) clearTimeout(timer)
+      await carriers.close()
+    },
   }
 }
 
@@ -192,7 +211,7 @@ function isOurTurn(row: OutboundRow): boolean {
 }
 
 /** The peer, or the way to it, is the trouble: no other transfer of that peer would fare better. */
-function isConnectionTrouble(error: unknown): boolean {
+function isConnectionTrouble(error: unknown): error is GatewayError {
   if (!(error instanceof GatewayError)) return false
   switch (error.code) {
     case 'PEER_UNREACHABLE':

@@ -4,19 +4,21 @@
  * is tried again.
  */
 
+import type { GatewayError } from '../errors.ts'
+
 /** `run`: the caller holds a place and must `leave`. `parked`: `leave` of another will name it. */
 export type Admission =
   | { readonly kind: 'run' }
   | { readonly kind: 'parked' }
   /** The peer cannot be reached; not before this instant (ms since the epoch). */
-  | { readonly kind: 'closed'; readonly until: number }
+  | { readonly kind: 'closed'; readonly until: number; readonly reason: GatewayError }
 
 export interface PeerLanes {
   enter(transfer: { id: string; peer: string; priority: string }): Admission
   /** Gives the place back; returns parked transfers that should try to enter now. */
   leave(transfer: { id: string; peer: string }): string[]
-  /** The peer could not be reached: closed for a growing while; returns until when. */
-  fail(peer: string): number
+  /** The peer could not be reached, and why: closed for a growing while; returns until when. */
+  fail(peer: string, reason: GatewayError): number
   /** The peer answered. */
   succeed(peer: string): void
 }
@@ -28,6 +30,7 @@ interface PeerState {
   readonly running: Set<string>
   readonly parked: { readonly id: string; readonly rank: number; readonly order: number }[]
   failures: number
+  reason: GatewayError | undefined
   closedUntil: number
   /** When a transfer of this peer was last let in, in turns. */
   served: number
@@ -46,7 +49,14 @@ export function createPeerLanes(options: {
   let running = 0
 
   const stateOf = (peer: string): PeerState => {
-    const known = peers.get(peer) ?? { running: new Set(), parked: [], failures: 0, closedUntil: 0, served: 0 }
+    const known = peers.get(peer) ?? {
+      running: new Set(),
+      parked: [],
+      failures: 0,
+      reason: undefined,
+      closedUntil: 0,
+      served: 0,
+    }
     peers.set(peer, known)
     return known
   }
@@ -76,7 +86,7 @@ export function createPeerLanes(options: {
   return {
     enter({ id, peer, priority }) {
       const state = stateOf(peer)
-      if (!isOpen(state)) return { kind: 'closed', until: state.closedUntil }
+      if (!isOpen(state) && state.reason) return { kind: 'closed', until: state.closedUntil, reason: state.reason }
       if (running >= parallel || placesOf(state) <= 0) {
         const rank = ranks[priority] ?? 2
         if (!state.parked.some(parked => parked.id === id)) state.parked.push({ id, rank, order: ++turns })
@@ -94,8 +104,9 @@ export function createPeerLanes(options: {
       const closed = isOpen(state) ? [] : state.parked.splice(0).map(parked => parked.id)
       return [...closed, ...next()]
     },
-    fail(peer) {
+    fail(peer, reason) {
       const state = stateOf(peer)
+      state.reason = reason
       state.failures++
       const ms = Math.min(longestClosedMs, 500 * 2 ** state.failures) * (0.5 + random() / 2)
       state.closedUntil = now() + ms

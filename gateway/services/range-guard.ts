@@ -13,17 +13,12 @@ export interface RangeGuard {
 
 export function createRangeGuard(): RangeGuard {
   const held = new Map<string, Set<{ run: LeafRun; done: Promise<void> }>>()
-  const waitFor = async (transfer: string, isInTheWay: (run: LeafRun) => boolean): Promise<void> => {
-    for (;;) {
-      const other = [...(held.get(transfer) ?? [])].find(entry => isInTheWay(entry.run))
-      if (!other) return
-      await other.done
-    }
-  }
+  const inTheWay = (transfer: string, run: LeafRun | undefined) =>
+    [...(held.get(transfer) ?? [])].find(({ run: other }) => !run || (other.from <= run.to && run.from <= other.to))
   return {
     async hold(transfer, run, work) {
-      await waitFor(transfer, other => other.from <= run.to && run.from <= other.to)
-      // Synchronous from here to `add`: whoever also waited finds this entry.
+      for (let other = inTheWay(transfer, run); other; other = inTheWay(transfer, run)) await other.done
+      // No await from the last look to `add`: of two that waited, one finds the other's entry.
       const { promise: done, resolve } = Promise.withResolvers<void>()
       const entry = { run, done }
       const entries = held.get(transfer) ?? new Set()
@@ -36,6 +31,8 @@ export function createRangeGuard(): RangeGuard {
         resolve()
       }
     },
-    idle: transfer => waitFor(transfer, () => true),
+    async idle(transfer) {
+      for (let other = inTheWay(transfer, undefined); other; other = inTheWay(transfer, undefined)) await other.done
+    },
   }
 }

@@ -6,11 +6,11 @@ import type { Log } from '../log.ts'
 
 /** A refused caller, whatever the protocol. */
 export interface RefusedCaller {
-  readonly protocol: 'http' | 'dimse'
+  readonly protocol: 'http' | 'dimse' | 'federation'
   /** AE title or `unknown`. */
   readonly userId: string
   readonly address: string
-  /** Stable word: an error code, or why an association was refused. */
+  /** Stable word: an error code, or why an association or connection was refused. */
   readonly reason: string
   /** Equal ones since the last report. */
   readonly repeats: number

@@ -1,10 +1,10 @@
 /**
- * The blob store: instance bytes, content-addressed by SHA-256, in `<data>/blobs/ab/cd/<64 hex>`.
- * A blob is written once under `<data>/staging`, made durable, renamed to its digest, and the
- * rename made durable, before a row may name it. Orphans are harmless and swept.
+ * The blob store: instance bytes, content-addressed by SHA-256, in `<data>/blobs/ab/<64 hex>`.
+ * A blob is written once under `<data>/staging` and renamed to its digest; bytes and name are made
+ * durable before a row may name it. Orphans are harmless and swept.
  */
-import { rmSync, statSync } from 'node:fs'
-import { mkdir, open, readdir, rename, stat } from 'node:fs/promises'
+import { existsSync, renameSync, rmSync, statSync } from 'node:fs'
+import { mkdir, open, readdir, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { GatewayError } from '../errors.ts'
 import type { Log } from '../log.ts'
@@ -55,6 +55,11 @@ export interface Blobs {
    * @throws GatewayError STORAGE_FULL, STORAGE_IO; the staged file is gone then
    */
   commit(staged: StagedFile): Promise<void>
+  /**
+   * Like `commit`, but begins at once and does not make the caller wait: rows may be prepared meanwhile,
+   * and must not be committed before the promise resolves.
+   */
+  place(staged: StagedFile): Promise<void>
   /** Protects a blob that a row is going to name; false when it is not there. */
   protect(sha256: Uint8Array): Promise<boolean>
   /** Ends one `commit` or `protect`, after its row was committed or given up. */
@@ -98,8 +103,9 @@ export async function openBlobs(options: {
 }
 
 /**
- * The first level is made at once. Syncing its directories makes the second level durable that a
- * process made and died before syncing; directories that are clean cost nothing.
+ * All 256 directories are made at once and made durable. One level: with two, nearly every new blob
+ * would make a directory and wait for two directory syncs instead of one; a directory of ext4 or XFS
+ * holds the hundred thousands of names that this comes to in a large archive.
  */
 async function makeFanOut(dir: string, root: string): Promise<void> {
   await mkdir(root, { recursive: true, mode: 0o700 })
@@ -107,8 +113,7 @@ async function makeFanOut(dir: string, root: string): Promise<void> {
   const dirs = new DirSync()
   for (let byte = 0; byte < 256; byte += 1) {
     const name = byte.toString(16).padStart(2, '0')
-    if (present.has(name)) await dirs.sync(join(root, name))
-    else await mkdir(join(root, name), { mode: 0o700 })
+    if (!present.has(name)) await mkdir(join(root, name), { mode: 0o700 })
   }
   await dirs.sync(root)
   await dirs.sync(dir)
@@ -122,8 +127,6 @@ class BlobStore implements Blobs {
   readonly #space: FreeSpace
   readonly #before: BeforeStep
   readonly #dirs = new DirSync()
-  /** Second-level directories known to exist and be durable. */
-  readonly #made = new Set<string>()
   /** Digests in use before their row exists, with how often. */
   readonly #protected = new Map<string, number>()
   /** While sweeps run: digests committed since the first of them began. */
@@ -177,24 +180,30 @@ class BlobStore implements Blobs {
     }
   }
 
-  async commit(staged: StagedFile): Promise<void> {
+  commit(staged: StagedFile): Promise<void> {
+    return this.place(staged)
+  }
+
+  async place(staged: StagedFile): Promise<void> {
     const hex = staged.fileSha256.toString('hex')
     const target = this.path(staged.fileSha256)
     this.#protect(hex)
     if (this.#sweeps > 0) this.#fresh.add(hex)
+    let renamed = false
     try {
       const dir = dirname(target)
-      const isNew = !this.#made.has(dir)
-      if (isNew) await mkdir(dir, { recursive: true, mode: 0o700 })
+      // A blob that a row may name already is only replaced by durable bytes. A new name may come first:
+      // nothing refers to it yet, and both syncs then run side by side, which halves the wait.
+      const isNew = !existsSync(target)
+      if (!isNew) await staged.sync()
       await this.#before('rename', target)
-      await rename(staged.path, target)
+      renameSync(staged.path, target)
+      renamed = isNew
       await this.#before('sync-dir', dir)
-      // Together, so that the file system can write both in one journal commit.
-      await Promise.all([this.#dirs.sync(dir), isNew ? this.#dirs.sync(dirname(dir)) : undefined])
-      this.#made.add(dir)
+      await Promise.all([staged.sync(), this.#dirs.sync(dir)])
     } catch (error) {
+      if (renamed) rmSync(target, { force: true }) // it may not be whole
       this.release(staged.fileSha256)
-      this.#made.delete(dirname(target)) // somebody may have removed it
       await staged.discard().catch(() => undefined) // the first error tells what is wrong
       throw storageError(error, 'committing a blob')
     }
@@ -244,7 +253,7 @@ class BlobStore implements Blobs {
   path(sha256: Uint8Array): string {
     const hex = hexOf(sha256)
     if (hex.length !== 64) throw new GatewayError('BAD_REQUEST', `expected a digest of 32 bytes, got ${sha256.length}`)
-    return join(this.#root, hex.slice(0, 2), hex.slice(2, 4), hex)
+    return join(this.#root, hex.slice(0, 2), hex)
   }
 
   async *list(): AsyncIterable<StoredBlob> {
@@ -261,11 +270,9 @@ class BlobStore implements Blobs {
   async *#leaves(): AsyncIterable<{ dir: string; names: string[] }> {
     for (const first of (await readdir(this.#root)).sort()) {
       if (!/^[0-9a-f]{2}$/.test(first)) continue
-      for (const second of (await readdir(join(this.#root, first))).sort()) {
-        const dir = join(this.#root, first, second)
-        const names = (await readdir(dir)).filter(name => /^[0-9a-f]{64}$/.test(name)).sort()
-        if (names.length > 0) yield { dir, names }
-      }
+      const dir = join(this.#root, first)
+      const names = (await readdir(dir)).filter(name => /^[0-9a-f]{64}$/.test(name)).sort()
+      if (names.length > 0) yield { dir, names }
     }
   }
 

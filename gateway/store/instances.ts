@@ -7,7 +7,7 @@
  */
 import { sql } from 'kysely'
 import type { SealedEvent } from '../audit/log.ts'
-import type { Db, Tx } from '../db/db.ts'
+import type { Tx } from '../db/db.ts'
 import { isUniqueViolation } from '../db/failure.ts'
 import type { InstanceHeader } from '../dicom/instance-header.ts'
 import { orthancIds } from '../dicom/orthanc-id.ts'
@@ -65,18 +65,18 @@ export async function insertInstances(tx: Tx, batch: readonly NewInstance[]): Pr
 }
 
 /**
- * Inserts a batch of which nothing is known yet, with its audit events, in one statement that is its
- * own transaction: the usual case of ingest at the cost of one round trip. Undefined, and nothing
- * written, when one of the instances is known: then `insertInstances` tells them apart.
+ * Inserts a batch of which nothing is known yet, with its audit events, in one statement: the usual
+ * case of ingest at the cost of one round trip. Undefined, and nothing written, when one of the
+ * instances is known: then `insertInstances` tells them apart.
  *
  * @throws the database's error, also when another writer inserted one of the instances meanwhile
  */
 export async function insertUnknown(
-  db: Db,
+  tx: Tx,
   batch: readonly NewInstance[],
   events: readonly SealedEvent[],
 ): Promise<InstanceRef[] | undefined> {
-  const inserted = await insertFresh(db.kysely, batch, events)
+  const inserted = await insertFresh(tx, batch, events)
   const refs = batch.map(item => inserted.get(item.header.sopInstanceUid))
   return refs.every(ref => ref !== undefined) ? refs : undefined
 }
@@ -104,7 +104,8 @@ export async function holdConflict(
     .onConflict(conflict =>
       conflict
         .columns(['sop_instance_uid', 'transfer_syntax_uid', 'dataset_sha256'])
-        .doUpdateSet({ sop_instance_uid: item.header.sopInstanceUid }),
+        // Bytes that were discarded and come again are held again: success is answered for them once more.
+        .doUpdateSet({ state: sql`case when conflicts.state = 'discarded' then 'held' else conflicts.state end` }),
     )
     .returning('id')
     .executeTakeFirstOrThrow()
@@ -153,7 +154,7 @@ async function insertAlone(tx: Tx, fresh: readonly NewInstance[]): Promise<Map<s
 
 /** Inserts all of the instances and events, or, when one of the instances is known, nothing. */
 async function insertFresh(
-  tx: Db['kysely'] | Tx,
+  tx: Tx,
   fresh: readonly NewInstance[],
   events: readonly SealedEvent[],
 ): Promise<Map<string, InstanceRef>> {

@@ -1,9 +1,9 @@
-/** A file that is complete and durable but not yet a blob. */
+/** A file that is complete but not yet a blob. */
 import { createHash } from 'node:crypto'
 import { type FileHandle, open, rm } from 'node:fs/promises'
 import { storageError } from './io-error.ts'
 
-/** A closed, durable staging file; also a byte source for reading its header. */
+/** A complete staging file; also a byte source for reading its header. It must be committed or discarded. */
 export interface StagedFile {
   readonly path: string
   readonly sizeBytes: number
@@ -15,15 +15,24 @@ export interface StagedFile {
   readonly datasetOffset: number
   /** Reads up to `length` bytes; fewer only at the end. The first ones come from memory. */
   read(offset: number, length: number): Promise<Uint8Array>
+  /** Makes its bytes durable, under whatever name the file has by now. @throws the system's error */
+  sync(): Promise<void>
   /** Removes the file; harmless after `commit`. */
   discard(): Promise<void>
 }
 
-/** Describes a durable file in the staging area (or one that a caller hands over). */
+/**
+ * Describes a file in the staging area, or one that a caller hands over. `sync` and `close` are given
+ * for a file that is still open and not durable; without them it is both closed and durable.
+ */
 export function stagedFile(
-  file: Omit<StagedFile, 'read' | 'discard'> & { readonly head: readonly Uint8Array[] },
+  file: Omit<StagedFile, 'read' | 'discard' | 'sync'> & {
+    readonly head: readonly Uint8Array[]
+    readonly sync?: () => Promise<void>
+    readonly close?: () => void
+  },
 ): StagedFile {
-  const { head, path, sizeBytes, fileSha256, datasetSha256, datasetOffset } = file
+  const { head, path, sizeBytes, fileSha256, datasetSha256, datasetOffset, close } = file
   const headSize = head.reduce((sum, chunk) => sum + chunk.length, 0)
   return {
     path,
@@ -36,7 +45,11 @@ export function stagedFile(
       if (offset >= end) return new Uint8Array()
       return end <= headSize ? readMemory(head, offset, end) : await readFileRange(path, offset, end - offset)
     },
-    discard: () => rm(path, { force: true }),
+    sync: file.sync ?? (() => Promise.resolve()),
+    discard: async () => {
+      close?.()
+      await rm(path, { force: true })
+    },
   }
 }
 

@@ -294,7 +294,7 @@ async function stagedBytes(gateway: ProcessGateway): Promise<number> {
 
 function blobPath(gateway: ProcessGateway, study: Study): string {
   const sha256 = study.exposures[0]?.sha256 ?? ''
-  return join(gateway.data, 'blobs', sha256.slice(0, 2), sha256.slice(2, 4), sha256)
+  return join(gateway.data, 'blobs', sha256.slice(0, 2), sha256)
 }
 
 /** What the sweeper does, without its grace period, on the killed gateway's store. */

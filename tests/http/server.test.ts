@@ -204,7 +204,7 @@ test('metrics count requests by route pattern', async t => {
 test('refused callers are reported once a minute with how many there were', () => {
   const reports: HttpRefusal[] = []
   let now = 0
-  const refuse = limitRefusals(
+  const refuse = limitRefusals<Omit<HttpRefusal, 'repeats'>>(
     refusal => reports.push(refusal),
     () => now,
   )

@@ -6,7 +6,7 @@ import { isGatewayError } from '../../gateway/errors.ts'
 import { type Ingest, type IngestResult, openIngest } from '../../gateway/services/ingest.ts'
 import type { Blobs } from '../../gateway/store/blobs.ts'
 import type { Origin } from '../../gateway/store/origin.ts'
-import { gather, testBlobs } from '../support/blobs.ts'
+import { testBlobs } from '../support/blobs.ts'
 import { testDatabase } from '../support/database.ts'
 import { type BuiltInstance, buildInstance } from '../support/dicom-builder.ts'
 
@@ -57,7 +57,7 @@ test('an instance is durable, indexed and audited when store returns', async t =
   const row = await db.kysely.selectFrom('instances').selectAll().executeTakeFirstOrThrow()
   assert.equal(row.sop_instance_uid, instance.sopInstanceUid)
   const blob = await blobs.open(row.file_sha256)
-  assert.deepEqual(await gather(blob.stream()), Buffer.from(instance.bytes))
+  assert.deepEqual(Buffer.from(await blob.read(0, blob.sizeBytes)), Buffer.from(instance.bytes))
   await blob.close()
   assert.deepEqual(await counts(), { patients: 1, studies: 1, series: 1, instances: 1, conflicts: 0, audit_events: 1 })
   const study = await db.kysely.selectFrom('studies').selectAll().executeTakeFirstOrThrow()
@@ -98,9 +98,21 @@ test('other content under a known SOP Instance UID is held beside it, once, and 
   assert.deepEqual(result, repeated)
   const held = await db.kysely.selectFrom('conflicts').selectAll().executeTakeFirstOrThrow()
   const blob = await blobs.open(held.file_sha256)
-  assert.deepEqual(await gather(blob.stream()), Buffer.from(other.bytes))
+  assert.deepEqual(Buffer.from(await blob.read(0, blob.sizeBytes)), Buffer.from(other.bytes))
   await blob.close()
   assert.equal((await counts())['conflicts'], 1)
+})
+
+test('bytes that were discarded and come again are held again', async t => {
+  const { store, db } = await open(t)
+  await store(buildInstance({ seed: 11, patientName: 'TEST^ONE' }))
+  const other = buildInstance({ seed: 11, patientName: 'TEST^TWO' })
+  await store(other)
+  await db.kysely.updateTable('conflicts').set({ state: 'discarded' }).execute()
+
+  await store(other)
+
+  assert.deepEqual(await db.kysely.selectFrom('conflicts').select('state').execute(), [{ state: 'held' }])
 })
 
 test('the same UID in another transfer syntax is a variant', async t => {

@@ -34,13 +34,6 @@ export async function storeBytes(blobs: Blobs, bytes: Uint8Array): Promise<Buffe
   return file.fileSha256
 }
 
-/** Every byte of a stream. */
-export async function gather(chunks: AsyncIterable<Uint8Array>): Promise<Buffer> {
-  const parts: Uint8Array[] = []
-  for await (const chunk of chunks) parts.push(chunk)
-  return Buffer.concat(parts)
-}
-
 /** Every blob of the store. */
 export async function listBlobs(blobs: Blobs): Promise<StoredBlob[]> {
   const found: StoredBlob[] = []
