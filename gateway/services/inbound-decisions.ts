@@ -10,7 +10,15 @@ import type { InboundState } from '../db/schema.ts'
 import { decode, integer, list, object, text } from '../decode.ts'
 import { type ErrorCode, GatewayError } from '../errors.ts'
 import { draftReceipt, type InboundContext, transferEnded } from './inbound-context.ts'
-import { findOverdue, type InboundRow, loadInbound, lockInbound, setState, writeReceived } from './inbound-rows.ts'
+import {
+  findOverdue,
+  findStaged,
+  type InboundRow,
+  loadInbound,
+  lockInbound,
+  setState,
+  writeReceived,
+} from './inbound-rows.ts'
 import { issueReceipt } from './receipts.ts'
 import { addStep } from './transfer-steps.ts'
 
@@ -62,7 +70,9 @@ export function createInboundDecisions(context: InboundContext): InboundDecision
     if (!isDone) throw new GatewayError('STATE_CONFLICT', `expected a transfer that is ${from.join(' or ')}`)
     watch.notify(id)
     await context.guard.idle(id)
-    await context.staging.remove(row.manifestId)
+    // The same site, revoked and paired again, may have offered the same manifest anew.
+    const isWanted = (await findStaged(db.kysely, [row.manifestId])).has(row.manifestId)
+    if (!isWanted) await context.staging.remove(row.manifestId)
     context.plans.forget(id)
   }
 

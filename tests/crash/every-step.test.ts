@@ -19,7 +19,6 @@ interface Step extends Point {
 const steps: readonly Step[] = [
   { name: 'to be evaluated', site: 'A', table: 'pgboss.job', when: `new.name = 'evaluate-study'` },
   { name: 'planned', site: 'A', table: 'transfer_steps', when: `new.step = 'planned'` },
-  { name: 'prepared', site: 'A', table: 'transfer_steps', when: `new.step = 'prepared'` },
   { name: 'signed', site: 'A', table: 'transfer_steps', when: `new.step = 'signed'` },
   { name: 'accepted', site: 'B', table: 'transfer_steps', when: `new.step = 'accepted'` },
   { name: 'known as accepted', site: 'A', table: 'transfer_steps', when: `new.step = 'accepted'` },
