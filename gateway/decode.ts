@@ -7,15 +7,19 @@
 /** A place in the input and what is wrong there. */
 export interface Problem {
   readonly path: string
+  /** What was expected, and a short part of what was there. */
   readonly message: string
+  /** The message without anything of the input, where that is less. */
+  readonly expected?: string
 }
 
 /** Collects problems while decoding; `value` must only be used when `problems` is empty. */
 export class Problems {
   readonly list: Problem[] = []
 
-  add(path: string, message: string): void {
-    this.list.push({ path, message })
+  add(path: string, expected: string, ...seen: readonly unknown[]): void {
+    if (seen.length === 0) this.list.push({ path, message: expected })
+    else this.list.push({ path, message: `${expected}, got ${show(seen[0])}`, expected })
   }
 }
 
@@ -34,7 +38,7 @@ export function text(
   const { min = 0, max = 65_536, pattern, expected = 'a string' } = options
   return (raw, path, problems) => {
     if (typeof raw !== 'string' || raw.length < min || raw.length > max || (pattern && !pattern.test(raw))) {
-      problems.add(path, `expected ${expected}, got ${show(raw)}`)
+      problems.add(path, `expected ${expected}`, raw)
       return undefined
     }
     return raw
@@ -46,7 +50,7 @@ export function integer(options: { min?: number; max?: number } = {}): Decoder<n
   const { min = Number.MIN_SAFE_INTEGER, max = Number.MAX_SAFE_INTEGER } = options
   return (raw, path, problems) => {
     if (typeof raw !== 'number' || !Number.isSafeInteger(raw) || raw < min || raw > max) {
-      problems.add(path, `expected a whole number from ${min} to ${max}, got ${show(raw)}`)
+      problems.add(path, `expected a whole number from ${min} to ${max}`, raw)
       return undefined
     }
     return raw
@@ -55,7 +59,7 @@ export function integer(options: { min?: number; max?: number } = {}): Decoder<n
 
 export const boolean: Decoder<boolean> = (raw, path, problems) => {
   if (typeof raw === 'boolean') return raw
-  problems.add(path, `expected true or false, got ${show(raw)}`)
+  problems.add(path, 'expected true or false', raw)
   return undefined
 }
 
@@ -63,7 +67,7 @@ export const boolean: Decoder<boolean> = (raw, path, problems) => {
 export function oneOf<const T extends string>(...values: readonly T[]): Decoder<T> {
   return (raw, path, problems) => {
     const found = values.find(value => value === raw)
-    if (found === undefined) problems.add(path, `expected one of ${values.join(', ')}, got ${show(raw)}`)
+    if (found === undefined) problems.add(path, `expected one of ${values.join(', ')}`, raw)
     return found
   }
 }
@@ -95,12 +99,13 @@ export function record<T>(item: Decoder<T>, options: { max?: number } = {}): Dec
       return undefined
     }
     const before = problems.list.length
-    const out: Record<string, T> = {}
+    const out: [string, T][] = []
     for (const [key, value] of Object.entries(raw)) {
       const decoded = item(value, path ? `${path}.${key}` : key, problems)
-      if (decoded !== undefined) out[key] = decoded
+      if (decoded !== undefined) out.push([key, decoded])
     }
-    return problems.list.length === before ? out : undefined
+    // Not by assignment, which for the key `__proto__` would set the prototype.
+    return problems.list.length === before ? Object.fromEntries(out) : undefined
   }
 }
 
@@ -135,7 +140,7 @@ export function object<S extends Record<string, Field>>(
 ): Decoder<ObjectValue<S>> {
   return (raw, path, problems) => {
     if (!isObject(raw)) {
-      problems.add(path, `expected an object, got ${show(raw)}`)
+      problems.add(path, 'expected an object', raw)
       return undefined
     }
     const at = (key: string): string => (path ? `${path}.${key}` : key)
@@ -170,7 +175,12 @@ export function decode<T>(
   return { ok: true, value }
 }
 
-/** Problems as one line for an error message. */
+/** Problems as one line for an error message to who wrote the input: it repeats parts of it. */
 export function describe(problems: readonly Problem[]): string {
-  return problems.map(p => (p.path ? `${p.path}: ${p.message}` : p.message)).join('; ')
+  return problems.map(({ path, message }) => (path ? `${path}: ${message}` : message)).join('; ')
+}
+
+/** The same without anything of the input: for what others sent, because errors reach logs, and input may be anything. */
+export function describeExpected(problems: readonly Problem[]): string {
+  return problems.map(({ path, message, expected = message }) => (path ? `${path}: ${expected}` : expected)).join('; ')
 }

@@ -105,6 +105,39 @@ export class GatewayError extends Error {
   }
 }
 
+/**
+ * What an error says to other machines. A database's own words name hosts, users and paths, which concern
+ * the administrator; they are in the log.
+ */
+export function outwardMessage(error: GatewayError): string {
+  return error.code === 'DATABASE_UNAVAILABLE' ? 'the database does not answer' : error.message
+}
+
+/**
+ * One line about an unexpected error for the log: what it was and where. PostgreSQL's messages quote values
+ * (`invalid input syntax for type …: "…"`), so of its errors only code and names are told.
+ */
+export function errorLine(error: unknown): string {
+  let inner = error
+  for (let depth = 0; depth < 10 && inner instanceof Error && inner.cause !== undefined; depth++) inner = inner.cause
+  const name = error instanceof GatewayError ? error.code : error instanceof Error ? error.name : typeof error
+  if (!(inner instanceof Error)) return name
+  const frame = inner.stack?.split('\n').find(line => line.startsWith('    at '))
+  return `${name}: ${isOfDatabase(inner) ? namesOf(inner) : inner.message} ${frame?.trim() ?? ''}`.trim()
+}
+
+const text = (error: Error, key: string): string => {
+  const value: unknown = Reflect.get(error, key)
+  return typeof value === 'string' ? value : ''
+}
+const isOfDatabase = (error: Error): boolean =>
+  /^[0-9A-Z]{5}$/.test(text(error, 'code')) && text(error, 'severity') !== ''
+const namesOf = (error: Error): string =>
+  ['code', 'table', 'column', 'constraint']
+    .map(key => text(error, key))
+    .filter(value => value !== '')
+    .join(' ')
+
 /** True for a GatewayError, of this code when one is named. */
 export function isGatewayError(error: unknown, code?: ErrorCode): error is GatewayError {
   return error instanceof GatewayError && (code === undefined || error.code === code)

@@ -65,7 +65,9 @@ function prettyLog(level: LogLevel): Log {
     const rest = Object.entries(context)
       .map(([key, value]) => `${key}=${value}`)
       .join(' ')
-    process.stderr.write(`${time} ${at === 'info' ? '' : `${at} `}${message}${rest ? `  ${rest}` : ''}\n`)
+    const text = `${time} ${at === 'info' ? '' : `${at} `}${message}${rest ? `  ${rest}` : ''}`
+    // AE titles and the like come from outside: no control character may reach the terminal.
+    process.stderr.write(`${text.replace(/\p{Cc}/gu, '?')}\n`)
   }
   return wrap({ debug: line('debug'), info: line('info'), warn: line('warn'), error: line('error') }, {})
 }

@@ -1,5 +1,5 @@
 /** The sender's signed word that a transfer is not to go on: withdrawn policy, a person, a superseded study. */
-import { decode, describe, object, oneOf } from '../gateway/decode.ts'
+import { decode, describeExpected, object, oneOf } from '../gateway/decode.ts'
 import { GatewayError } from '../gateway/errors.ts'
 import { encodePayload, openEnvelope, type Signer, type SigningKey, signEnvelope } from './envelope.ts'
 import { instant, sha256, siteId } from './fields.ts'
@@ -46,7 +46,7 @@ export function openCancellation(
     untrusted: 'MANIFEST_SIGNATURE',
   })
   const decoded = decode(shape, value)
-  if (!decoded.ok) throw new GatewayError('MANIFEST_MALFORMED', describe(decoded.problems))
+  if (!decoded.ok) throw new GatewayError('MANIFEST_MALFORMED', describeExpected(decoded.problems))
   const { manifest, from, to } = decoded.value
   if (manifest !== expected.manifest || from !== expected.from || to !== expected.to) {
     throw new GatewayError('MANIFEST_SENDER', 'expected a cancellation of this manifest by its sender')

@@ -6,7 +6,17 @@
  */
 import { X509Certificate } from 'node:crypto'
 import { fingerprint, readCaCertificate } from '../certs/ca.ts'
-import { type Decoder, decode, describe, integer, list, object, oneOf, optional, text } from '../gateway/decode.ts'
+import {
+  type Decoder,
+  decode,
+  describeExpected,
+  integer,
+  list,
+  object,
+  oneOf,
+  optional,
+  text,
+} from '../gateway/decode.ts'
 import { GatewayError } from '../gateway/errors.ts'
 import {
   encodePayload,
@@ -123,14 +133,23 @@ export function openCard(bytes: Uint8Array, now: number): SignedCard {
 
 const invalid = (reason: string): GatewayError => new GatewayError('PEER_CARD_INVALID', `site card: ${reason}`)
 
-/** What a site may be called: visible text that cannot rearrange the line it is shown in. */
+/**
+ * What a site may be called: visible text that cannot rearrange the line it is shown in. Not a site id:
+ * policies name peers by either, so one site could call itself by another's id and get its studies.
+ */
 export const siteName = text({
   min: 1,
   max: 100,
-  // Control characters, surrogates, line and paragraph separators, bidirectional overrides; no space at either end.
-  pattern: /^(?! )(?!.*[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\u202a-\u202e\u2066-\u2069]).*(?<! )$/u,
+  // Not 32 hex digits; control characters, surrogates, line and paragraph separators, bidirectional overrides; no space at either end.
+  pattern: /^(?! )(?![0-9a-f]{32}$)(?!.*[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\u202a-\u202e\u2066-\u2069]).*(?<! )$/u,
   expected: 'a name of 1 to 100 visible characters',
 })
+
+/** @throws GatewayError BAD_REQUEST for a name that no peer may be given; absent is fine */
+export function checkName(name: string | undefined): void {
+  if (name === undefined || decode(siteName, name).ok) return
+  throw new GatewayError('BAD_REQUEST', 'expected a name of 1 to 100 visible characters, not a site id')
+}
 
 /** An https origin such as `https://a.example:8443`, in the one spelling that URL parsers give it. */
 export const originUrl: Decoder<string> = (raw, path, problems) => {
@@ -166,7 +185,7 @@ const cardShape = object(
 
 function decodeCard(value: unknown) {
   const result = decode(cardShape, value)
-  if (!result.ok) throw invalid(describe(result.problems))
+  if (!result.ok) throw invalid(describeExpected(result.problems))
   return result.value
 }
 

@@ -6,7 +6,7 @@
  * @see DSSE protocol v1 and envelope v1.0.2, https://github.com/secure-systems-lab/dsse
  */
 import { createHash } from 'node:crypto'
-import { decode, describe, list, object, optional, text } from '../gateway/decode.ts'
+import { decode, describeExpected, list, object, optional, text } from '../gateway/decode.ts'
 import { type ErrorCode, GatewayError } from '../gateway/errors.ts'
 import { base64, parseJson } from './json.ts'
 import { signBytes, verifyBytes } from './sodium.ts'
@@ -144,7 +144,7 @@ function readEnvelope(
 ): { payload: Uint8Array; signatures: readonly Uint8Array[] } {
   const raw = parseJson(bytes, { maxBytes: rules.maxBytes, maxDepth: 8, code: rules.malformed })
   const result = decode(envelopeShape, raw)
-  if (!result.ok) throw new GatewayError(rules.malformed, `not a signed envelope: ${describe(result.problems)}`)
+  if (!result.ok) throw new GatewayError(rules.malformed, `not a signed envelope: ${describeExpected(result.problems)}`)
   if (result.value.payloadType !== rules.context) {
     throw new GatewayError(rules.malformed, `expected a payload of type ${rules.context}`)
   }

@@ -4,7 +4,7 @@
  */
 import type { Tx } from '../gateway/db/db.ts'
 import type { Row } from '../gateway/db/schema.ts'
-import { type Decoder, decode, describe, object, oneOf, optional, text } from '../gateway/decode.ts'
+import { type Decoder, decode, describeExpected, object, oneOf, optional, text } from '../gateway/decode.ts'
 import { GatewayError } from '../gateway/errors.ts'
 import { base64 } from './json.ts'
 
@@ -91,7 +91,8 @@ export async function lockExchange(tx: Tx, id: string): Promise<ExchangeRow | un
   const row = await tx.selectFrom('invitations').selectAll().where('id', '=', id).forUpdate().executeTakeFirst()
   if (row === undefined) return undefined
   const result = decode(exchange, row.exchange)
-  if (!result.ok) throw new GatewayError('PAIRING_INVALID', `invitation ${id} is damaged: ${describe(result.problems)}`)
+  if (!result.ok)
+    throw new GatewayError('PAIRING_INVALID', `invitation ${id} is damaged: ${describeExpected(result.problems)}`)
   return {
     id: row.id,
     state: row.state,

@@ -10,7 +10,7 @@ import { fingerprint } from '../certs/ca.ts'
 import { eventTypes, securityAlert } from '../gateway/audit/event.ts'
 import type { Tx } from '../gateway/db/db.ts'
 import { GatewayError, isGatewayError } from '../gateway/errors.ts'
-import { openCard } from './card.ts'
+import { checkName, openCard } from './card.ts'
 import { type ExchangeRow, encodeExchange, type InviterExchange, lockExchange, saveExchange } from './exchange.ts'
 import { invalid, type Paired, type PairingContext, type PairingOptions } from './pairing-context.ts'
 import {
@@ -149,6 +149,7 @@ export function openInviting(context: PairingContext): Inviting {
 
   return {
     async invite({ principal, name, lifetimeMs = 7 * dayMs }) {
+      checkName(name)
       if (lifetimeMs <= 0 || lifetimeMs > maxLifetimeMs) {
         throw new GatewayError('BAD_REQUEST', 'expected an invitation to be valid for at most 30 days')
       }

@@ -8,7 +8,7 @@
 import { createHash, randomBytes, randomUUID } from 'node:crypto'
 import { type Credential, fingerprint } from '../certs/ca.ts'
 import { GatewayError, isGatewayError } from '../gateway/errors.ts'
-import { openCard } from './card.ts'
+import { checkName, openCard } from './card.ts'
 import type { Destination } from './diagnosis.ts'
 import { encodeExchange, type JoinerExchange, lockExchange, saveExchange } from './exchange.ts'
 import { askToPair } from './pairing-client.ts'
@@ -49,6 +49,7 @@ export function openJoining(context: PairingContext): Joining {
     mode: JoinerExchange['mode'],
     name: string | undefined,
   ): Promise<{ invitation: Invitation; exchange: JoinerExchange; peer: string | undefined }> => {
+    checkName(name)
     const invitation = decodeInvitation(file, clock())
     const { id, card, expires, online } = invitation
     if (card.card.siteId === keys.siteId) throw invalid('this invitation is our own')

@@ -5,7 +5,7 @@
 import {
   type Decoder,
   decode,
-  describe,
+  describeExpected,
   integer,
   list,
   object,
@@ -45,7 +45,7 @@ const maxLifetimeMs = 366 * 86_400_000
  */
 export function decodeManifest(raw: unknown, pages: readonly Uint8Array[]): Manifest {
   const version = decode(object({ version: integer({ min: 1 }) }, { unknown: 'keep' }), raw)
-  if (!version.ok) throw malformed(describe(version.problems))
+  if (!version.ok) throw malformed(describeExpected(version.problems))
   if (version.value.version !== manifestVersion) {
     throw new GatewayError(
       'MANIFEST_VERSION',
@@ -53,7 +53,7 @@ export function decodeManifest(raw: unknown, pages: readonly Uint8Array[]): Mani
     )
   }
   const root = decode(rootDecoder, raw)
-  if (!root.ok) throw malformed(describe(root.problems.slice(0, 10)))
+  if (!root.ok) throw malformed(describeExpected(root.problems.slice(0, 10)))
   const { version: _version, totals, pages: pageNames, objects: inlined, created, expires, ...rest } = root.value
   if (totals.objects > maxObjects) {
     throw new GatewayError('MANIFEST_LIMIT', `expected at most ${maxObjects} objects, got ${totals.objects}`)
@@ -83,7 +83,7 @@ function decodePages(
       pageDecoder,
       parseJson(page, { maxBytes: maxOfferBytes, maxDepth: 8, code: 'MANIFEST_MALFORMED' }),
     )
-    if (!decoded.ok) throw malformed(`page ${index}: ${describe(decoded.problems.slice(0, 10))}`)
+    if (!decoded.ok) throw malformed(`page ${index}: ${describeExpected(decoded.problems.slice(0, 10))}`)
     return decoded.value.objects
   })
 }

@@ -2,7 +2,7 @@
  * What a receiver says about an offer, in answer to every verb on it. This is resume: the sender needs
  * nothing else to go on, from whatever moment either side was killed.
  */
-import { boolean, decode, describe, integer, list, object, oneOf, text } from '../gateway/decode.ts'
+import { boolean, decode, describeExpected, integer, list, object, oneOf, text } from '../gateway/decode.ts'
 import { GatewayError } from '../gateway/errors.ts'
 import { Bitmap } from './bitmap.ts'
 import { instant, sha256 } from './fields.ts'
@@ -55,7 +55,7 @@ export function encodeOfferState(state: OfferState): object {
 export function decodeOfferState(bytes: Uint8Array, expected: { id: string; leafCount: number }): OfferState {
   const raw = parseJson(bytes, { maxBytes: maxOfferStateBytes, maxDepth: 8, code: 'PEER_PROTOCOL' })
   const decoded = decode(shape, raw)
-  if (!decoded.ok) throw new GatewayError('PEER_PROTOCOL', describe(decoded.problems.slice(0, 5)))
+  if (!decoded.ok) throw new GatewayError('PEER_PROTOCOL', describeExpected(decoded.problems.slice(0, 5)))
   const { leaves, want, receipts, ...rest } = decoded.value
   if (rest.id !== expected.id || leaves !== expected.leafCount) {
     throw new GatewayError('PEER_PROTOCOL', `expected the state of the offer with ${expected.leafCount} leaves`)

@@ -4,7 +4,7 @@
  * compared the short authentication string.
  */
 import type { Credential } from '../certs/ca.ts'
-import { type Decoder, decode, describe, integer, object, oneOf, optional, text } from '../gateway/decode.ts'
+import { type Decoder, decode, describeExpected, integer, object, oneOf, optional, text } from '../gateway/decode.ts'
 import { GatewayError } from '../gateway/errors.ts'
 import { maxCardBytes, openCard, originUrl, type SignedCard } from './card.ts'
 import {
@@ -191,7 +191,7 @@ const stepShape = object(
 export function openStep(kind: StepKind, bytes: Uint8Array, now: number): SignedStep & { payloadSha256: string } {
   const readStep = (value: unknown) => {
     const result = decode(stepShape, value)
-    if (!result.ok) throw new GatewayError('PAIRING_INVALID', `pairing ${kind}: ${describe(result.problems)}`)
+    if (!result.ok) throw new GatewayError('PAIRING_INVALID', `pairing ${kind}: ${describeExpected(result.problems)}`)
     return { ...result.value, card: openCard(result.value.card, now) }
   }
   const opened = openSelfSigned(bytes, {
@@ -234,13 +234,14 @@ export function openAcknowledgement(bytes: Uint8Array, key: SigningKey): Acknowl
     keys: [key],
   })
   const result = decode(acknowledgementShape, value)
-  if (!result.ok) throw new GatewayError('PAIRING_INVALID', `not an acknowledgement: ${describe(result.problems)}`)
+  if (!result.ok)
+    throw new GatewayError('PAIRING_INVALID', `not an acknowledgement: ${describeExpected(result.problems)}`)
   return result.value
 }
 
 function read<T>(decoder: Decoder<T>, bytes: Uint8Array, what: string): T {
   const result = decode(decoder, parseJson(bytes, { maxBytes: maxPairingBytes, code: 'PAIRING_INVALID' }))
-  if (!result.ok) throw new GatewayError('PAIRING_INVALID', `not a valid ${what}: ${describe(result.problems)}`)
+  if (!result.ok) throw new GatewayError('PAIRING_INVALID', `not a valid ${what}: ${describeExpected(result.problems)}`)
   return result.value
 }
 

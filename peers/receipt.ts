@@ -3,7 +3,17 @@
  * the receipt before it, and carries the receiver's audit checkpoint, so that neither side can later
  * tell another story (`PROTOCOL.md` §Receipts).
  */
-import { type Decoder, decode, describe, integer, list, object, oneOf, optional, text } from '../gateway/decode.ts'
+import {
+  type Decoder,
+  decode,
+  describeExpected,
+  integer,
+  list,
+  object,
+  oneOf,
+  optional,
+  text,
+} from '../gateway/decode.ts'
 import { type ErrorCode, errorTable, GatewayError } from '../gateway/errors.ts'
 import { encodePayload, openEnvelope, type Signer, type SigningKey, sha256Hex, signEnvelope } from './envelope.ts'
 import { definedFields, instant, sha256, siteId, uid } from './fields.ts'
@@ -126,7 +136,7 @@ export function openReceipt(envelope: Uint8Array, expected: ReceiptExpectation):
     untrusted: 'RECEIPT_INVALID',
   })
   const decoded = decode(receiptDecoder, value)
-  if (!decoded.ok) throw invalid(describe(decoded.problems.slice(0, 10)))
+  if (!decoded.ok) throw invalid(describeExpected(decoded.problems.slice(0, 10)))
   const receipt = decoded.value
   if (receipt.manifest !== expected.manifest) throw invalid('expected a receipt for the manifest that was sent')
   if (receipt.from !== expected.from || receipt.to !== expected.to) {

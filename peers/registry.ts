@@ -15,7 +15,7 @@ import { type Listener, listen } from '../gateway/db/listen.ts'
 import { decode } from '../gateway/decode.ts'
 import { GatewayError } from '../gateway/errors.ts'
 import type { Log } from '../gateway/log.ts'
-import { originUrl, type SignedCard, siteName } from './card.ts'
+import { checkName, originUrl, type SignedCard } from './card.ts'
 import { type OpenInvitation, type Peer, type PeerDirectory, toPeer } from './peer.ts'
 
 /** Appends an audit event in the caller's transaction. */
@@ -142,6 +142,7 @@ class Registry implements Peers {
       .select(['name', 'ca_certificate'])
       .where('state', '<>', 'revoked')
       .execute()
+    checkName(name)
     // Chains are built by subject: two pinned authorities of one subject would shadow each other.
     const subject = new X509Certificate(card.caCertificate).subject
     if (others.some(other => new X509Certificate(other.ca_certificate).subject === subject)) {
@@ -209,12 +210,11 @@ class Registry implements Peers {
   }
 
   async rename(id: string, name: string, by: { principal: string }): Promise<Peer> {
-    const result = decode(siteName, name)
-    if (!result.ok) throw new GatewayError('BAD_REQUEST', 'expected a name of 1 to 100 visible characters')
+    checkName(name)
     return await this.#change(id, 'peer-renamed', by.principal, async (tx, peer) => {
-      if (peer.name === result.value) return false
+      if (peer.name === name) return false
       try {
-        await tx.updateTable('peers').set({ name: result.value }).where('id', '=', id).execute()
+        await tx.updateTable('peers').set({ name }).where('id', '=', id).execute()
       } catch (error) {
         if (!isUniqueViolation(error)) throw error
         throw new GatewayError('STATE_CONFLICT', 'another peer has this name', { cause: error })

@@ -1,6 +1,6 @@
 /** Errors of the federation listener as problem documents (RFC 9457). */
 import type { FastifyReply } from 'fastify'
-import { type ErrorCode, GatewayError } from '../gateway/errors.ts'
+import { type ErrorCode, GatewayError, outwardMessage } from '../gateway/errors.ts'
 
 /** Seconds after which a request that failed for now may be repeated. */
 const retryAfterSeconds: Partial<Record<ErrorCode, number>> = {
@@ -35,7 +35,7 @@ export function sendProblem(reply: FastifyReply, error: GatewayError, receipt?: 
         type: `urn:hanse:error:${error.code}`,
         title: error.code,
         status: http,
-        detail: error.message,
+        detail: outwardMessage(error),
         code: error.code,
         receipt: receipt && new TextDecoder().decode(receipt),
       }),

@@ -7,7 +7,7 @@ import { createServer, type Server } from 'node:https'
 import type { AddressInfo } from 'node:net'
 import { TLSSocket } from 'node:tls'
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
-import { GatewayError } from '../gateway/errors.ts'
+import { errorLine, GatewayError } from '../gateway/errors.ts'
 import type { Log } from '../gateway/log.ts'
 import { type Inbound, offeredId } from '../gateway/services/inbound.ts'
 import type { TransferPeer } from '../gateway/services/inbound-context.ts'
@@ -116,10 +116,7 @@ function federationRoutes(app: FastifyInstance, parts: FederationParts): void {
   app.setErrorHandler(async (cause, request, reply) => {
     const error = toGatewayError(cause)
     if (error.message === 'internal error') {
-      log.error(
-        { part: 'federation', verb: request.method, error: cause instanceof Error ? cause.name : '' },
-        'request failed',
-      )
+      log.error({ part: 'federation', verb: request.method, error: errorLine(cause) }, 'request failed')
     }
     return await sendProblem(reply, error)
   })

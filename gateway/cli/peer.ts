@@ -1,5 +1,5 @@
 /** `hanse peer ...` */
-import { readFileSync, writeFileSync } from 'node:fs'
+import { chmodSync, readFileSync, writeFileSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { isObject } from '../decode.ts'
 import { at, field, items } from './answer.ts'
@@ -186,6 +186,7 @@ function handOver(document: unknown, args: Args, io: Io): void {
   }
   const file = resolve(io.cwd, out)
   writeFileSync(file, `${text}\n`, { mode: 0o600 })
+  chmodSync(file, 0o600) // it may have been there, open to others
   io.note(`written to ${file}`)
 }
 

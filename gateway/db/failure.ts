@@ -33,6 +33,13 @@ export function failureKind(error: unknown): FailureKind {
   return uncoded.test(error.message) ? 'lost' : 'other'
 }
 
+/** PostgreSQL stores no NUL and no half of a surrogate pair: who sent such a text is told so. */
+function isUnstorable(error: unknown): boolean {
+  // character_not_in_repertoire, untranslatable_character, invalid_text_representation (of JSON)
+  const code = error instanceof Error && 'code' in error ? error.code : undefined
+  return code === '22021' || code === '22P05' || (code === '22P02' && /type json/.test(String(error)))
+}
+
 /** pg gives its own connection errors no code. */
 const uncoded =
   /^(connection terminated|client has encountered a connection error|timeout exceeded when trying to connect|client was closed)/i
@@ -43,6 +50,9 @@ export function databaseError(error: unknown): unknown {
   const kind = failureKind(error)
   const message = error instanceof Error ? error.message : String(error)
   if (kind === 'lost') return new GatewayError('DATABASE_UNAVAILABLE', `no database: ${message}`, { cause: error })
+  if (isUnstorable(error)) {
+    return new GatewayError('BAD_REQUEST', 'a text holds a character that cannot be stored', { cause: error })
+  }
   if (kind === 'full') return new GatewayError('STORAGE_FULL', 'the database has no room left', { cause: error })
   return error
 }

@@ -4,7 +4,9 @@
  * does not wait for responses costs no memory (no asynchronous operations are negotiated, PS3.7
  * §D.3.3.3).
  */
+
 import type { Socket } from 'node:net'
+import { errorLine } from '../errors.ts'
 import type { Log } from '../log.ts'
 import type { ReceiveBudget } from './budget.ts'
 import { type CallerPolicy, type Denial, deny } from './callers.ts'
@@ -161,7 +163,7 @@ export class AcceptedAssociation extends UpperLayer {
   }
 
   protected override onFault(error: unknown): void {
-    this.#log.error({ cause: error instanceof Error ? error.message : String(error) }, 'association failed')
+    this.#log.error({ cause: errorLine(error) }, 'association failed')
     this.#shared.counters.associationsAborted += 1
     this.#discard()
   }

@@ -3,7 +3,7 @@
  * with an id and no detail; the id leads to the one log line that holds the cause.
  */
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { type ErrorCode, errorTable, GatewayError, isGatewayError } from '../errors.ts'
+import { type ErrorCode, errorLine, errorTable, isGatewayError, outwardMessage } from '../errors.ts'
 import type { Log } from '../log.ts'
 import type { HttpRefusal } from './refusals.ts'
 
@@ -54,7 +54,7 @@ export function installProblems(
   app.setErrorHandler((error: FastifyError, request, reply) => {
     const { problem, cause } = toProblem(error, request.id)
     if (problem.status >= 500) {
-      log.error({ requestId: request.id, status: problem.status, error: causeLine(cause) }, 'request failed')
+      log.error({ requestId: request.id, status: problem.status, error: errorLine(cause) }, 'request failed')
     }
     if (problem.code === 'UNAUTHENTICATED' || problem.code === 'FORBIDDEN') {
       const address = request.socket.remoteAddress ?? ''
@@ -77,7 +77,7 @@ export function sendProblem(request: FastifyRequest, reply: FastifyReply, proble
 
 /** The document for an error of any kind, and what is worth logging of it. */
 export function toProblem(error: unknown, requestId: string): { problem: ProblemDocument; cause: unknown } {
-  if (isGatewayError(error)) return { problem: ofCode(error.code, error.message, requestId), cause: error }
+  if (isGatewayError(error)) return { problem: ofCode(error.code, outwardMessage(error), requestId), cause: error }
   if (isFastifyError(error)) {
     if (error.validation) {
       const errors = error.validation.map(found => ({
@@ -148,13 +148,3 @@ function ofStatus(status: number, detail: string, requestId: string): ProblemDoc
 function isFastifyError(error: unknown): error is FastifyError {
   return error instanceof Error && 'code' in error && typeof error.code === 'string' && error.code.startsWith('FST_')
 }
-
-/** Name, code and message of the innermost cause: a database driver's message names no values. */
-function causeLine(error: unknown): string {
-  let inner = error
-  while (inner instanceof Error && inner.cause !== undefined) inner = inner.cause
-  const name = error instanceof GatewayError ? error.code : error instanceof Error ? error.name : typeof error
-  return inner instanceof Error ? `${name}: ${inner.message} ${frame(inner)}` : name
-}
-
-const frame = (error: Error): string => error.stack?.split('\n', 2)[1]?.trim() ?? ''

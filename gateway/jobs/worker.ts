@@ -1,7 +1,7 @@
 /** One lane's claim loop: claims up to its concurrency, runs handlers, settles each outcome. */
 import { setTimeout as delay } from 'node:timers/promises'
 import type { PgBoss } from 'pg-boss'
-import { decode, describe } from '../decode.ts'
+import { decode, describeExpected } from '../decode.ts'
 import { GatewayError, isGatewayError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import { type Jobs, type Lane, lanes } from './lanes.ts'
@@ -198,7 +198,7 @@ export function createWorker<L extends Lane>(options: {
 
 function decodeData<L extends Lane>(lane: L, raw: unknown): Jobs[L] {
   const decoded = decode(lanes[lane], raw)
-  if (!decoded.ok) throw new GatewayError('BAD_REQUEST', `job data: ${describe(decoded.problems)}`)
+  if (!decoded.ok) throw new GatewayError('BAD_REQUEST', `job data: ${describeExpected(decoded.problems)}`)
   return decoded.value
 }
 

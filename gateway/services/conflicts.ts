@@ -133,6 +133,12 @@ export function openConflicts(options: {
     },
   }
 
+  /** As the import and ingest have it: patients of a peer stay its own, whoever lets its bytes in. */
+  function issuerOf({ kind, principal }: Origin, issuer: string | undefined): string {
+    if (kind === 'peer') return principal
+    return issuer !== undefined && !ownIssuers.has(issuer) ? issuer : ''
+  }
+
   /** Puts the held bytes in the instance's place, and the instance's bytes into the conflict's row. */
   async function replace(tx: Tx, conflict: HeldConflict, header: Header): Promise<void> {
     const old = await loadForReplacement(tx, conflict.sopInstanceUid)
@@ -151,7 +157,7 @@ export function openConflicts(options: {
     const [outcome] = await insertInstances(tx, [
       {
         header,
-        issuer: header.issuer && !ownIssuers.has(header.issuer) ? header.issuer : '',
+        issuer: issuerOf(origin, header.issuer),
         fileSha256: held.file_sha256,
         datasetSha256: held.dataset_sha256,
         sizeBytes: held.size_bytes,

@@ -71,7 +71,7 @@ export async function passAirlock(
     const { size: sizeBytes } = await file.stat()
     const fileSha256 = arrival?.fileSha256 ?? (await hashFrom(file, 0))
     if (sizeBytes !== expected.sizeBytes || !isSigned(fileSha256)) return refused('OBJECT_DIGEST')
-    const header = await readInstanceHeader(fileSource(file, sizeBytes))
+    const header = await readInstanceHeader(fileSource(file, sizeBytes), { missingUids: 'derive' })
     return pass(fileSha256, sizeBytes, header, await hashFrom(file, header.datasetOffset))
   } catch (error) {
     if (isGatewayError(error, 'DICOM_UNREADABLE') || isGatewayError(error, 'DICOM_LIMIT')) return refused(error.code)

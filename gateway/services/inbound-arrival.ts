@@ -51,7 +51,7 @@ export async function readArrivals(plan: Plan, range: DigestedRange, bytes: Uint
 
 async function readKnown(object: Uint8Array): Promise<Arrival['known']> {
   try {
-    const header = await readInstanceHeader(bufferSource(object))
+    const header = await readInstanceHeader(bufferSource(object), { missingUids: 'derive' })
     const datasetSha256 = createHash('sha256').update(object.subarray(header.datasetOffset)).digest()
     return { header, datasetSha256 }
   } catch {

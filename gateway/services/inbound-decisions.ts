@@ -10,7 +10,15 @@ import type { InboundState } from '../db/schema.ts'
 import { decode, integer, list, object, text } from '../decode.ts'
 import { type ErrorCode, GatewayError } from '../errors.ts'
 import { draftReceipt, type InboundContext, transferEnded } from './inbound-context.ts'
-import { findOverdue, type InboundRow, loadInbound, lockInbound, setState, writeReceived } from './inbound-rows.ts'
+import {
+  findOverdue,
+  findStaged,
+  type InboundRow,
+  loadInbound,
+  lockInbound,
+  setState,
+  writeReceived,
+} from './inbound-rows.ts'
 import { issueReceipt } from './receipts.ts'
 import { addStep } from './transfer-steps.ts'
 
@@ -28,7 +36,7 @@ export interface InboundDecisions {
   identifying(id: string): Promise<Identifying | undefined>
   /** Ends a transfer at its sender's wish. @throws GatewayError STATE_CONFLICT once imported or refused */
   cancelInbound(id: string, reason: string): Promise<void>
-  /** Ends transfers whose manifest was over before `before`. */
+  /** Ends transfers whose manifest was over before `before`, or whose peer was revoked: both hold disk space. */
   expireOverdue(before: Date): Promise<void>
 }
 
@@ -62,7 +70,9 @@ export function createInboundDecisions(context: InboundContext): InboundDecision
     if (!isDone) throw new GatewayError('STATE_CONFLICT', `expected a transfer that is ${from.join(' or ')}`)
     watch.notify(id)
     await context.guard.idle(id)
-    await context.staging.remove(row.manifestId)
+    // The same site, revoked and paired again, may have offered the same manifest anew.
+    const isWanted = (await findStaged(db.kysely, [row.manifestId])).has(row.manifestId)
+    if (!isWanted) await context.staging.remove(row.manifestId)
     context.plans.forget(id)
   }
 
@@ -107,12 +117,11 @@ export function createInboundDecisions(context: InboundContext): InboundDecision
         message: `cancelled by the sender (${reason})`,
       }),
     async expireOverdue(before) {
-      for (const id of await findOverdue(db.kysely, before)) {
-        await end(id, ['receiving'], {
-          state: 'expired',
-          code: 'MANIFEST_EXPIRED',
-          message: 'expired before it was complete',
-        })
+      for (const { id, isRevoked } of await findOverdue(db.kysely, before)) {
+        const why = isRevoked
+          ? { code: 'PEER_REVOKED' as const, message: 'the peer was revoked before it was complete' }
+          : { code: 'MANIFEST_EXPIRED' as const, message: 'expired before it was complete' }
+        await end(id, ['receiving'], { state: 'expired', ...why })
       }
     },
     async identifying(id) {

@@ -186,16 +186,12 @@ export async function countReceiving(db: Executor, peer: string): Promise<number
   return rows[0]?.count ?? 0
 }
 
-/** Ids of transfers that still receive although their manifest ended before `before`. */
-export async function findOverdue(db: Executor, before: Date): Promise<string[]> {
-  const rows = await db
-    .selectFrom('inbound_transfers')
-    .select('id')
-    .where('state', '=', 'receiving')
-    .where('expires_at', '<', before)
-    .limit(100)
-    .execute()
-  return rows.map(row => row.id)
+/** Transfers that still receive although their manifest ended before `before`, or their peer was revoked. */
+export async function findOverdue(db: Executor, before: Date): Promise<{ id: string; isRevoked: boolean }[]> {
+  const { rows } = await sql<{ id: string; isRevoked: boolean }>`
+    select t.id, p.state = 'revoked' as "isRevoked" from inbound_transfers t join peers p on p.id = t.peer
+     where t.state = 'receiving' and (t.expires_at < ${before} or p.state = 'revoked') limit 100`.execute(db)
+  return rows
 }
 
 /** Of these manifests, the ones whose bytes are still wanted on disk. */

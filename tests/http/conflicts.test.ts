@@ -135,3 +135,16 @@ test('an unknown conflict is not found, and a decision that is none is refused',
   })
   assert.equal(answer.statusCode, 400)
 })
+
+test('bytes that came from a peer stay with the peer’s own patient when they replace an instance', async t => {
+  const store = await storeApp(t)
+  const { id } = await conflict(store)
+  const site = 'ab'.repeat(16)
+  const origin = JSON.stringify({ kind: 'peer', principal: site, peerId: 'p', transferId: 't' })
+  await store.db.pool.query('update conflicts set origin = $1::jsonb where id = $2', [origin, id])
+
+  await openConflicts(store).decide(person, id, 'replace')
+
+  const { rows } = await store.db.pool.query('select issuer from patients')
+  assert.deepEqual(rows, [{ issuer: site }])
+})

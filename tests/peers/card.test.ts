@@ -28,6 +28,7 @@ test('a site cannot sign a card that its peers would refuse', async t => {
   for (const changes of [
     { name: ' A' },
     { name: 'A\u0000' },
+    { name: 'ab'.repeat(16) },
     { urls: ['https://a.example/'] },
     { urls: ['http://a'] },
   ]) {

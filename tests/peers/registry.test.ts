@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto'
 import { test } from 'node:test'
 import { appendAudit } from '../../gateway/audit/log.ts'
 import { isGatewayError } from '../../gateway/errors.ts'
-import { signCard } from '../../peers/card.ts'
+import { openCard, signCard } from '../../peers/card.ts'
 import { openPeers } from '../../peers/registry.ts'
 import { testDatabase } from '../support/database.ts'
 import { pair, silent, startSite, testKeys } from '../support/site.ts'
@@ -96,4 +96,18 @@ test('two pinned authorities never have one subject', async t => {
   await add('first')
 
   await assert.rejects(add('second'), code('PAIRING_INVALID'))
+})
+
+test('no peer is called by a site id: policies name peers by either', async t => {
+  const [a, b] = await Promise.all([startSite(t, { name: 'A' }), startSite(t, { name: 'B' })])
+  const { joined } = await pair(a, b)
+  const other = 'ab'.repeat(16)
+
+  await assert.rejects(a.peers.rename(joined.id, other, by), code('BAD_REQUEST'))
+  const { bytes } = signCard(b.keys, { name: 'B', urls: [], created: Date.now() })
+  await a.peers.revoke(joined.id, by)
+  const added = a.db.inTransaction(tx =>
+    a.peers.add(tx, { id: randomUUID(), card: openCard(bytes, Date.now()), sas: '1', name: other }, 'admin'),
+  )
+  await assert.rejects(added, code('BAD_REQUEST'))
 })

@@ -246,6 +246,11 @@ test('what is wrong with a transfer is refused with its own code, signed and aud
       'MANIFEST_VERSION',
     )
     await offerRefused(
+      'a name where a word belongs',
+      rewritten(text => text.replace('"treatment"', '"TEST^SECRET^NAME"')),
+      'MANIFEST_MALFORMED',
+    )
+    await offerRefused(
       'a nest',
       rewritten(() => `${'['.repeat(5000)}${']'.repeat(5000)}`),
       'MANIFEST_MALFORMED',

@@ -46,7 +46,7 @@ async function fromFile(path: string): Promise<DemoInstance | undefined> {
   const { size } = await stat(path)
   const file = await open(path, 'r')
   try {
-    const header = await readInstanceHeader(fileSource(file, size))
+    const header = await readInstanceHeader(fileSource(file, size), { missingUids: 'derive' })
     return {
       sopClassUid: header.sopClassUid,
       sopInstanceUid: header.sopInstanceUid,

@@ -1,9 +1,12 @@
 /** The store's own check: rows against blobs. */
 import type { FastifyInstance } from 'fastify'
+import { eventTypes, securityAlert } from '../../audit/event.ts'
+import { appendAudit } from '../../audit/log.ts'
 import type { Db } from '../../db/db.ts'
 import type { Log } from '../../log.ts'
+import type { Principal } from '../../principal.ts'
 import type { Blobs } from '../../store/blobs.ts'
-import { fsck } from '../../store/fsck.ts'
+import { type FsckReport, fsck } from '../../store/fsck.ts'
 import { sendSlowly } from '../slow-answer.ts'
 import { input } from './schema.ts'
 
@@ -37,9 +40,20 @@ export function storeRoutes(app: FastifyInstance, { db, blobs, log }: StoreServi
     },
     async (request, reply) => {
       const { repair, compare } = request.body ?? { repair: false, compare: 'bytes' as const }
-      return await sendSlowly(request, reply, log, signal =>
-        fsck({ db, blobs, repair: repair ? 'safe' : 'nothing', compare, signal }),
-      )
+      return await sendSlowly(request, reply, log, async signal => {
+        const report = await fsck({ db, blobs, repair: repair ? 'safe' : 'nothing', compare, signal })
+        await db.inTransaction(tx => appendAudit(tx, checked(request.principal, report, repair)))
+        return report
+      })
     },
   )
+}
+
+function checked({ id, address }: Principal, { problemCount, repaired }: FsckReport, isRepair: boolean) {
+  return securityAlert({
+    type: eventTypes.restrictedFunction,
+    reason: isRepair ? 'store-repaired' : 'store-checked',
+    participants: [{ userId: id, requestor: true, ...(address && { address }) }],
+    detail: { problems: problemCount, orphans: repaired.orphans, counters: repaired.counters },
+  })
 }
