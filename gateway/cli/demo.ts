@@ -2,18 +2,21 @@
  * `hanse demo`: two hospitals on this machine exchange a study, with everything real: two processes,
  * two databases, C-STORE, policy, mutual TLS, signed manifest and receipts, audit.
  */
-import { mkdtemp, rm } from 'node:fs/promises'
+import { chmod, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { at, field, items, number } from './answer.ts'
-import { type Command, exitCodes, type Io, UsageError } from './command.ts'
-import { compareInstances, type SentInstance } from './demo/compare.ts'
-import { Hospital } from './demo/hospital.ts'
-import { endProgress, progress } from './demo/progress.ts'
+import { type Command, exitCodes, type Io } from './command.ts'
+import { compareInstances, datasetDigest, type SentInstance } from './demo/compare.ts'
+import { DemoFailure, Hospital } from './demo/hospital.ts'
+import { pair, policyDocument } from './demo/partners.ts'
 import { demoInstances, sendStudy } from './demo/sender.ts'
-import { formatBytes } from './table.ts'
+import { followTransfers, showTransfers } from './demo/transfers.ts'
+import { counted, formatBytes } from './table.ts'
 
 const sampleSlices = 60
+/** Of what is wrong, so many are named. */
+const mostNamed = 5
 
 export const demo: Command = {
   name: 'demo',
@@ -28,156 +31,140 @@ export const demo: Command = {
     'Without FOLDER a synthetic CT study is sent, else every DICOM file in it.\nExample: hanse demo --once ../images/ct',
   async run(args, io) {
     const folder = args.operands[0]
+    const study = await demoInstances(folder === undefined ? undefined : resolve(io.cwd, folder), sampleSlices)
     const kept = args.text('data')
-    const dir = kept === undefined ? await mkdtemp(join(tmpdir(), 'hanse-demo-')) : resolve(io.cwd, kept)
+    const dir = kept === undefined ? await temporaryDir() : resolve(io.cwd, kept)
     const a = new Hospital('Hospital A', 'HOSPITAL_A', join(dir, 'a'))
     const b = new Hospital('Hospital B', 'HOSPITAL_B', join(dir, 'b'))
-    const removes = kept === undefined
     try {
-      const isGood = await exchange(io, a, b, folder === undefined ? undefined : resolve(io.cwd, folder))
-      if (!args.flag('once') && !io.signal.aborted) await leaveRunning(io, a, b)
+      const isGood = await exchange(io, a, b, study)
+      if (!args.flag('once') && !io.signal.aborted) await leaveRunning(io, a, b, kept === undefined ? undefined : dir)
       return isGood ? exitCodes.ok : exitCodes.failed
     } catch (error) {
       if (io.signal.aborted) return exitCodes.interrupted
       for (const hospital of [a, b]) for (const line of hospital.lastWords()) io.note(`  ${hospital.name}: ${line}`)
-      throw error
+      if (!(error instanceof DemoFailure)) throw error
+      io.note(`hanse demo: ${error.message}`)
+      return exitCodes.failed
     } finally {
       await Promise.all([a.stop(), b.stop()])
-      if (removes) await rm(dir, { recursive: true, force: true, maxRetries: 5 })
+      if (kept === undefined) {
+        await Promise.all([a.remove(), b.remove()])
+        await rm(dir, { recursive: true, force: true })
+      }
     }
   },
 }
 
+/** Others may pass through, not look in: under root PostgreSQL runs as a user of its own. */
+async function temporaryDir(): Promise<string> {
+  const dir = await mkdtemp(join(tmpdir(), 'hanse-demo-'))
+  await chmod(dir, 0o711)
+  return dir
+}
+
 /** The whole story; true when every check held. */
-async function exchange(io: Io, a: Hospital, b: Hospital, folder: string | undefined): Promise<boolean> {
-  const steps = stepper(io)
-  steps('Starting two hospitals, each with its own database')
+async function exchange(
+  io: Io,
+  a: Hospital,
+  b: Hospital,
+  study: Awaited<ReturnType<typeof demoInstances>>,
+): Promise<boolean> {
+  const { instances, skipped } = study
+  const begin = Date.now()
+  const step = stepper(io, begin)
+  const wrong: string[] = []
+
+  step('Start two hospitals, each with its own process, database and keys')
   await Promise.all([a.start(io.signal), b.start(io.signal)])
   for (const hospital of [a, b])
-    io.print(`   ${hospital.name}  ${hospital.url}  DICOM ${hospital.aeTitle}@127.0.0.1:${hospital.ports.dicom}`)
+    io.print(`     ${hospital.name}  ${hospital.url}  DICOM ${hospital.aeTitle}@127.0.0.1:${hospital.ports.dicom}`)
 
-  steps('Pairing: B redeems an invitation of A, both administrators compare a number')
-  io.print(`   short authentication string  ${await pair(a, b)}`)
+  step('Pair them: B redeems an invitation of A, both administrators compare a number')
+  io.print(`     ${await pair(a, b)} on both sides`)
 
-  steps('Publishing a policy at A: what arrives by DICOM goes to Hospital B')
+  step('Publish a policy at A: what arrives by DICOM goes to Hospital B')
   const policy = await a.call('PUT', '/policy', policyDocument)
-  io.print(`   policy version ${number(policy, 'version')}, sha256 ${field(policy, 'sha256').slice(0, 16)}…`)
+  io.print(`     version ${number(policy, 'version')}, sha256 ${field(policy, 'sha256').slice(0, 16)}…`)
 
-  const { instances, skipped } = await demoInstances(folder, sampleSlices)
-  if (instances.length === 0) throw new UsageError(`no DICOM file that can be sent in ${folder}`)
-  if (skipped > 0) io.note(`   ${skipped} files are not DICOM instances and are left out`)
-  const total = instances.reduce((sum, instance) => sum + instance.sizeBytes, 0)
-  steps(`Sending ${instances.length} instances, ${formatBytes(total)}, to A over C-STORE`)
-  const sent = await sendStudy(a, instances, io, total)
+  const totalBytes = instances.reduce((sum, instance) => sum + instance.sizeBytes, 0)
+  step(`Send ${counted(instances.length, 'instance')}, ${formatBytes(totalBytes)}, to A over C-STORE`)
+  if (skipped > 0) io.print(`     left out: ${counted(skipped, 'file')} without a DICOM instance`)
+  const sent = await sendStudy(a, instances, io, totalBytes)
+  wrong.push(...sent.refused.map(refusal => `not taken by A: ${refusal}`))
 
-  steps('A decides, signs and carries; B verifies and imports')
-  const transfers = await followTransfers(io, a, sent)
-  const receipts = transfers.every(transfer => field(transfer, 'state') === 'receipted')
-  for (const transfer of transfers) showReceipt(io, transfer)
+  step('A decides, signs and carries it to B over mutual TLS; B verifies and imports it as a whole')
+  const transfers = await followTransfers(io, a, sent.stored.length)
+  wrong.push(...showTransfers(io, transfers))
 
-  steps('Comparing every instance at B with what was sent')
-  const comparison = await compareInstances(b, sent)
-  io.print(`   ${comparison.identical} of ${sent.length} data sets identical, byte for byte`)
-  if (comparison.held > 0)
-    io.print(`   ${comparison.held} share a SOP Instance UID with other content: held at A as conflicts`)
+  step('Compare every instance at B with what was sent')
+  const { identical, different } = await compareInstances(b, sent.stored)
+  io.print(`     ${identical} of ${sent.stored.length} data sets are identical, byte for byte`)
+  wrong.push(...different.map(uid => `not at B as it was sent: ${uid}`))
+  if (sent.held.length > 0) {
+    const lost = await notHeld(a, sent.held)
+    io.print(`     ${sent.held.length - lost.length} held at A as conflicts: a known SOP Instance UID with other bytes`)
+    wrong.push(...lost.map(uid => `not held at A as it was sent: ${uid}`))
+  }
 
-  steps('Verifying both audit logs')
-  const audits = await Promise.all([a, b].map(verifyAudit))
-  for (const { line } of audits) io.print(line)
+  step('Verify both audit logs')
+  for (const [hospital, report] of await Promise.all([a, b].map(verifyAudit))) {
+    const isOk = at(report, 'ok') === true
+    io.print(`     ${hospital.name}  ${isOk ? 'intact' : 'BROKEN'}, ${number(report, 'size')} events`)
+    if (!isOk) wrong.push(`the audit log of ${hospital.name} is broken`)
+  }
 
-  const isGood = receipts && comparison.identical + comparison.held === sent.length && audits.every(audit => audit.isOk)
   io.print('')
-  io.print(isGood ? 'The study arrived whole, and both sides can prove it.' : 'Something is off: see above.')
-  return isGood
+  if (wrong.length === 0) {
+    const seconds = ((Date.now() - begin) / 1000).toFixed(1)
+    io.print(`All of it arrived, unchanged, and both sides can prove it. (${seconds} s)`)
+    return true
+  }
+  io.print('Something is off:')
+  for (const line of wrong.slice(0, mostNamed)) io.print(`   ${line}`)
+  if (wrong.length > mostNamed) io.print(`   and ${wrong.length - mostNamed} more`)
+  return false
 }
 
-const policyDocument = {
-  format: 'hanse-policy-1',
-  title: 'Demo: everything that arrives by DICOM goes to Hospital B',
-  destinations: { 'hospital-b': { peer: 'Hospital B' } },
-  rules: [
-    {
-      id: 'second-opinion',
-      description: 'Studies from our own modalities, for a second opinion',
-      when: { attribute: 'OriginKind', equals: 'dimse' },
-      send: { to: ['hospital-b'], purpose: 'second-opinion', profile: 'as-is' },
-    },
-  ],
+const verifyAudit = async (hospital: Hospital): Promise<readonly [Hospital, unknown]> => [
+  hospital,
+  await hospital.call('POST', '/audit/verify', {}),
+]
+
+/** SOP Instance UIDs of those whose bytes no conflict at the hospital has. */
+async function notHeld(hospital: Hospital, expected: readonly SentInstance[]): Promise<string[]> {
+  const held = new Set<string>()
+  for (let before = ''; ; ) {
+    const page = items(await hospital.call('GET', `/conflicts?limit=100${before}`), 'conflicts')
+    for (const conflict of page)
+      held.add(await datasetDigest(hospital, `/api/v1/conflicts/${number(conflict, 'id')}/file`))
+    if (page.length < 100) break
+    before = `&before=${number(page.at(-1), 'id')}`
+  }
+  return expected.filter(instance => !held.has(instance.datasetSha256)).map(instance => instance.sopInstanceUid)
 }
 
-/** Pairs online; both sides must show the same short authentication string. */
-async function pair(a: Hospital, b: Hospital): Promise<string> {
-  const { invitation } = Object(await a.call('POST', '/peers/invitations', { name: b.name }))
-  const accepted = await b.call('POST', '/peers/accept', { invitation, name: a.name })
-  const sas = field(accepted, 'peer', 'sas')
-  const pending = await a.until('the pending peer', async () =>
-    items(await a.call('GET', '/peers'), 'peers').find(peer => field(peer, 'state') === 'pending' && at(peer, 'sas')),
-  )
-  if (field(pending, 'sas') !== sas) throw new Error('the short authentication strings differ: somebody is in between')
-  await a.call('POST', `/peers/${field(pending, 'id')}/confirm`, { sas })
-  await b.call('POST', `/peers/${field(accepted, 'peer', 'id')}/confirm`, { sas })
-  return sas
-}
-
-/** Waits until every stored instance is covered by a transfer that has ended. */
-async function followTransfers(io: Io, a: Hospital, sent: readonly SentInstance[]): Promise<unknown[]> {
-  const wanted = sent.filter(instance => !instance.held).length
-  let shown = ''
-  return await a.until('the transfers', async () => {
-    const list = items(await a.call('GET', '/transfers?direction=outbound&limit=500'), 'transfers')
-    const planned = list.reduce<number>((sum, transfer) => sum + number(transfer, 'objectCount'), 0)
-    const done = list.reduce<number>((sum, transfer) => sum + number(transfer, 'bytesDone'), 0)
-    const total = list.reduce<number>((sum, transfer) => sum + number(transfer, 'bytesTotal'), 0)
-    const states = [...new Set(list.map(transfer => field(transfer, 'state')))].join(', ')
-    const line =
-      list.length === 0
-        ? 'waiting until the study is complete'
-        : `${formatBytes(done)} of ${formatBytes(total)}  ${states}`
-    if (line !== shown) progress(io, line)
-    shown = line
-    const isOver = list.every(transfer =>
-      ['receipted', 'refused', 'cancelled', 'expired', 'held'].includes(field(transfer, 'state')),
-    )
-    if (planned < wanted || !isOver) return undefined
-    endProgress(io)
-    return await Promise.all(list.map(async transfer => await a.call('GET', `/transfers/${field(transfer, 'id')}`)))
-  })
-}
-
-function showReceipt(io: Io, transfer: unknown): void {
-  const kinds = items(transfer, 'receipts').map(receipt => field(receipt, 'kind'))
-  const manifest = field(transfer, 'manifestId').slice(0, 16)
-  io.print(
-    `   ${field(transfer, 'state')}: ${number(transfer, 'objectCount')} instances, manifest ${manifest}…, signed by B: ${kinds.join(' → ')}`,
-  )
-  if (at(transfer, 'error')) io.print(`   ${field(transfer, 'errorCode')}: ${field(transfer, 'error')}`)
-}
-
-async function verifyAudit(hospital: Hospital): Promise<{ isOk: boolean; line: string }> {
-  const report = await hospital.call('POST', '/audit/verify', {})
-  const isOk = at(report, 'ok') === true
-  return { isOk, line: `   ${hospital.name}: ${isOk ? 'intact' : 'BROKEN'}, ${number(report, 'size')} events` }
-}
-
-async function leaveRunning(io: Io, a: Hospital, b: Hospital): Promise<void> {
-  io.print('')
-  io.print('Both hospitals go on running. Try:')
+async function leaveRunning(io: Io, a: Hospital, b: Hospital, kept: string | undefined): Promise<void> {
   const hints = [
     [`storescu -aec ${a.aeTitle} 127.0.0.1 ${a.ports.dicom} FILE…`, 'send your own study to A'],
     [`curl ${b.url}/studies`, 'see it arrive at B'],
     [`curl ${a.url}/api/v1/transfers`, 'transfers of A'],
+    [`curl ${a.url}/api/v1/audit`, 'audit log of A'],
   ] as const
   const width = Math.max(...hints.map(([command]) => command.length))
+  io.print('')
+  io.print('Both hospitals go on running. Try:')
   for (const [command, purpose] of hints) io.print(`   ${command.padEnd(width)}  ${purpose}`)
-  io.print('Ctrl-C stops and removes them.')
+  io.print(kept === undefined ? 'Ctrl-C stops and removes them.' : `Ctrl-C stops them; they stay in ${kept}.`)
   await new Promise<void>(done => io.signal.addEventListener('abort', () => done(), { once: true }))
 }
 
-function stepper(io: Io): (text: string) => void {
+/** Numbers the steps and says when each began. */
+function stepper(io: Io, begin: number): (text: string) => void {
   let count = 0
-  const begin = Date.now()
   return text => {
     count += 1
-    io.print(`${String(count).padStart(2)} ${text}  (${((Date.now() - begin) / 1000).toFixed(1)} s)`)
+    const seconds = ((Date.now() - begin) / 1000).toFixed(1)
+    io.print(`${String(count).padStart(2)}.  ${text}${count === 1 ? '' : `  (${seconds} s)`}`)
   }
 }

@@ -14,6 +14,7 @@ import { type AuthOptions, installAuth } from './auth.ts'
 import { type Metrics, metricsRoute } from './metrics.ts'
 import { installProblems, problemSchema } from './problem.ts'
 import { type HttpRefusal, limitRefusals } from './refusals.ts'
+import { installTextGuard } from './text-guard.ts'
 
 export interface HttpServerOptions {
   readonly log: Log
@@ -74,6 +75,7 @@ export async function buildHttpServer(options: HttpServerOptions): Promise<Fasti
   await app.register(helmet, { contentSecurityPolicy: { directives: { 'default-src': ["'none'"] } } })
   installAuth(app, options.auth)
   installBodyDeadline(app)
+  installTextGuard(app)
   metricsRoute(app, metrics)
   app.addHook('preClose', async () => {
     // Idle connections end at once; a stuck one must not hold the shutdown.

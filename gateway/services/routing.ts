@@ -12,7 +12,7 @@ import { loadActivePolicy, type PolicyVersion } from '../../policy/versions.ts'
 import { beginTransferring } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
-import { GatewayError } from '../errors.ts'
+import { GatewayError, isGatewayError } from '../errors.ts'
 import type { Queue } from '../jobs/queue.ts'
 import type { Log } from '../log.ts'
 import { loadSnapshot, type SnapshotItem, type StudySnapshot } from './study-facts.ts'
@@ -39,6 +39,8 @@ export interface Routing {
 }
 
 const scanEveryMs = 500
+/** A database that is full or away is not asked, and complained of, twice a second. */
+const scanAfterFailureMs = 5_000
 const scanLimit = 50
 const manualLifetimeHours = 24 * 7
 
@@ -52,6 +54,7 @@ export function startRouting(options: { db: Db; queue: Queue; log: Log }): Routi
 
   /** Turns due studies into jobs: the due time goes and the job comes in one transaction. */
   const scan = async (): Promise<void> => {
+    let pauseMs = scanEveryMs
     try {
       await db.inTransaction(async tx => {
         const due = await sql<{ id: number }>`
@@ -64,11 +67,12 @@ export function startRouting(options: { db: Db; queue: Queue; log: Log }): Routi
       })
     } catch (error) {
       log.warn(
-        { error: error instanceof Error ? error.name : 'unknown' },
+        { error: isGatewayError(error) ? error.code : error instanceof Error ? error.name : 'unknown' },
         'cannot look for complete studies, trying again',
       )
+      pauseMs = scanAfterFailureMs
     }
-    if (!closed) timer = setTimeout(() => (scanning = scan()), scanEveryMs)
+    if (!closed) timer = setTimeout(() => (scanning = scan()), pauseMs)
   }
 
   const evaluate = (studyId: number): Promise<readonly string[]> =>

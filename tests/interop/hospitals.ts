@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
 import type { TestContext } from 'node:test'
 import { type ProcessGateway, startProcessGateway } from '../support/process-gateway.ts'
+import { pair } from '../support/process-pair.ts'
 import { until } from '../support/until.ts'
 
 export interface Hospitals {
@@ -16,6 +17,7 @@ export interface Transfer {
   readonly state: string
   readonly studyInstanceUid: string | null
   readonly objectCount: number
+  readonly bytesDone: number
   readonly errorCode: string | null
   readonly error: string | null
 }
@@ -35,25 +37,6 @@ export async function startHospitals(
   await pair(a, b)
   await a.api('PUT', '/api/v1/policy', everythingTo('south'))
   return { a, b }
-}
-
-/** Pairs two gateways online, as two administrators do who compare the short authentication string. */
-export async function pair(a: ProcessGateway, b: ProcessGateway): Promise<void> {
-  const { invitation } = await a.api<{ invitation: string }>('POST', '/api/v1/peers/invitations', { name: b.site })
-  const { peer } = await b.api<{ peer: { id: string; sas: string } }>('POST', '/api/v1/peers/accept', {
-    invitation,
-    name: a.site,
-  })
-  const pending = await until('the pending peer', 30_000, async () => {
-    const { peers } = await a.api<{ peers: { id: string; state: string; sas: string | null }[] }>(
-      'GET',
-      '/api/v1/peers',
-    )
-    return peers.find(each => each.state === 'pending' && each.sas !== null)
-  })
-  assert.equal(pending.sas, peer.sas)
-  await a.api('POST', `/api/v1/peers/${pending.id}/confirm`, { sas: peer.sas })
-  await b.api('POST', `/api/v1/peers/${peer.id}/confirm`, { sas: peer.sas })
 }
 
 /** A policy that sends whatever arrives here, by DICOM or HTTP, to one peer. */

@@ -96,13 +96,18 @@ export async function startProcessGateway(
   return gateway
 }
 
-/** The same, not started yet: its ports are known to those who need them before. */
+/**
+ * The same, not started yet: its ports are known to those who need them before.
+ *
+ * @param parent  where its data directory is made
+ */
 export async function prepareProcessGateway(
   t: TestContext,
   site: string,
   environment: Readonly<Record<string, string>> = {},
+  parent = tmpdir(),
 ): Promise<ProcessGateway> {
-  const data = mkdtempSync(join(tmpdir(), `hanse-${site}-`))
+  const data = mkdtempSync(join(parent, `hanse-${site}-`))
   const ports = { http: await freePort(), dicom: await freePort(), federation: await freePort() }
   const gateway = new GatewayProcess(site, data, ports, environment)
   onEnd(t, async () => {

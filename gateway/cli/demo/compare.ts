@@ -9,40 +9,51 @@ export interface SentInstance {
   readonly sopInstanceUid: string
   /** SHA-256 of the data set, hex. */
   readonly datasetSha256: string
-  /** Held at the first hospital because another instance has its UID. */
-  readonly held: boolean
 }
 
-/** Fetches every instance of a hospital and counts those whose data set is the one that was sent. */
-export async function compareInstances(
-  hospital: Hospital,
-  sent: readonly SentInstance[],
-): Promise<{ identical: number; held: number }> {
-  const wanted = new Map(sent.filter(instance => !instance.held).map(i => [i.sopInstanceUid, i.datasetSha256]))
-  const arrived = new Set<string>()
-  const pageSize = 500
+/** What became of the instances that were sent. */
+export interface Comparison {
+  /** Stored at the hospital, byte for byte. */
+  readonly identical: number
+  /** Its SOP Instance UIDs are known there with other bytes, or not at all. */
+  readonly different: readonly string[]
+}
+
+const pageSize = 500
+
+/** Reads back every instance of a hospital. */
+export async function compareInstances(hospital: Hospital, sent: readonly SentInstance[]): Promise<Comparison> {
+  const stored = new Map<string, string>()
   for (let since = 0; ; since += pageSize) {
-    const answer: unknown = await (
-      await fetch(`${hospital.url}/instances?expand&since=${since}&limit=${pageSize}`)
-    ).json()
-    const page = Array.isArray(answer) ? answer.filter(isObject) : []
-    for (const instance of page) {
+    const answer = await hospital.get(`/instances?expand&since=${since}&limit=${pageSize}`)
+    const page: unknown = await answer.json()
+    const instances = Array.isArray(page) ? page.filter(isObject) : []
+    for (const instance of instances) {
       const tags = isObject(instance['MainDicomTags']) ? instance['MainDicomTags'] : {}
-      const uid = String(tags['SOPInstanceUID'])
-      if (wanted.has(uid) && (await digestAt(hospital, String(instance['ID']))) === wanted.get(uid)) arrived.add(uid)
+      const digest = await datasetDigest(hospital, `/instances/${String(instance['ID'])}/file`)
+      stored.set(String(tags['SOPInstanceUID']), digest)
     }
-    if (page.length < pageSize) break
+    if (instances.length < pageSize) break
   }
-  return {
-    identical: sent.filter(instance => !instance.held && arrived.has(instance.sopInstanceUid)).length,
-    held: sent.filter(instance => instance.held).length,
-  }
+  const different = sent.filter(({ sopInstanceUid, datasetSha256 }) => stored.get(sopInstanceUid) !== datasetSha256)
+  return { identical: sent.length - different.length, different: different.map(instance => instance.sopInstanceUid) }
 }
 
-async function digestAt(hospital: Hospital, id: string): Promise<string> {
-  const response = await fetch(`${hospital.url}/instances/${id}/file`)
-  const bytes = new Uint8Array(await response.arrayBuffer())
-  return createHash('sha256')
-    .update(bytes.subarray(datasetOffset(bytes) ?? 0))
-    .digest('hex')
+/** SHA-256 of the data set of a stored file, hex; files of any size are streamed. */
+export async function datasetDigest(hospital: Hospital, path: string): Promise<string> {
+  const { body } = await hospital.get(path)
+  const hash = createHash('sha256')
+  let head: Buffer | undefined = Buffer.alloc(0)
+  for await (const chunk of body ?? []) {
+    if (head === undefined) {
+      hash.update(chunk)
+      continue
+    }
+    head = Buffer.concat([head, chunk])
+    const offset = datasetOffset(head)
+    if (offset === undefined) continue
+    hash.update(head.subarray(offset))
+    head = undefined
+  }
+  return hash.digest('hex')
 }

@@ -1,9 +1,10 @@
 /** One hospital of the demo: a gateway in a process of its own, on free ports. */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { mkdir } from 'node:fs/promises'
+import { mkdir, rm } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
+import { findCluster } from '../../db/cluster-place.ts'
 import { isObject } from '../../decode.ts'
 
 /** Ports of a hospital's listeners. */
@@ -17,6 +18,14 @@ const startDeadlineMs = 120_000
 const conditionDeadlineMs = 600_000
 /** Short, so that a demo does not wait long for a study to be complete. */
 const stableAgeMs = 3000
+
+/** The story cannot go on; the message says where, and a hospital's last words why. */
+export class DemoFailure extends Error {
+  constructor(message: string) {
+    super(message)
+    this.name = 'DemoFailure'
+  }
+}
 
 export class Hospital {
   readonly name: string
@@ -65,14 +74,15 @@ export class Hospital {
     })
     this.#child = child
     const keep = (chunk: Buffer): void => {
-      this.#lines = [...this.#lines, ...chunk.toString().split('\n').filter(Boolean)].slice(-20)
+      this.#lines = [...this.#lines, ...chunk.toString().split('\n').filter(Boolean)].slice(-200)
     }
     child.stdout?.on('data', keep)
     child.stderr?.on('data', keep)
     await this.until(
-      `${this.name} to be ready`,
+      'it to be ready',
       async () => {
-        if (child.exitCode !== null || child.signalCode !== null) throw new Error(`${this.name} ended while starting`)
+        if (child.exitCode !== null || child.signalCode !== null)
+          throw new DemoFailure(`${this.name} ended while starting`)
         const answer = await fetch(`${this.url}/api/v1/health/ready`).catch(() => undefined)
         await answer?.body?.cancel()
         return answer?.ok
@@ -90,7 +100,16 @@ export class Hospital {
     const text = await response.text()
     const answer: unknown = text === '' ? undefined : JSON.parse(text)
     if (response.ok) return answer
-    throw new Error(`${this.name}: ${method} ${path}: ${isObject(answer) ? String(answer['detail']) : response.status}`)
+    throw new DemoFailure(
+      `${this.name}: ${method} ${path}: ${isObject(answer) ? String(answer['detail']) : response.status}`,
+    )
+  }
+
+  /** Reads a resource of the Orthanc-compatible API, or a file. */
+  async get(path: string): Promise<Response> {
+    const response = await fetch(`${this.url}${path}`)
+    if (!response.ok) throw new DemoFailure(`${this.name}: GET ${path}: ${response.status}`)
+    return response
   }
 
   /** Asks until there is an answer; a deadline turns waiting for ever into an error. */
@@ -104,14 +123,16 @@ export class Hospital {
       this.#signal?.throwIfAborted()
       const answer = await ask()
       if (answer) return answer
-      if (Date.now() > end) throw new Error(`waited ${deadlineMs / 1000} s for ${what}`)
+      if (Date.now() > end) throw new DemoFailure(`${this.name}: waited ${deadlineMs / 1000} s for ${what}`)
       await delay(100)
     }
   }
 
-  /** What the process printed last, for a failure's report. */
+  /** What the process said of its troubles, else what it said last: for a failure's report. */
   lastWords(): readonly string[] {
-    return this.#lines.slice(-8)
+    const lines = this.#lines.map(readable)
+    const troubles = lines.filter(({ isTrouble }) => isTrouble)
+    return (troubles.length > 0 ? troubles.slice(-5) : lines.slice(-3)).map(({ text }) => text)
   }
 
   async stop(): Promise<void> {
@@ -123,6 +144,28 @@ export class Hospital {
     await ended
     clearTimeout(timer)
   }
+
+  /** Removes its data, and its database where that had to be put elsewhere because PostgreSQL's user could not enter. */
+  async remove(): Promise<void> {
+    const cluster = await findCluster(this.data)
+    for (const dir of [this.data, ...(cluster === undefined || cluster.startsWith(this.data) ? [] : [cluster])]) {
+      await rm(dir, { recursive: true, force: true, maxRetries: 5 })
+    }
+  }
+}
+
+/** A line of the log for people; what is no log line is printed by whoever could not even log. */
+function readable(line: string): { text: string; isTrouble: boolean } {
+  let entry: unknown
+  try {
+    entry = JSON.parse(line)
+  } catch {
+    return { text: line, isTrouble: true }
+  }
+  if (!isObject(entry)) return { text: line, isTrouble: true }
+  const { level, time: _time, msg, ...context } = entry
+  const details = Object.entries(context).map(([key, value]) => `${key}=${String(value)}`)
+  return { text: [String(msg), ...details].join('  '), isTrouble: Number(level) >= 40 }
 }
 
 /** The caller's own HANSE_ settings are for another gateway. */

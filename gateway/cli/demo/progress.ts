@@ -3,8 +3,8 @@ import type { Io } from '../command.ts'
 
 /** One line that is rewritten where a person watches, printed anew elsewhere. */
 export function progress(io: Io, line: string): void {
-  if (io.interactive) process.stdout.write(`\r   ${line.padEnd(70)}`)
-  else io.note(`   ${line}`)
+  if (io.interactive) process.stdout.write(`\r     ${line.padEnd(70)}`)
+  else io.print(`     ${line}`)
 }
 
 /** Ends a progress line. */

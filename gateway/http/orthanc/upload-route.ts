@@ -52,13 +52,9 @@ export function uploadRoute(app: FastifyInstance, upload: Upload): void {
       }
       using _place = await gate.enter()
       const announced = Number(request.headers['content-length'] ?? 0)
-      // The default iterator destroys the socket when the loop ends early: the client would see no answer.
-      const body: AsyncIterable<Uint8Array> = {
-        [Symbol.asyncIterator]: () => request.raw.iterator({ destroyOnReturn: false }),
-      }
       const result = await storeFile(
         ingest,
-        body,
+        bodyOf(request.raw),
         { kind: 'rest', principal: principal.id, ...(principal.address && { remoteAddress: principal.address }) },
         { limitBytes, ...(Number.isSafeInteger(announced) && { expectedBytes: announced }) },
       ).catch(async (error: unknown) => {
@@ -80,21 +76,35 @@ export function uploadRoute(app: FastifyInstance, upload: Upload): void {
   })
 }
 
+/** The default iterator destroys the socket when the loop ends early: the client would see no answer. */
+async function* bodyOf(request: Readable): AsyncGenerator<Uint8Array> {
+  try {
+    yield* request.iterator({ destroyOnReturn: false })
+  } catch (cause) {
+    throw new GatewayError('BAD_REQUEST', 'the upload broke off', { cause })
+  }
+}
+
 const drainLimitBytes = 64 * 1024 * 1024
 const drainLimitMs = 5000
 
 /** Reads the rest of a refused body, within bounds: many clients look for the answer only after sending all. */
 async function drain(body: Readable): Promise<void> {
+  if (body.readableEnded || body.destroyed) return
+  const { promise, resolve } = Promise.withResolvers<void>()
   let left = drainLimitBytes
-  const end = Date.now() + drainLimitMs
-  try {
-    for await (const chunk of body.iterator({ destroyOnReturn: false })) {
-      left -= Buffer.isBuffer(chunk) ? chunk.length : 0
-      if (left < 0 || Date.now() > end) return
-    }
-  } catch {
-    // The client has gone: nobody waits for the answer.
+  const take = (chunk: Buffer): void => {
+    left -= chunk.length
+    if (left < 0) resolve()
   }
+  // A client that waits for the answer sends nothing more: then only the clock ends this.
+  const timer = setTimeout(resolve, drainLimitMs)
+  for (const end of ['end', 'error', 'close']) body.once(end, () => resolve())
+  body.on('data', take)
+  await promise
+  clearTimeout(timer)
+  body.off('data', take)
+  body.pause()
 }
 
 /** Lets `places` in at a time, first come first served. */
