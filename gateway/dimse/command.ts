@@ -10,6 +10,7 @@ export const commandField = {
   storeResponse: 0x8001,
   echoRequest: 0x0030,
   echoResponse: 0x8030,
+  eventReportRequest: 0x0100,
   cancelRequest: 0x0fff,
 } as const
 
@@ -173,4 +174,9 @@ function padded(value: string, pad: string): Buffer {
 
 function malformed(message: string): GatewayError {
   return new GatewayError('BAD_REQUEST', message)
+}
+
+/** Encodes a C-CANCEL-RQ, PS3.7 §9.3.2.3. */
+export function encodeCancelRequest(messageId: number): Buffer {
+  return encodeElements([us(0x0100, commandField.cancelRequest), us(0x0120, messageId), us(0x0800, noDataSet)])
 }

@@ -15,7 +15,7 @@ export function checkRequest(command: Command, context: AcceptedContext): Outcom
 }
 
 /** PS3.4 §B.2.2 and PS3.7 §9.1.1: what a C-STORE-RQ must hold, and that it fits its context. */
-function checkStore(command: Command, context: AcceptedContext): Outcome {
+export function checkStore(command: Command, context: { readonly abstractSyntaxUid: string }): Outcome {
   const { sopClassUid, sopInstanceUid } = command
   if (sopClassUid === undefined) return { status: status.missingAttribute, comment: 'no affected SOP class UID' }
   if (sopInstanceUid === undefined) return { status: status.missingAttribute, comment: 'no affected SOP instance UID' }

@@ -3,15 +3,8 @@
  * their classes and transfer syntaxes allow.
  */
 import { type OutgoingDataset, readBlock } from './dataset-writer.ts'
-import {
-  keyOf,
-  maxContexts,
-  openAssociation,
-  type Proposal,
-  type RequestedAssociation,
-  type ScuTarget,
-  verificationProposal,
-} from './scu-association.ts'
+import { openAssociation, type RequestedAssociation, type ScuTarget, verificationProposal } from './scu-association.ts'
+import { contextOf, keyOf, maxContexts, type Proposal } from './scu-contexts.ts'
 import type { Outcome } from './status.ts'
 
 export type { OutgoingDataset } from './dataset-writer.ts'
@@ -137,7 +130,7 @@ class Sender {
     if (this.#association?.isOpen && all.size === this.#proposals.size) return this.#association
     await this.end()
     this.#proposals = all.size <= maxContexts ? all : needed
-    this.#association = await openAssociation(this.#target, [...this.#proposals.values()])
+    this.#association = await openAssociation(this.#target, [...this.#proposals.values()].map(contextOf))
     this.associations += 1
     return this.#association
   }
