@@ -30,7 +30,7 @@ export function isStored(code: number): boolean {
   return code === status.success || code === 0x0001 || (code & 0xf000) === 0xb000
 }
 
-/** True where more responses follow (PS3.7 Annex C.1.3: FF00 and FF01). */
+/** True where more responses follow: FF00 and FF01 (PS3.7 Annex C). */
 export function isPending(code: number): boolean {
   return (code & 0xff00) === 0xff00
 }
