@@ -8,6 +8,9 @@ import { GatewayError } from '../errors.ts'
 export const commandField = {
   storeRequest: 0x0001,
   storeResponse: 0x8001,
+  getRequest: 0x0010,
+  findRequest: 0x0020,
+  moveRequest: 0x0021,
   echoRequest: 0x0030,
   echoResponse: 0x8030,
   eventReportRequest: 0x0100,
@@ -27,6 +30,15 @@ export interface Command {
   readonly errorComment: string | undefined
   readonly sopClassUid: string | undefined
   readonly sopInstanceUid: string | undefined
+  readonly counts: SubOperationCounts
+}
+
+/** Sub-operations of a retrieval, PS3.7 §9.3.3.2 and §9.3.4.2; absent ones are undefined. */
+export interface SubOperationCounts {
+  readonly remaining: number | undefined
+  readonly completed: number | undefined
+  readonly failed: number | undefined
+  readonly warning: number | undefined
 }
 
 /** The longest command set that is gathered; real ones have some hundred bytes. */
@@ -53,6 +65,12 @@ export function decodeCommand(bytes: Buffer): Command {
     errorComment: text(elements, 0x0902),
     sopClassUid: text(elements, 0x0002),
     sopInstanceUid: text(elements, 0x1000),
+    counts: {
+      remaining: uint16(elements, 0x1020),
+      completed: uint16(elements, 0x1021),
+      failed: uint16(elements, 0x1022),
+      warning: uint16(elements, 0x1023),
+    },
   }
 }
 
@@ -179,4 +197,27 @@ function malformed(message: string): GatewayError {
 /** Encodes a C-CANCEL-RQ, PS3.7 §9.3.2.3. */
 export function encodeCancelRequest(messageId: number): Buffer {
   return encodeElements([us(0x0100, commandField.cancelRequest), us(0x0120, messageId), us(0x0800, noDataSet)])
+}
+
+/** Encodes a C-FIND-RQ or C-GET-RQ, PS3.7 §9.3.2.1, §9.3.3.1. */
+export function encodeQueryRequest(field: number, messageId: number, sopClassUid: string, priority = 0): Buffer {
+  return encodeElements([
+    ui(0x0002, sopClassUid),
+    us(0x0100, field),
+    us(0x0110, messageId),
+    us(0x0700, priority),
+    us(0x0800, 0x0000),
+  ])
+}
+
+/** Encodes a C-MOVE-RQ, PS3.7 §9.3.4.1. */
+export function encodeMoveRequest(messageId: number, sopClassUid: string, destination: string, priority = 0): Buffer {
+  return encodeElements([
+    ui(0x0002, sopClassUid),
+    us(0x0100, commandField.moveRequest),
+    us(0x0110, messageId),
+    { element: 0x0600, value: padded(destination, ' ') },
+    us(0x0700, priority),
+    us(0x0800, 0x0000),
+  ])
 }

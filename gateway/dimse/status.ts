@@ -23,6 +23,8 @@ export const status = {
   outOfResources: 0xa700,
   dataSetMismatch: 0xa900,
   cannotUnderstand: 0xc000,
+  cancel: 0xfe00,
+  pending: 0xff00,
 } as const
 
 /** True for success and for warnings (0001, Bxxx), after which the SCU may forget the instance. */
