@@ -7,7 +7,7 @@
  * 22 instances a second where this loop manages 900.
  */
 import { connect } from 'node:net'
-import { encodeCancelRequest, encodeEchoRequest, encodeStoreRequest } from './command.ts'
+import { encodeCancelRequest, encodeEchoRequest, encodeStoreRequest, type StoreFields } from './command.ts'
 import { verificationSopClass } from './contexts.ts'
 import { type OutgoingDataset, writeDataset } from './dataset-writer.ts'
 import { encodeCommandPdus, encodeDatasetPdus } from './pdu.ts'
@@ -141,14 +141,10 @@ export class RequestedAssociation {
    * @throws whatever reading the data set throws (the association is aborted then), and GatewayError
    *   PEER_UNREACHABLE, PEER_PROTOCOL
    */
-  async store(
-    instance: Proposal & { readonly sopInstanceUid: string },
-    dataset: OutgoingDataset,
-    firstBlock: Uint8Array,
-  ): Promise<Outcome> {
+  async store(instance: Proposal & StoreFields, dataset: OutgoingDataset, firstBlock: Uint8Array): Promise<Outcome> {
     const { contextId, messageId, responses } = this.#connection.begin(instance, undefined)
     const { socket, peerMaxPduLength } = this.#connection
-    const command = encodeStoreRequest(messageId, instance.sopClassUid, instance.sopInstanceUid)
+    const command = encodeStoreRequest(messageId, instance)
     try {
       socket.cork()
       socket.write(encodeCommandPdus(contextId, command, peerMaxPduLength))
