@@ -8,6 +8,7 @@ import { Arrivals, outgoingOf, planOf, retrieveService } from './retrieve-servic
 import { type ScuTarget, storeScu } from './scu.ts'
 import type { ServiceClass } from './service.ts'
 import { status } from './status.ts'
+import { stopGrace } from './stop-grace.ts'
 import { SubOperations } from './sub-operations.ts'
 
 /** What the service needs. */
@@ -43,16 +44,11 @@ export function moveService({ retrieve, destination, converter, log }: MoveOptio
     await account.tell()
 
     const arrivals = new Arrivals()
-    const hard = new AbortController()
-    let grace: NodeJS.Timeout | undefined
-    const onCancel = (): void => {
-      grace = setTimeout(() => hard.abort(signal.reason), stopGraceMs)
-    }
-    signal.addEventListener('abort', onCancel, { once: true })
+    using grace = stopGrace(signal, stopGraceMs)
     const telling = setInterval(() => void account.tell().catch(() => undefined), pendingEveryMs)
     try {
       await storeScu(
-        { ...target, signal: hard.signal },
+        { ...target, signal: grace.hard },
         outgoingOf(retrieve, plan, signal),
         async (instance, result) => {
           if (account.count(instance.sopInstanceUid, result)) arrivals.add(instance.study)
@@ -69,8 +65,6 @@ export function moveService({ retrieve, destination, converter, log }: MoveOptio
       log.warn({ destination: to, cause: errorLine(error) }, 'C-MOVE could not send everything')
       if (!signal.aborted) for await (const rest of plan.instances(account.counted)) account.fail(rest.sopInstanceUid)
     } finally {
-      signal.removeEventListener('abort', onCancel)
-      clearTimeout(grace)
       clearInterval(telling)
       await plan.end(parties, arrivals.byStudy)
     }
