@@ -6,13 +6,13 @@
  */
 
 import type { Socket } from 'node:net'
-import { errorLine } from '../errors.ts'
+import { errorLine, GatewayError, isGatewayError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import type { ReceiveBudget } from './budget.ts'
 import { type CallerPolicy, type Denial, deny } from './callers.ts'
 import { type Command, commandField, decodeCommand, encodeResponse } from './command.ts'
 import { CommandParts } from './command-parts.ts'
-import { type AcceptedContext, contextResult, negotiate } from './contexts.ts'
+import { type AcceptedContext, contextResult, negotiate, receivedByPeer, type Services } from './contexts.ts'
 import { libraryAssociation } from './library-association.ts'
 import {
   type AssociateRequest,
@@ -28,7 +28,11 @@ import type { ReceiveBuffers } from './receive-buffers.ts'
 import type { RefusalReports } from './refusals.ts'
 import { checkRequest } from './requests.ts'
 import type { AssociationPeer, ScpCounters, ScpLimits, StoreService } from './scp.ts'
-import { isStored, type Outcome, status } from './status.ts'
+import type { Proposal } from './scu-contexts.ts'
+import { gather, type IncomingMessage } from './scu-incoming.ts'
+import type { ServiceClass } from './service.ts'
+import { ServiceRun } from './service-run.ts'
+import { isStored, type Outcome, outcomeOfError, status } from './status.ts'
 import { StoreReception } from './store-stream.ts'
 import { type Association, maxAssociationPduBytes, UpperLayer } from './upper-layer.ts'
 import { invalidParameter, unexpectedParameter, unexpectedPdu, unrecognizedPdu } from './violations.ts'
@@ -38,6 +42,7 @@ export interface AssociationContext {
   readonly callers: CallerPolicy
   readonly privateSopClasses: ReadonlySet<string>
   readonly store: StoreService
+  readonly services: Services
   readonly budget: ReceiveBudget
   readonly buffers: ReceiveBuffers
   readonly limits: ScpLimits
@@ -52,6 +57,8 @@ interface Incoming {
   readonly reply: (outcome: Outcome) => void
   /** Where the data set goes; it is thrown away when `outcome` is already known. */
   readonly reception: StoreReception | undefined
+  /** The request of a service, whose data set is gathered. */
+  readonly gathered?: { readonly message: IncomingMessage; isTooLong: boolean } | undefined
   readonly outcome: Outcome
 }
 
@@ -71,6 +78,13 @@ export class AcceptedAssociation extends UpperLayer {
   #incoming: Incoming | undefined
   /** The answer that is being worked out; reading is stopped meanwhile. */
   #answering: Promise<void> | undefined
+  /** The service request at work; reading goes on meanwhile. */
+  #run: ServiceRun | undefined
+  /** The request that waits behind it; reading is stopped. */
+  #waiting: (() => void) | undefined
+  #receivedByPeer: ReadonlySet<string> = new Set()
+  #owedSince: number | undefined
+  #drained: PromiseWithResolvers<void> | undefined
   #isDraining = false
   #stored = 0
 
@@ -81,6 +95,10 @@ export class AcceptedAssociation extends UpperLayer {
     this.#remoteAddress = remoteAddress
     this.#refuseAs = refuseAs
     this.#log = shared.log.child({ remoteAddress })
+    socket.on('drain', () => {
+      this.#drained?.resolve()
+      this.#drained = undefined
+    })
     this.watch()
   }
 
@@ -97,7 +115,7 @@ export class AcceptedAssociation extends UpperLayer {
   /** Ends the association as soon as no message is under way. */
   drain(): void {
     this.#isDraining = true
-    if (!this.#incoming && !this.#answering && !this.#command.isUnderWay) this.abortNow()
+    if (!this.#incoming && !this.#answering && !this.#run && !this.#command.isUnderWay) this.abortNow()
   }
 
   /** Ends the association now. */
@@ -147,6 +165,9 @@ export class AcceptedAssociation extends UpperLayer {
   protected override quietUntil(quietSince: number): number {
     const { associationRequestMs, idleMs, pduMs } = this.#shared.limits
     if (this.#state !== 'associated') return this.#connectedAt + associationRequestMs
+    if (this.#run && !this.#command.isUnderWay) {
+      return this.#owedSince === undefined ? Number.POSITIVE_INFINITY : Math.max(quietSince, this.#owedSince) + pduMs
+    }
     return quietSince + (this.#incoming || this.#command.isUnderWay ? pduMs : idleMs)
   }
 
@@ -170,6 +191,9 @@ export class AcceptedAssociation extends UpperLayer {
 
   protected override onClosed(): void {
     this.#discard()
+    const gone = new GatewayError('PEER_UNREACHABLE', 'the association has ended')
+    this.#drained?.reject(gone)
+    this.#run?.fail(gone)
     if (this.#state === 'associated') {
       this.#shared.counters.associationsOpen -= 1
       this.#log.debug({ instances: this.#stored }, 'association closed')
@@ -231,12 +255,15 @@ export class AcceptedAssociation extends UpperLayer {
   }
 
   #accept(request: AssociateRequest): void {
-    const answers = negotiate(request.contexts, this.#shared.privateSopClasses)
+    const answers = negotiate(request.contexts, this.#shared.privateSopClasses, this.#shared.services)
+    this.#receivedByPeer = receivedByPeer(answers, request.roles)
     for (const answer of answers) {
       if (answer.result === contextResult.accepted) this.#contexts.set(answer.id, answer)
     }
     this.#peerMaxPduLength = request.maxPduLength
-    this.associationRequested(libraryAssociation(request, answers, this.#shared.limits.maxPduLength))
+    this.associationRequested(
+      libraryAssociation(request, answers, this.#shared.limits.maxPduLength, this.#receivedByPeer),
+    )
     this.#log.debug({ contexts: answers.length, accepted: this.#contexts.size }, 'association accepted')
     if (this.#isDraining) this.abortNow()
   }
@@ -285,8 +312,13 @@ export class AcceptedAssociation extends UpperLayer {
     }
     this.#shared.counters.datasetBytesReceived += piece.length
     incoming.reception?.push(piece)
+    if (incoming.gathered && !incoming.gathered.message.push(piece)) incoming.gathered.isTooLong = true
     if (!isLast) return
     this.#incoming = undefined
+    if (incoming.gathered && !incoming.gathered.isTooLong) {
+      incoming.gathered.message.end()
+      return
+    }
     const { reception } = incoming
     if (!reception) {
       incoming.reply(incoming.outcome)
@@ -296,7 +328,8 @@ export class AcceptedAssociation extends UpperLayer {
   }
 
   #perform(command: Command, context: AcceptedContext): void {
-    // C-CANCEL has no response (PS3.7 §9.3.2.3), and there is nothing to cancel here.
+    if (this.#run?.take(command)) return
+    // C-CANCEL has no response (PS3.7 §9.3.2.3), and there is nothing to cancel any more.
     if (command.commandField === commandField.cancelRequest) return
     if ((command.commandField & 0x8000) !== 0) {
       this.abortFor(unexpectedParameter('response to no request'))
@@ -307,15 +340,111 @@ export class AcceptedAssociation extends UpperLayer {
       this.abortFor(invalidParameter('request has no message id'))
       return
     }
+    if (this.#run) {
+      // No asynchronous operations are negotiated: who does not wait for us is not read any further.
+      this.#waiting = () => this.#perform(command, context)
+      this.stop('answer')
+      return
+    }
     const reply = (outcome: Outcome): void => this.#reply(command, messageId, context, outcome)
     const outcome = checkRequest(command, context)
+    const { service } = context
+    const serve =
+      typeof service === 'object' && outcome.status === status.success
+        ? (dataset: Uint8Array | undefined) => this.#serve(service, command, context, dataset)
+        : undefined
     if (!command.hasDataSet) {
-      reply(outcome)
+      if (serve) serve(undefined)
+      else reply(outcome)
       return
     }
     const isStore = command.commandField === commandField.storeRequest && outcome.status === status.success
     const reception = isStore ? this.#receive(command, context) : undefined
-    this.#incoming = { contextId: context.id, reply, outcome, reception }
+    if (!serve) this.#incoming = { contextId: context.id, reply, outcome, reception }
+    else {
+      const gathered = { message: gather(context.id, serve), isTooLong: false }
+      const tooLong = { status: status.outOfResources, comment: 'identifier is longer than 1 MiB' }
+      this.#incoming = { contextId: context.id, reply, outcome: tooLong, reception, gathered }
+    }
+  }
+
+  /** Lets a handler answer; reading goes on for what belongs to it. */
+  #serve(service: ServiceClass, command: Command, context: AcceptedContext, dataset: Uint8Array | undefined): void {
+    const association = this.#peer
+    if (!association) return
+    const run = new ServiceRun({
+      contextId: context.id,
+      request: command,
+      peerMaxPduLength: this.#peerMaxPduLength,
+      storageContext: proposal => this.#storageContext(proposal),
+      datasetTarget: contextId => ({
+        socket: this.socket,
+        contextId,
+        maxPduLength: this.#peerMaxPduLength,
+        whenDrained: () => this.#whenDrained(),
+        onProgress: () => this.#owed(true),
+      }),
+      send: bytes => this.#sendOn(bytes),
+      onOwed: isOwed => this.#owed(isOwed),
+    })
+    this.#run = run
+    const { callingAe, remoteAddress } = association
+    const request = {
+      command,
+      sopClassUid: context.abstractSyntaxUid,
+      transferSyntaxUid: context.transferSyntaxUid,
+      dataset,
+      association,
+      principal: { id: callingAe, address: remoteAddress },
+      signal: run.signal,
+    }
+    const work = service
+      .handle(request, run)
+      .catch((error: unknown) => {
+        if (!isGatewayError(error)) this.#log.error({ cause: errorLine(error) }, 'service failed')
+        return outcomeOfError(error)
+      })
+      .then(response => {
+        this.#run = undefined
+        this.send(run.encode(response))
+        if (this.#isDraining) this.abortNow()
+        const next = this.#waiting
+        this.#waiting = undefined
+        next?.()
+        this.start('answer')
+      })
+      .catch(error => this.fault(error))
+    const answering = Promise.all([this.#answering, work]).then(() => {
+      if (this.#answering === answering) this.#answering = undefined
+    })
+    this.#answering = answering
+  }
+
+  #storageContext({ sopClassUid, transferSyntaxUid }: Proposal): number | undefined {
+    if (!this.#receivedByPeer.has(sopClassUid)) return undefined
+    for (const context of this.#contexts.values()) {
+      if (context.abstractSyntaxUid === sopClassUid && context.transferSyntaxUid === transferSyntaxUid)
+        return context.id
+    }
+    return undefined
+  }
+
+  #owed(isOwed: boolean): void {
+    this.#owedSince = isOwed ? performance.now() : undefined
+    this.watch()
+  }
+
+  /** Sends responses; a requester that does not read them is waited for, within the deadline of a PDU. */
+  async #sendOn(bytes: Buffer): Promise<void> {
+    this.send(bytes)
+    if (this.socket.writableNeedDrain) await this.#whenDrained()
+  }
+
+  async #whenDrained(): Promise<void> {
+    if (this.socket.destroyed || !this.isOpen) throw new GatewayError('PEER_UNREACHABLE', 'the association has ended')
+    if (!this.socket.writableNeedDrain) return
+    this.#drained ??= Promise.withResolvers()
+    await this.#drained.promise
   }
 
   #receive(command: Command, context: AcceptedContext): StoreReception | undefined {
@@ -324,7 +453,13 @@ export class AcceptedAssociation extends UpperLayer {
     if (sopClassUid === undefined || sopInstanceUid === undefined || !association) return undefined
     return new StoreReception({
       service: this.#shared.store,
-      request: { sopClassUid, sopInstanceUid, transferSyntaxUid: context.transferSyntaxUid, association },
+      request: {
+        sopClassUid,
+        sopInstanceUid,
+        transferSyntaxUid: context.transferSyntaxUid,
+        association,
+        originator: command.originator,
+      },
       budget: this.#shared.budget,
       buffers: this.#shared.buffers,
       heldBytesLimit: this.#shared.limits.heldBytesPerAssociation,

@@ -32,6 +32,8 @@ export interface Command {
   readonly sopInstanceUid: string | undefined
   readonly priority: number | undefined
   readonly moveDestination: string | undefined
+  /** Of a C-STORE on behalf of a C-MOVE. */
+  readonly originator: MoveOriginator | undefined
   readonly counts: SubOperationCounts
 }
 
@@ -69,6 +71,7 @@ export function decodeCommand(bytes: Buffer): Command {
     sopInstanceUid: text(elements, 0x1000),
     priority: uint16(elements, 0x0700),
     moveDestination: text(elements, 0x0600)?.trim(),
+    originator: originatorOf(text(elements, 0x1030), uint16(elements, 0x1031)),
     counts: {
       remaining: uint16(elements, 0x1020),
       completed: uint16(elements, 0x1021),
@@ -86,18 +89,32 @@ export interface ResponseFields {
   readonly sopInstanceUid?: string | undefined
   readonly status: number
   readonly comment?: string | undefined
+  /** Sub-operations of a retrieval. */
+  readonly counts?: Partial<Readonly<Record<'remaining' | 'completed' | 'failed' | 'warning', number>>> | undefined
+  /** A data set follows; false unless given. */
+  readonly hasDataSet?: boolean
 }
 
-/** Encodes a response without data set, PS3.7 §9.3.1.2 (C-STORE-RSP), §9.3.5.2 (C-ECHO-RSP). */
+/** Any data set type but `noDataSet` says that one follows (PS3.7 Table 9.3-1). */
+const withDataSet = 0x0001
+
+/** Encodes a response, PS3.7 §9.3.1.2 (C-STORE-RSP), §9.3.3.2 (C-GET-RSP), §9.3.4.2 (C-MOVE-RSP), §9.3.5.2 (C-ECHO-RSP). */
 export function encodeResponse(fields: ResponseFields): Buffer {
+  const { counts = {} } = fields
+  const count = (element: number, value: number | undefined): Element | undefined =>
+    value === undefined ? undefined : us(element, value)
   return encodeElements([
     fields.sopClassUid === undefined ? undefined : ui(0x0002, fields.sopClassUid),
     us(0x0100, fields.commandField),
     us(0x0120, fields.messageId),
-    us(0x0800, noDataSet),
+    us(0x0800, fields.hasDataSet ? withDataSet : noDataSet),
     us(0x0900, fields.status),
     fields.comment === undefined ? undefined : lo(0x0902, fields.comment),
     fields.sopInstanceUid === undefined ? undefined : ui(0x1000, fields.sopInstanceUid),
+    count(0x1020, counts.remaining),
+    count(0x1021, counts.completed),
+    count(0x1022, counts.failed),
+    count(0x1023, counts.warning),
   ])
 }
 
@@ -139,6 +156,10 @@ export function encodeStoreRequest(messageId: number, fields: StoreFields): Buff
     originator && { element: 0x1030, value: padded(originator.aeTitle, ' ') },
     originator && us(0x1031, originator.messageId),
   ])
+}
+
+function originatorOf(aeTitle: string | undefined, messageId: number | undefined): MoveOriginator | undefined {
+  return aeTitle === undefined || messageId === undefined ? undefined : { aeTitle: aeTitle.trim(), messageId }
 }
 
 type Elements = ReadonlyMap<number, Buffer>

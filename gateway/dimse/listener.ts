@@ -10,6 +10,7 @@ import { GatewayError } from '../errors.ts'
 import { AcceptedAssociation, type AssociationContext } from './association.ts'
 import { ReceiveBudget } from './budget.ts'
 import { type Denial, isLoopback, plainAddress } from './callers.ts'
+import { servicesByClass } from './contexts.ts'
 import { rejections } from './pdu.ts'
 import { pooledSocket } from './pooled-socket.ts'
 import { ReceiveBuffers } from './receive-buffers.ts'
@@ -57,6 +58,7 @@ class ScpListener {
       callers: options,
       privateSopClasses: new Set(options.privateSopClasses),
       store: options.store,
+      services: servicesByClass(options.services ?? []),
       budget: new ReceiveBudget(limits.heldBytes),
       buffers: new ReceiveBuffers({ poison: options.poisonBuffers ?? false }),
       limits: { ...limits, maxPduLength: Math.min(limits.maxPduLength, defaultScpLimits.maxPduLength) },

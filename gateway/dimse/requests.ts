@@ -5,11 +5,15 @@ import { type Outcome, status } from './status.ts'
 
 /**
  * The answer to a request as far as the command set decides it: success means for a C-STORE that
- * its data set is to be stored.
+ * its data set is to be stored, and for the request of a service that its handler decides.
  */
 export function checkRequest(command: Command, context: AcceptedContext): Outcome {
   const { service } = context
   if (command.commandField === commandField.storeRequest && service === 'storage') return checkStore(command, context)
+  if (typeof service === 'object') {
+    const isTaken = service.commandFields.includes(command.commandField)
+    return { status: isTaken ? status.success : status.unrecognizedOperation }
+  }
   const isEcho = command.commandField === commandField.echoRequest && service === 'verification'
   return { status: isEcho ? status.success : status.unrecognizedOperation }
 }

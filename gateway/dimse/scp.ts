@@ -3,6 +3,8 @@
  * its counters. `openScp` of `listener.ts` opens one.
  */
 import type { Log } from '../log.ts'
+import type { MoveOriginator } from './command.ts'
+import type { ServiceClass } from './service.ts'
 
 /** Who sends: the origin of what arrives on an association. */
 export interface AssociationPeer {
@@ -19,6 +21,8 @@ export interface StoreRequest {
   readonly sopInstanceUid: string
   readonly transferSyntaxUid: string
   readonly association: AssociationPeer
+  /** The C-MOVE on whose behalf it comes. */
+  readonly originator?: MoveOriginator | undefined
 }
 
 /**
@@ -107,6 +111,8 @@ export interface ScpOptions {
   /** SOP classes outside of PS3.6 that are stored as well. */
   readonly privateSopClasses?: Iterable<string>
   readonly store: StoreService
+  /** Services beside verification and storage. */
+  readonly services?: readonly ServiceClass[]
   readonly onRefused?: (refusal: Refusal) => void
   readonly limits?: Partial<ScpLimits>
   /** For tests: bytes that a sink must not use any more are overwritten at once. */
