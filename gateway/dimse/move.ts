@@ -1,4 +1,5 @@
 /** C-MOVE as its provider: instances go to a registered destination over an association of their own, PS3.4 §C.4.2. */
+
 import { errorLine } from '../errors.ts'
 import type { Log } from '../log.ts'
 import type { Retrieve } from '../services/retrieve.ts'

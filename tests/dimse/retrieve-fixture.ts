@@ -41,7 +41,7 @@ export async function startArchive(
   const { scp, port } = await startScp(t, {
     store: ingestStore(ingest),
     services: [
-      getService({ retrieve, converter }),
+      getService({ retrieve, converter: () => converter }),
       moveService({
         retrieve,
         converter: () => converter,
