@@ -177,7 +177,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         associations: config.limits.associations,
         associationsPerAddress: config.limits.associationsPerAddress,
       },
-      isKnownCaller: caller => modalities.isKnown(caller),
+      identifyCaller: caller => modalities.identify(caller),
       onRefused: ({ callingAe, remoteAddress, reason, repeats }) =>
         refused({ protocol: 'dimse', userId: callingAe || 'unknown', address: remoteAddress, reason, repeats }),
       store: ingestStore(ingest, ({ originator }) => ownMoves.purposeOf(originator)),

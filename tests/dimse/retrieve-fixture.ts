@@ -12,7 +12,7 @@ import { openRetrieve, type Retrieve } from '../../gateway/services/retrieve.ts'
 import type { Blobs } from '../../gateway/store/blobs.ts'
 import { temporaryDir, testBlobs } from '../support/blobs.ts'
 import { testDatabase } from '../support/database.ts'
-import { startScp } from './fixture.ts'
+import { registered, startScp } from './fixture.ts'
 
 export interface Archive {
   readonly db: Db
@@ -40,6 +40,12 @@ export async function startArchive(
   const { converter } = options
   const { scp, port } = await startScp(t, {
     store: ingestStore(ingest),
+    identifyCaller: async caller => {
+      const { callingAe } = caller
+      if (callingAe === 'STRANGER') return { kind: 'unknown' }
+      // GETONLY may not store, and receives all the same.
+      return await registered(callingAe, callingAe === 'GETONLY' ? { permissions: ['get'] } : {})(caller)
+    },
     services: [
       getService({ retrieve, converter: () => converter }),
       moveService({

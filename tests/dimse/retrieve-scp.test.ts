@@ -2,9 +2,12 @@ import assert from 'node:assert/strict'
 import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import { bufferSource } from '../../gateway/dicom/byte-source.ts'
 import { getScu } from '../../gateway/dimse/get-scu.ts'
 import { moveScu } from '../../gateway/dimse/move-scu.ts'
 import { queryRetrieveSopClass } from '../../gateway/dimse/query-retrieve.ts'
+import { openAssociation } from '../../gateway/dimse/scu-association.ts'
+import { isGatewayError } from '../../gateway/errors.ts'
 import { temporaryDir } from '../support/blobs.ts'
 import { missing, run, runOk, startStorescp } from '../support/dcmtk.ts'
 import { type BuiltInstance, buildInstance, seededUid } from '../support/dicom-builder.ts'
@@ -220,6 +223,35 @@ test('a cancelled C-MOVE and C-GET end with what remains', async t => {
   )
   assert.equal(got.status, 0xfe00)
   assert.equal(got.completed + (got.remaining ?? 0), 40)
+})
+
+test('who is not registered gets nothing; who may only get, receives and may not store', async t => {
+  const archive = await startArchive(t)
+  const instances = study(3)
+  await archive.add(bytesOf(instances))
+  const { service, received } = await fileStore(await temporaryDir(t))
+  const getOnly = { ...target(archive.port), callingAe: 'GETONLY' }
+
+  const stranger = getScu(
+    { ...target(archive.port), callingAe: 'STRANGER' },
+    { sopClassUid: get, identifier: byStudy, store: service },
+    nothing,
+  )
+  await assert.rejects(stranger, error => isGatewayError(error, 'ASSOCIATION_REFUSED'))
+  const { completed } = await getScu(getOnly, { sopClassUid: get, identifier: byStudy, store: service }, nothing)
+
+  assert.equal(completed, 3)
+  assert.equal(received.length, 3)
+  const [first] = instances
+  assert.ok(first)
+  const association = await openAssociation(getOnly, [
+    { sopClassUid: get, transferSyntaxUids: ['1.2.840.10008.1.2'] },
+    { sopClassUid: first.sopClassUid, transferSyntaxUids: [first.transferSyntaxUid], role: 'both' },
+  ])
+  const dataset = { source: bufferSource(first.bytes), datasetOffset: first.bytes.length - first.dataset.length }
+  const { status } = await association.store(first, dataset, first.dataset)
+  await association.release()
+  assert.equal(status, 0x0124)
 })
 
 test('what leaves is in the audit log before it leaves, and its end', async t => {
