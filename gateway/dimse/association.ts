@@ -6,15 +6,16 @@
  */
 
 import type { Socket } from 'node:net'
-import { errorLine, GatewayError, isGatewayError } from '../errors.ts'
+import { errorLine } from '../errors.ts'
 import type { Log } from '../log.ts'
 import type { ReceiveBudget } from './budget.ts'
 import type { CallerCounts } from './caller-counts.ts'
 import { type Admission, admit, type CallerPolicy, type Denial, denial } from './callers.ts'
 import { type Command, commandField, decodeCommand, encodeResponse } from './command.ts'
 import { CommandParts } from './command-parts.ts'
-import { type AcceptedContext, contextResult, negotiate, receivedByPeer, type Services } from './contexts.ts'
-import { libraryAssociation } from './library-association.ts'
+import { type AcceptedContext, contextResult, negotiate } from './contexts.ts'
+import { DatasetCollector } from './dataset-collector.ts'
+import { libraryAssociation, mayProvide } from './library-association.ts'
 import {
   type AssociateRequest,
   abortReason,
@@ -30,10 +31,9 @@ import type { ReceiveBuffers } from './receive-buffers.ts'
 import type { RefusalReports } from './refusals.ts'
 import { checkRequest } from './requests.ts'
 import type { AssociationPeer, ScpCounters, ScpLimits, StoreService } from './scp.ts'
-import type { Proposal } from './scu-contexts.ts'
-import { gather, type IncomingMessage } from './scu-incoming.ts'
-import type { ServiceClass } from './service.ts'
-import { ServiceRun } from './service-run.ts'
+import { keyOf, type Proposal } from './scu-contexts.ts'
+import type { ServiceClass, ServiceResponse } from './service.ts'
+import { Serving, type ServingAssociation } from './serving.ts'
 import { isStored, type Outcome, outcomeOfError, status } from './status.ts'
 import { StoreReception } from './store-stream.ts'
 import { type Association, maxAssociationPduBytes, UpperLayer } from './upper-layer.ts'
@@ -45,8 +45,8 @@ export interface AssociationContext {
   /** Accepted associations by `Admission.countedAs`. */
   readonly perAe: CallerCounts
   readonly privateSopClasses: ReadonlySet<string>
+  readonly services: ReadonlyMap<string, ServiceClass>
   readonly store: StoreService
-  readonly services: Services
   readonly budget: ReceiveBudget
   readonly buffers: ReceiveBuffers
   readonly limits: ScpLimits
@@ -64,8 +64,8 @@ interface Incoming {
   readonly reply: (outcome: Outcome) => void
   /** Where the data set goes; it is thrown away when `outcome` is already known. */
   readonly reception: StoreReception | undefined
-  /** The request of a service, whose data set is gathered. */
-  readonly gathered?: { readonly message: IncomingMessage; isTooLong: boolean } | undefined
+  /** Gathers the data set of a request for a service. */
+  readonly collector: DatasetCollector | undefined
   readonly outcome: Outcome
 }
 
@@ -82,17 +82,16 @@ export class AcceptedAssociation extends UpperLayer {
   #admission: Admission | undefined
   #peerMaxPduLength = 0
   #contexts = new Map<number, AcceptedContext>()
+  /** Contexts in which the peer takes instances. */
+  readonly #storeContexts = new Map<string, number>()
   readonly #command = new CommandParts()
   #incoming: Incoming | undefined
+  /** The request that a service works on; reading goes on meanwhile. */
+  #serving: Serving | undefined
+  /** Since when the peer owes that service something. */
+  #owedSince: number | undefined
   /** The answer that is being worked out; reading is stopped meanwhile. */
   #answering: Promise<void> | undefined
-  /** The service request at work; reading goes on meanwhile. */
-  #run: ServiceRun | undefined
-  /** The request that waits behind it; reading is stopped. */
-  #waiting: (() => void) | undefined
-  #receivedByPeer: ReadonlySet<string> = new Set()
-  #owedSince: number | undefined
-  #drained: PromiseWithResolvers<void> | undefined
   #isDraining = false
   #stored = 0
 
@@ -103,10 +102,6 @@ export class AcceptedAssociation extends UpperLayer {
     this.#remote = remote
     this.#refuseAs = refuseAs
     this.#log = shared.log.child({ remoteAddress: remote.remoteAddress })
-    socket.on('drain', () => {
-      this.#drained?.resolve()
-      this.#drained = undefined
-    })
     this.watch()
   }
 
@@ -123,7 +118,7 @@ export class AcceptedAssociation extends UpperLayer {
   /** Ends the association as soon as no message is under way. */
   drain(): void {
     this.#isDraining = true
-    if (!this.#incoming && !this.#answering && !this.#run && !this.#command.isUnderWay) this.abortNow()
+    if (!this.#incoming && !this.#answering && !this.#command.isUnderWay) this.abortNow()
   }
 
   /** Ends the association now. */
@@ -173,10 +168,10 @@ export class AcceptedAssociation extends UpperLayer {
   protected override quietUntil(quietSince: number): number {
     const { associationRequestMs, idleMs, pduMs } = this.#shared.limits
     if (this.#state !== 'associated') return this.#connectedAt + associationRequestMs
-    if (this.#run && !this.#command.isUnderWay) {
+    if (this.#incoming || this.#command.isUnderWay) return quietSince + pduMs
+    if (this.#serving) {
       return this.#owedSince === undefined ? Number.POSITIVE_INFINITY : Math.max(quietSince, this.#owedSince) + pduMs
     }
-    if (this.#incoming || this.#command.isUnderWay) return quietSince + pduMs
     const ownSeconds = this.#admission?.modality?.limits?.idleSeconds
     return quietSince + (ownSeconds === undefined ? idleMs : ownSeconds * 1000)
   }
@@ -201,9 +196,6 @@ export class AcceptedAssociation extends UpperLayer {
 
   protected override onClosed(): void {
     this.#discard()
-    const gone = new GatewayError('PEER_UNREACHABLE', 'the association has ended')
-    this.#drained?.reject(gone)
-    this.#run?.fail(gone)
     if (this.#state === 'associated') {
       this.#shared.counters.associationsOpen -= 1
       if (this.#admission) this.#shared.perAe.remove(this.#admission.countedAs)
@@ -274,9 +266,10 @@ export class AcceptedAssociation extends UpperLayer {
   }
 
   #accept(request: AssociateRequest, admission: Admission, peer: AssociationPeer): void {
-    const offered = negotiate(request.contexts, this.#shared.privateSopClasses, this.#shared.services)
-    this.#receivedByPeer = admission.services.has('get') ? receivedByPeer(offered, request.roles) : new Set()
-    const { contexts: answers, refused } = permit(offered, admission.services, this.#receivedByPeer)
+    const providers = new Set(request.roles.filter(role => role.scp).map(role => role.sopClassUid))
+    const received = admission.services.has('get') ? providers : new Set<string>()
+    const offered = negotiate(request.contexts, this.#shared)
+    const { contexts: answers, refused } = permit(offered, admission.services, received)
     if (refused.size > 0) {
       const message = `association accepted in part: ${refusalOf(refused, admission)}`
       this.#shared.refusals.report(peer, { reason: 'not-permitted', message })
@@ -284,12 +277,15 @@ export class AcceptedAssociation extends UpperLayer {
     this.#admission = admission
     this.#shared.perAe.add(admission.countedAs)
     for (const answer of answers) {
-      if (answer.result === contextResult.accepted) this.#contexts.set(answer.id, answer)
+      if (answer.result !== contextResult.accepted) continue
+      this.#contexts.set(answer.id, answer)
+      const { abstractSyntaxUid: sopClassUid, transferSyntaxUid } = answer
+      if (providers.has(sopClassUid) && mayProvide(answer)) {
+        this.#storeContexts.set(keyOf({ sopClassUid, transferSyntaxUid }), answer.id)
+      }
     }
     this.#peerMaxPduLength = request.maxPduLength
-    this.associationRequested(
-      libraryAssociation(request, answers, this.#shared.limits.maxPduLength, this.#receivedByPeer),
-    )
+    this.associationRequested(libraryAssociation(request, answers, this.#shared.limits.maxPduLength))
     this.#log.debug({ contexts: answers.length, accepted: this.#contexts.size }, 'association accepted')
     if (this.#isDraining) this.abortNow()
   }
@@ -338,27 +334,27 @@ export class AcceptedAssociation extends UpperLayer {
     }
     this.#shared.counters.datasetBytesReceived += piece.length
     incoming.reception?.push(piece)
-    if (incoming.gathered && !incoming.gathered.message.push(piece)) incoming.gathered.isTooLong = true
+    incoming.collector?.push(piece)
     if (!isLast) return
     this.#incoming = undefined
-    if (incoming.gathered && !incoming.gathered.isTooLong) {
-      incoming.gathered.message.end()
-      return
-    }
-    const { reception } = incoming
-    if (!reception) {
-      incoming.reply(incoming.outcome)
-      return
-    }
-    this.#answer(async () => incoming.reply(await reception.end()))
+    const { reception, collector } = incoming
+    if (reception) this.#answer(async () => incoming.reply(await reception.end()))
+    else if (collector) collector.end()
+    else incoming.reply(incoming.outcome)
   }
 
   #perform(command: Command, context: AcceptedContext): void {
-    if (this.#run?.take(command)) return
-    // C-CANCEL has no response (PS3.7 §9.3.2.3), and there is nothing to cancel any more.
-    if (command.commandField === commandField.cancelRequest) return
+    if (command.commandField === commandField.cancelRequest) {
+      // C-CANCEL has no response (PS3.7 §9.3.2.3); often it crosses the last one.
+      this.#serving?.cancel(command.respondedMessageId)
+      return
+    }
     if ((command.commandField & 0x8000) !== 0) {
-      this.abortFor(unexpectedParameter('response to no request'))
+      if (!this.#serving?.takeResponse(command)) this.abortFor(unexpectedParameter('response to no request'))
+      return
+    }
+    if (this.#serving) {
+      this.abortFor(unexpectedParameter('request before the response to the last one'))
       return
     }
     const { messageId } = command
@@ -366,31 +362,25 @@ export class AcceptedAssociation extends UpperLayer {
       this.abortFor(invalidParameter('request has no message id'))
       return
     }
-    if (this.#run) {
-      // No asynchronous operations are negotiated: who does not wait for us is not read any further.
-      this.#waiting = () => this.#perform(command, context)
-      this.stop('answer')
-      return
-    }
     const reply = (outcome: Outcome): void => this.#reply(command, messageId, context, outcome)
     const outcome = this.#mayAsk(command) ? checkRequest(command, context) : { status: status.notAuthorized }
+    const isGood = outcome.status === status.success
     const { service } = context
-    const serve =
-      typeof service === 'object' && outcome.status === status.success
-        ? (dataset: Uint8Array | undefined) => this.#serve(service, command, context, dataset)
-        : undefined
+    const serve = (dataset: Uint8Array | undefined): void => {
+      if (typeof service === 'object') this.#serve(service, command, messageId, context, dataset)
+    }
     if (!command.hasDataSet) {
-      if (serve) serve(undefined)
+      if (isGood && typeof service === 'object') serve(undefined)
       else reply(outcome)
       return
     }
-    const isStore = command.commandField === commandField.storeRequest && outcome.status === status.success
-    const reception = isStore ? this.#receive(command, context) : undefined
-    if (!serve) this.#incoming = { contextId: context.id, reply, outcome, reception }
-    else {
-      const gathered = { message: gather(context.id, serve), isTooLong: false }
-      const tooLong = { status: status.outOfResources, comment: 'identifier is longer than 1 MiB' }
-      this.#incoming = { contextId: context.id, reply, outcome: tooLong, reception, gathered }
+    const isStore = isGood && command.commandField === commandField.storeRequest
+    this.#incoming = {
+      contextId: context.id,
+      reply,
+      outcome,
+      reception: isStore ? this.#receive(command, context) : undefined,
+      collector: isGood && typeof service === 'object' ? new DatasetCollector(serve, reply) : undefined,
     }
   }
 
@@ -399,27 +389,19 @@ export class AcceptedAssociation extends UpperLayer {
     return command.commandField !== commandField.storeRequest || this.#admission?.services.has('store') === true
   }
 
-  /** Lets a handler answer; reading goes on for what belongs to it. */
-  #serve(service: ServiceClass, command: Command, context: AcceptedContext, dataset: Uint8Array | undefined): void {
+  /** Has a service work on a request while reading goes on. */
+  #serve(
+    service: ServiceClass,
+    command: Command,
+    messageId: number,
+    context: AcceptedContext,
+    dataset: Uint8Array | undefined,
+  ): void {
     const association = this.#peer
     if (!association) return
-    const run = new ServiceRun({
-      contextId: context.id,
-      request: command,
-      peerMaxPduLength: this.#peerMaxPduLength,
-      storageContext: proposal => this.#storageContext(proposal),
-      datasetTarget: contextId => ({
-        socket: this.socket,
-        contextId,
-        maxPduLength: this.#peerMaxPduLength,
-        whenDrained: () => this.#whenDrained(),
-        onProgress: () => this.#owed(true),
-      }),
-      send: bytes => this.#sendOn(bytes),
-      onOwed: isOwed => this.#owed(isOwed),
-    })
-    this.#run = run
     const { callingAe, remoteAddress } = association
+    const serving = new Serving(this.#channelHost(), command, messageId, context)
+    this.#serving = serving
     const request = {
       command,
       sopClassUid: context.abstractSyntaxUid,
@@ -427,55 +409,44 @@ export class AcceptedAssociation extends UpperLayer {
       dataset,
       association,
       principal: { id: callingAe, address: remoteAddress },
-      signal: run.signal,
+      signal: serving.signal,
     }
-    const work = service
-      .handle(request, run)
-      .catch((error: unknown) => {
-        if (!isGatewayError(error)) this.#log.error({ cause: errorLine(error) }, 'service failed')
+    this.#answering = service
+      .handle(request, serving)
+      .catch((error): ServiceResponse => {
+        if (!serving.signal.aborted) this.#log.warn({ cause: errorLine(error) }, 'a request could not be served')
         return outcomeOfError(error)
       })
-      .then(response => {
-        this.#run = undefined
-        this.send(run.encode(response))
-        if (this.#isDraining) this.abortNow()
-        const next = this.#waiting
-        this.#waiting = undefined
-        next?.()
-        this.start('answer')
-      })
+      .then(response => this.#finish(serving, response))
       .catch(error => this.fault(error))
-    const answering = Promise.all([this.#answering, work]).then(() => {
-      if (this.#answering === answering) this.#answering = undefined
-    })
-    this.#answering = answering
+      .then(() => {
+        this.#answering = undefined
+      })
   }
 
-  #storageContext({ sopClassUid, transferSyntaxUid }: Proposal): number | undefined {
-    if (!this.#receivedByPeer.has(sopClassUid)) return undefined
-    for (const context of this.#contexts.values()) {
-      if (context.abstractSyntaxUid === sopClassUid && context.transferSyntaxUid === transferSyntaxUid)
-        return context.id
-    }
-    return undefined
-  }
-
-  #owed(isOwed: boolean): void {
-    this.#owedSince = isOwed ? performance.now() : undefined
+  #finish(serving: Serving, response: ServiceResponse): void {
+    if (this.#serving !== serving) return
+    this.#serving = undefined
+    this.#owedSince = undefined
+    serving.finish(response)
     this.watch()
+    if (this.#isDraining) this.abortNow()
   }
 
-  /** Sends responses; a requester that does not read them is waited for, within the deadline of a PDU. */
-  async #sendOn(bytes: Buffer): Promise<void> {
-    this.send(bytes)
-    if (this.socket.writableNeedDrain) await this.#whenDrained()
-  }
-
-  async #whenDrained(): Promise<void> {
-    if (this.socket.destroyed || !this.isOpen) throw new GatewayError('PEER_UNREACHABLE', 'the association has ended')
-    if (!this.socket.writableNeedDrain) return
-    this.#drained ??= Promise.withResolvers()
-    await this.#drained.promise
+  #channelHost(): ServingAssociation {
+    const isOpen = (): boolean => this.isOpen
+    return {
+      socket: this.socket,
+      peerMaxPduLength: this.#peerMaxPduLength,
+      get isOpen() {
+        return isOpen()
+      },
+      storeContextId: (proposal: Proposal) => this.#storeContexts.get(keyOf(proposal)),
+      onOwed: owed => {
+        this.#owedSince = owed ? performance.now() : undefined
+        this.watch()
+      },
+    }
   }
 
   #receive(command: Command, context: AcceptedContext): StoreReception | undefined {
@@ -527,6 +498,8 @@ export class AcceptedAssociation extends UpperLayer {
   /** The message that is coming will not come whole. */
   #discard(): void {
     this.#command.clear()
+    this.#serving?.end()
+    this.#serving = undefined
     const reception = this.#incoming?.reception
     this.#incoming = undefined
     if (!reception) return

@@ -12,7 +12,6 @@ import { AcceptedAssociation, type AssociationContext } from './association.ts'
 import { ReceiveBudget } from './budget.ts'
 import { CallerCounts } from './caller-counts.ts'
 import { type Denial, denial, isLoopback, plainAddress } from './callers.ts'
-import { servicesByClass } from './contexts.ts'
 import { pooledSocket } from './pooled-socket.ts'
 import { ReceiveBuffers } from './receive-buffers.ts'
 import { RefusalReports } from './refusals.ts'
@@ -64,8 +63,10 @@ class ScpListener {
     this.#shared = {
       callers: options,
       privateSopClasses: new Set(options.privateSopClasses),
+      services: new Map(
+        (options.services ?? []).flatMap(service => service.sopClassUids.map(uid => [uid, service] as const)),
+      ),
       store: options.store,
-      services: servicesByClass(options.services ?? []),
       budget: new ReceiveBudget(limits.heldBytes),
       perAe: new CallerCounts(),
       buffers: new ReceiveBuffers({ poison: options.poisonBuffers ?? false }),

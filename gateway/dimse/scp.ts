@@ -143,9 +143,9 @@ export interface ScpOptions {
   readonly tls?: ScpTls | undefined
   /** SOP classes outside of PS3.6 that are stored as well. */
   readonly privateSopClasses?: Iterable<string>
-  readonly store: StoreService
   /** Services beside verification and storage. */
   readonly services?: readonly ServiceClass[]
+  readonly store: StoreService
   readonly onRefused?: (refusal: Refusal) => void
   readonly limits?: Partial<ScpLimits>
   /** For tests: bytes that a sink must not use any more are overwritten at once. */

@@ -8,16 +8,15 @@ export interface StopGrace extends Disposable {
 }
 
 /**
- * Lets what is under way end by itself for `graceMs` after somebody has cancelled it. Where the signal has another
- * reason, such as the end of the gateway, nobody waits for an orderly end.
+ * Lets what is under way end by itself for `graceMs` after it was cancelled; at once where the one who wanted it is
+ * gone (PEER_UNREACHABLE).
  */
 export function stopGrace(signal: AbortSignal, graceMs: number): StopGrace {
   const hard = new AbortController()
   let timer: NodeJS.Timeout | undefined
   const onAbort = (): void => {
-    if (isGatewayError(signal.reason, 'TRANSFER_CANCELLED')) {
-      timer = setTimeout(() => hard.abort(signal.reason), graceMs)
-    } else hard.abort(signal.reason)
+    const waitMs = isGatewayError(signal.reason, 'PEER_UNREACHABLE') ? 0 : graceMs
+    timer = setTimeout(() => hard.abort(signal.reason), waitMs)
   }
   if (signal.aborted) onAbort()
   else signal.addEventListener('abort', onAbort, { once: true })

@@ -18,6 +18,9 @@ test('a C-STORE request is read', () => {
     priority: 0,
     moveDestination: undefined,
     originator: undefined,
+    eventTypeId: undefined,
+    actionTypeId: undefined,
+    errorId: undefined,
     counts: { remaining: undefined, completed: undefined, failed: undefined, warning: undefined },
   })
 })
