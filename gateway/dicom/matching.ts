@@ -3,7 +3,7 @@
  * DICOM PS3.4 §C.2.2.2. The database narrows the candidates down; this decides.
  */
 import { isObject } from '../decode.ts'
-import type { DicomJson, JsonElement } from './json.ts'
+import { type DicomJson, type JsonElement, tagOfName } from './json.ts'
 import type { Level } from './levels.ts'
 import { isInRange, isTimeVr, type Range, rangeOf, type TimeVr } from './match-range.ts'
 import { type TextPattern, textOf, textPattern } from './match-text.ts'
@@ -37,7 +37,7 @@ export interface MatchSpec {
 export function matchKeys(identifier: DicomJson): MatchKey[] {
   return Object.entries(identifier).flatMap(([name, element]) => {
     const condition = conditionOf(element)
-    return condition ? [{ tag: Number.parseInt(name, 16), condition }] : []
+    return condition ? [{ tag: tagOfName(name), condition }] : []
   })
 }
 
