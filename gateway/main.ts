@@ -70,6 +70,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     dir: config.data,
     log,
     freeSpace: { ...watermarkOf(config), ...(clusterHome && { alsoWatch: [clusterHome] }) },
+    spares: 16,
   })
   const keys = await openSiteKeys({
     dir: join(config.data, 'keys'),
