@@ -57,6 +57,7 @@ export class ActionTable {
   #resolve(tag: Tag, vr: Vr, sopClassUid: string): Decision {
     if (isGroupLength(tag)) return { action: 'remove', because: 'group length' }
     if (tag < 0x00080000) return { action: 'remove', because: 'not of a data set' }
+    if (tag === specificCharacterSet) return { action: 'keep', because: 'encoding of the text' }
     const override = this.#overrides.get(tag)
     if (override !== undefined) {
       const { action, value } = override
@@ -65,6 +66,9 @@ export class ActionTable {
       // What is kept on request is still searched: a justification covers the attribute, not the name typed into it.
       return { action: action === 'keep' ? (vr === 'SQ' ? 'enter' : 'echo') : action, because }
     }
+    // Without its data, of which nothing can be cleaned, an overlay is not one: the group goes as a whole.
+    if (tag >>> 24 === 0x60) return { action: 'remove', because: 'E.1-1 X of overlays' }
+    if (tag >>> 24 === 0x50) return { action: 'remove', because: 'E.1-1 X of curves' }
     const row = rowOf(tag)
     if (row !== undefined) return this.#byRow(row, tag, vr, sopClassUid)
     return this.#withoutRow(tag, vr)
@@ -103,6 +107,7 @@ export class ActionTable {
     const entry = entryOf(tag)
     const because = `no row: ${vr}`
     if (entry === undefined) return { action: 'remove', because: 'unknown attribute' }
+    if (alwaysRemoved.has(tag)) return { action: 'remove', because: `${because}, refused` }
     if (vr === 'SQ') return { action: 'enter', because }
     if (vr === 'UI') return { action: hasOption(this.#profile, 'retainUIDs') ? 'keep' : 'uid', because }
     if (isDate(vr)) return { action: dateActions[datesOf(this.#profile)], because }
@@ -110,14 +115,19 @@ export class ActionTable {
     if (isBulkVr(vr)) return { action: retainedBulk.has(tag) ? 'keep' : 'remove', because }
     if (retainedText.has(tag)) return { action: 'echo', because: `${because}, vetted` }
     // A place in a network, not of the patient; never Type 1.
-    if (vr === 'UR' || birthDates.has(tag)) return { action: 'remove', because }
+    if (vr === 'UR') return { action: 'remove', because }
     if (isFreeText(vr)) return { action: hasOption(this.#profile, 'cleanDescriptors') ? 'clean' : 'dummy', because }
     return { action: 'echo', because }
   }
 }
 
-/** (0010,0033), (0010,0034): a birth or death date in an alternative calendar, and (0010,0035), which names it. */
-const birthDates: ReadonlySet<Tag> = new Set([0x00100033, 0x00100034, 0x00100035])
+/**
+ * What Table E.1-1 forgot: birth and death dates in an alternative calendar (0010,0033), (0010,0034), and its name
+ * (0010,0035); Encrypted Attributes (0400,0500), which may hold the very originals.
+ */
+const alwaysRemoved: ReadonlySet<Tag> = new Set([0x00100033, 0x00100034, 0x00100035, 0x04000500])
+
+const specificCharacterSet: Tag = 0x00080005
 
 const dateActions = { kept: 'keep', shifted: 'shift', removed: 'empty' } as const
 

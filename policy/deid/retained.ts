@@ -44,7 +44,7 @@ FirstOrderPhaseCorrectionAngle SpectroscopyData FilterLookupTableData DoublePoin
 VolumetricCurveUpDirections LongPrimitivePointIndexList LongTrianglePointIndexList LongEdgePointIndexList
 LongVertexPointIndexList TrackPointIndexList AnnotationIndexList TrianglePointIndexList EdgePointIndexList
 VertexPointIndexList PrimitivePointIndexList RecommendedDisplayCIELabValueList CoefficientsSDVN CoefficientsSDHN
-CoefficientsSDDN FillPattern LUTData OverlayData`
+CoefficientsSDDN FillPattern LUTData`
 
 /** Attributes without a row whose text is kept. */
 export const retainedText: ReadonlySet<Tag> = tagsOf(textKeywords)
