@@ -150,7 +150,7 @@ function basicAction(code: BasicCode, tag: Tag, vr: Vr, sopClassUid: string): Ac
     case 'Z':
       return 'empty'
     case 'D':
-      return vr === 'SQ' ? dummySequence(tag) : 'dummy'
+      return 'dummy'
     case 'U':
     case 'X/Z/U*':
       return 'uid'
@@ -165,9 +165,4 @@ function basicAction(code: BasicCode, tag: Tag, vr: Vr, sopClassUid: string): Ac
     case 'Z/D':
       return 'dummy'
   }
-}
-
-/** Sequences with D: those whose items are described by rows of their own are entered, others are made anew. */
-function dummySequence(tag: Tag): Action {
-  return tag === 0x0040a073 || tag === 0x00340001 ? 'enter' : 'dummy'
 }

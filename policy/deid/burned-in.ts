@@ -71,7 +71,8 @@ function riskOf(
   if (isTrusted) return { risk: 'none', attribute: 'BurnedInAnnotation', rule: 'declared NO, trusted by the profile' }
   if (computedClasses.test(sopClass)) return { risk: 'none', attribute: 'SOPClassUID', rule: 'computed pixels' }
   if (captureClasses.has(sopClass)) return possible(0x00080016, 'class of captures and photographs')
-  if (captureModalities.has(stringOf(dataset, 0x00080060) ?? '')) return possible(0x00080060, 'captures and photographs')
+  if (captureModalities.has(stringOf(dataset, 0x00080060) ?? ''))
+    return possible(0x00080060, 'captures and photographs')
   if (stringsOf(dataset, 0x00080008).some(value => captureWords.test(value))) return possible(0x00080008, 'capture')
   if (captureWords.test(stringOf(dataset, 0x0008103e) ?? '')) return possible(0x0008103e, 'capture or report')
   if (captureConversions.has(stringOf(dataset, 0x00080064) ?? '')) return possible(0x00080064, 'captured or scanned')
@@ -108,7 +109,10 @@ function outsideOfCalibrated(dataset: Dataset, { rows, columns }: Image): readon
     const at = (tag: Tag): number => numbersOf(item, tag)[0] ?? Number.NaN
     return { left: at(0x00186018), top: at(0x0018601a), right: at(0x0018601c) + 1, bottom: at(0x0018601e) + 1 }
   })
-  if (boxes.length === 0 || boxes.some(({ left, top, right, bottom }) => !(left >= 0 && top >= 0 && right > left && bottom > top)))
+  if (
+    boxes.length === 0 ||
+    boxes.some(({ left, top, right, bottom }) => !(left >= 0 && top >= 0 && right > left && bottom > top))
+  )
     return undefined
   const left = Math.min(...boxes.map(box => box.left))
   const top = Math.min(...boxes.map(box => box.top))
@@ -142,7 +146,9 @@ function holds({ operator, tag, values }: Condition, dataset: Dataset): boolean 
   const numbers = tag === 0x00280010 || tag === 0x00280011 ? numbersOf(dataset, tag).map(String) : []
   const found = (numbers.length > 0 ? numbers : stringsOf(dataset, tag)).join('+').toLowerCase()
   if (operator === 'missing' || operator === 'empty') return found === ''
-  return values.some(value => (operator === 'equals' ? found === value.toLowerCase() : found.includes(value.toLowerCase())))
+  return values.some(value =>
+    operator === 'equals' ? found === value.toLowerCase() : found.includes(value.toLowerCase()),
+  )
 }
 
 const signatures: readonly Signature[] = readSignatures()

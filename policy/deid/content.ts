@@ -4,19 +4,34 @@ import type { Tag } from '../../gateway/dicom/tag.ts'
 import { datesOf, type Profile } from './profile.ts'
 import { conceptRowOf, type OptionCode } from './tables.ts'
 
-/** What becomes of a content item: gone, or its value changed so; `usual` treats each attribute by its own row. */
-export type ContentRule = 'remove' | 'usual' | 'dummy' | 'shift' | 'keep' | 'clean'
+/**
+ * What becomes of a content item: gone, or its value changed so; `usual` treats each attribute by its own row; `hold`:
+ * it must go, but others refer to places behind it.
+ */
+export type ContentRule = 'remove' | 'hold' | 'usual' | 'dummy' | 'shift' | 'keep' | 'clean'
 
 /** The attributes that hold the value of a content item. */
-export const contentValueTags: ReadonlySet<Tag> = new Set([
-  0x0040a120, 0x0040a121, 0x0040a122, 0x0040a123, 0x0040a160,
-])
+export const contentValueTags: ReadonlySet<Tag> = new Set([0x0040a120, 0x0040a121, 0x0040a122, 0x0040a123, 0x0040a160])
 
 /** Referenced Content Item Identifier: places in the tree by number, which removed items would shift. */
 export const contentReference: Tag = 0x0040db73
 
-/** The rule for an item; undefined when it is no content item. */
-export function contentRule(item: Dataset, profile: Profile): ContentRule | undefined {
+/**
+ * The rule for an item; undefined when it is no content item.
+ *
+ * @param removal  `keep-places`: a simple value becomes a dummy instead of going
+ */
+export function contentRule(
+  item: Dataset,
+  profile: Profile,
+  removal: 'remove' | 'keep-places',
+): ContentRule | undefined {
+  const rule = freeRule(item, profile)
+  if (rule !== 'remove' || removal === 'remove') return rule
+  return hasSimpleValue(stringOf(item, 0x0040a040) ?? '') ? 'dummy' : 'hold'
+}
+
+function freeRule(item: Dataset, profile: Profile): ContentRule | undefined {
   const valueType = stringOf(item, 0x0040a040)
   if (valueType === undefined) return undefined
   const [concept] = itemsOf(item, 0x0040a043)
@@ -41,7 +56,10 @@ function unlisted(valueType: string, profile: Profile): ContentRule {
   return dates === 'removed' ? 'remove' : dates === 'shifted' ? 'shift' : 'keep'
 }
 
-function chosenOption(options: Readonly<Partial<Record<string, OptionCode>>>, profile: Profile): OptionCode | undefined {
+function chosenOption(
+  options: Readonly<Partial<Record<string, OptionCode>>>,
+  profile: Profile,
+): OptionCode | undefined {
   if (options['retainLongitudinalModifiedDates'] !== undefined && datesOf(profile) === 'shifted') return 'C'
   const codes = profile.options.map(option => options[option])
   return codes.find(code => code === 'K') ?? codes.find(code => code === 'C')

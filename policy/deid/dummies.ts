@@ -55,5 +55,15 @@ function dummySequence(tag: Tag): NewElement | undefined {
     ]
     return { tag, items: [item] }
   }
+  if (tag === 0x0040a073) {
+    // Verifying Observer: organization and time Type 1, name Type 1, code Type 2 (PS3.3 §C.17.2).
+    const observer: readonly NewElement[] = [
+      { tag: 0x0040a027, vr: 'LO', value: dummyText },
+      { tag: 0x0040a030, vr: 'DT', value: dummyDate + dummyTime },
+      { tag: 0x0040a075, vr: 'PN', value: dummyText },
+      { tag: 0x0040a088, items: [] },
+    ]
+    return { tag, items: [observer] }
+  }
   return { tag, items: [code('ANON', '99HANSE', 'Anonymized')] }
 }

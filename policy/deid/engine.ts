@@ -16,7 +16,7 @@ import { type Instance, readInstance } from './instance.ts'
 import { marks, methodCodesOf } from './marks.ts'
 import { Output } from './output.ts'
 import { outputFile } from './output-file.ts'
-import { CompressedPixelsError, planPixels, type PixelPlan } from './pixel-plan.ts'
+import { CompressedPixelsError, type PixelPlan, planPixels } from './pixel-plan.ts'
 import { datesOf, type Profile } from './profile.ts'
 import { Project, type PseudonymLookup, type Subject } from './project.ts'
 import { type RewriteRecord, rewriteTop } from './rewrite.ts'
@@ -132,27 +132,44 @@ export class Deidentifier {
     const offsetDays = this.#project.offsetDays(subject)
     const record: RewriteRecord = { counts: new Map(), uids: new Map(), dates: new Set(), note: options.note }
     const content = new Output()
-    rewriteTop(dataset, encoding, marks(this.profile, pixels, pseudonym), {
-      profile: this.profile,
-      table: this.#table,
-      project: this.#project,
-      scrubber: this.#scrubberFor(identifiers),
-      sopClassUid,
-      offsetDays,
-      pseudonym,
-      hasContentReferences: instance.hasContentReferences,
-      record,
-      pixels: pixels.put,
-    }, content)
+    rewriteTop(
+      dataset,
+      encoding,
+      marks(this.profile, pixels, pseudonym),
+      {
+        profile: this.profile,
+        table: this.#table,
+        project: this.#project,
+        scrubber: this.#scrubberFor(identifiers),
+        sopClassUid,
+        offsetDays,
+        pseudonym,
+        hasContentReferences: instance.hasContentReferences,
+        record,
+        pixels: pixels.put,
+      },
+      content,
+    )
     onStep?.('write')
     const sopInstanceUid = record.uids.get(instance.sopInstanceUid) ?? instance.sopInstanceUid
     const hash = createHash('sha256')
     const output = await spool(tap(outputFile(source, instance, sopInstanceUid, content.parts), hash))
     onStep?.('verify')
-    const findings = await verifyOutput(output, { profile: this.profile, identifiers, record, pseudonym, sopInstanceUid, pixels })
+    const findings = await verifyOutput(output, {
+      profile: this.profile,
+      identifiers,
+      record,
+      pseudonym,
+      sopInstanceUid,
+      pixels,
+    })
     const [finding] = findings
     if (finding !== undefined)
-      throw new HoldError('verification', `the verification of the output found ${findings.length} fault(s): ${finding.rule}`, finding)
+      throw new HoldError(
+        'verification',
+        `the verification of the output found ${findings.length} fault(s): ${finding.rule}`,
+        finding,
+      )
     onStep?.('certify')
     const sourceSha256 = options.sourceSha256 ?? (await digestOf(source))
     return {

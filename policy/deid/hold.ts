@@ -1,5 +1,5 @@
 /** Why an instance is held: nothing of it leaves until a person or another profile decides. */
-import { keywordOf, type Tag, formatTag } from '../../gateway/dicom/tag.ts'
+import { formatTag, keywordOf, type Tag } from '../../gateway/dicom/tag.ts'
 
 /** Stable codes of reasons; people read the text beside them. */
 export type HoldCode =

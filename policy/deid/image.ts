@@ -1,5 +1,5 @@
 /** What a data set says about its pixels, and how native ones lie in the bytes (PS3.5 §8). */
-import { type Dataset, findElement, numbersOf, stringOf, type Element } from '../../gateway/dicom/dataset.ts'
+import { type Dataset, type Element, findElement, numbersOf, stringOf } from '../../gateway/dicom/dataset.ts'
 
 /** The Image Pixel attributes (PS3.3 §C.7.6.3), with the defaults that readers use. */
 export interface Image {
@@ -142,7 +142,11 @@ function byteFiller(image: Image, layout: NativeLayout, boxes: readonly Region[]
 function bitFiller({ rows, columns, frames, samples }: Image, layout: NativeLayout, boxes: readonly Region[]): Filler {
   return (at, length, run) => {
     const { frameBits } = layout
-    for (let frame = Math.floor((at * 8) / frameBits); frame < frames && frame * frameBits < (at + length) * 8; frame++) {
+    for (
+      let frame = Math.floor((at * 8) / frameBits);
+      frame < frames && frame * frameBits < (at + length) * 8;
+      frame++
+    ) {
       for (let plane = 0; plane < samples; plane++) {
         const base = frame * frameBits + plane * rows * columns
         for (const [x, y, width, height] of boxes) {

@@ -5,10 +5,16 @@ import { DatasetBuilder } from '../../gateway/dicom/dataset-builder.ts'
 import { walk } from '../../gateway/dicom/element-walker.ts'
 import { inflateSource } from '../../gateway/dicom/inflate-source.ts'
 import { findLayout, type Part10Layout } from '../../gateway/dicom/part10-layout.ts'
-import { explicitVrBigEndian, explicitVrLittleEndian, implicitVrLittleEndian, storageSopClasses, transferSyntax } from '../../gateway/dicom/uid.ts'
+import {
+  explicitVrBigEndian,
+  explicitVrLittleEndian,
+  implicitVrLittleEndian,
+  storageSopClasses,
+  transferSyntax,
+} from '../../gateway/dicom/uid.ts'
 import { isBulkVr } from '../../gateway/dicom/vr.ts'
-import { HoldError } from './hold.ts'
 import { contentReference } from './content.ts'
+import { HoldError } from './hold.ts'
 import type { Profile } from './profile.ts'
 import type { Subject } from './project.ts'
 
@@ -27,6 +33,7 @@ export interface Instance {
 }
 
 const maxTextBytes = 16_777_216
+const maxUnknownBytes = 65_536
 const maxTotalBytes = 134_217_728
 const maxInflatedBytes = 4_294_967_296
 const limits = { maxDepth: 64, maxElements: 5_000_000 }
@@ -61,7 +68,9 @@ function reader(): DatasetBuilder {
   return new DatasetBuilder(
     ({ vr, length }, _depth, holdsItems) => {
       if (holdsItems) return 'enter'
-      if (isBulkVr(vr) || length > maxTextBytes || length > leftBytes) return 'skip'
+      // UN may be private text of implicit VR; larger ones are none.
+      if ((isBulkVr(vr) && (vr !== 'UN' || length > maxUnknownBytes)) || length > maxTextBytes || length > leftBytes)
+        return 'skip'
       leftBytes -= length
       return 'value'
     },
@@ -114,7 +123,8 @@ function refuseClass(sopClassUid: string, { sopClasses }: Profile): void {
   if (sopClasses.only !== undefined && !sopClasses.only.includes(sopClassUid))
     refuse('the profile does not name this SOP class')
   if (!storageSopClasses.has(sopClassUid)) refuse('a private or unknown SOP class may hold anything')
-  if (opaqueClasses.test(sopClassUid)) refuse('the content of this SOP class is a document or raw data, which cannot be searched')
+  if (opaqueClasses.test(sopClassUid))
+    refuse('the content of this SOP class is a document or raw data, which cannot be searched')
 }
 
 const knownTerm =

@@ -1,8 +1,8 @@
 /** What a de-identified instance says of itself, and only what is true of it (PS3.15 §E.1.1). */
 import type { NewElement } from '../../gateway/dicom/part10-writer.ts'
 import type { PixelPlan } from './pixel-plan.ts'
-import { datesOf, hasOption, type Profile } from './profile.ts'
 import { edition } from './profile.data.ts'
+import { datesOf, hasOption, type Profile } from './profile.ts'
 import { methodMeaning, type OptionName } from './tables.ts'
 
 /** Codes of CID 7050 by option. */
@@ -24,7 +24,8 @@ const cleanPixelData = '113101'
 /** The method codes that are true of an instance, ascending. */
 export function methodCodesOf(profile: Profile, pixels: Pick<PixelPlan, 'outcome'>): readonly string[] {
   const options = profile.options.map(option => methodCodes[option]).filter(code => code !== undefined)
-  const isCleaned = hasOption(profile, 'cleanPixelData') && (pixels.outcome === 'blanked' || pixels.outcome === 'unchanged')
+  const isCleaned =
+    hasOption(profile, 'cleanPixelData') && (pixels.outcome === 'blanked' || pixels.outcome === 'unchanged')
   return [basicProfile, ...(isCleaned ? [cleanPixelData] : []), ...options].sort()
 }
 
@@ -34,11 +35,7 @@ export function notDone(profile: Profile): readonly string[] {
 }
 
 /** The elements that mark an instance, and those of the trial; all are ASCII. */
-export function marks(
-  profile: Profile,
-  pixels: Pick<PixelPlan, 'outcome'>,
-  pseudonym: string,
-): readonly NewElement[] {
+export function marks(profile: Profile, pixels: Pick<PixelPlan, 'outcome'>, pseudonym: string): readonly NewElement[] {
   const temporal = { kept: 'UNMODIFIED', shifted: 'MODIFIED', removed: 'REMOVED' }[datesOf(profile)]
   const codes = methodCodesOf(profile, pixels)
   return [

@@ -92,7 +92,8 @@ async function* copyRange(source: ByteSource, offset: number, length: number): A
   const end = offset + length
   for (let at = offset; at < end; ) {
     const bytes = await source.read(at, Math.min(copyBytes, end - at))
-    if (bytes.length === 0) throw new GatewayError('DICOM_UNREADABLE', 'cannot read DICOM: source is shorter than it was')
+    if (bytes.length === 0)
+      throw new GatewayError('DICOM_UNREADABLE', 'cannot read DICOM: source is shorter than it was')
     yield bytes
     at += bytes.length
   }

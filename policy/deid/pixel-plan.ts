@@ -1,6 +1,7 @@
 /** What becomes of an instance's pixel data: copied, blanked, searched, or a reason to hold it. */
-import { type Dataset, decodeNumbers, type Element, type Encoding } from '../../gateway/dicom/dataset.ts'
+
 import type { ByteSource } from '../../gateway/dicom/byte-source.ts'
+import { type Dataset, decodeNumbers, type Element, type Encoding } from '../../gateway/dicom/dataset.ts'
 import { transferSyntax } from '../../gateway/dicom/uid.ts'
 import { assessBurnedIn } from './burned-in.ts'
 import { beginsCodestream, type Codestream, codestreamOf } from './codestream.ts'
@@ -63,8 +64,7 @@ function decideRegions(
   if (risk === 'none') return { outcome: 'unchanged', rule: words, regions: [] }
   if (profile.pixels.release.some(entry => entry.sopClassUid === sopClassUid))
     return { outcome: 'released', rule: 'class released by the profile', regions: [] }
-  if (hasOption(profile, 'cleanPixelData') && regions !== undefined)
-    return { outcome: 'blanked', rule: words, regions }
+  if (hasOption(profile, 'cleanPixelData') && regions !== undefined) return { outcome: 'blanked', rule: words, regions }
   const why = hasOption(profile, 'cleanPixelData')
     ? 'text may be burned into the pixels, and no rule says where'
     : 'text may be burned into the pixels, and the profile does not clean them'
@@ -106,10 +106,14 @@ async function planFragments(
   const family = codestreamOf(transferSyntaxUid)
   if (family === undefined) throw unsupported('video, or a transfer syntax that cannot be searched for text')
   if (regions.length > 0)
-    throw new CompressedPixelsError('pixels-compressed', 'text must be blanked in compressed pixels, and no codec is at hand', {
-      tag: pixelData,
-      rule: transferSyntaxUid,
-    })
+    throw new CompressedPixelsError(
+      'pixels-compressed',
+      'text must be blanked in compressed pixels, and no codec is at hand',
+      {
+        tag: pixelData,
+        rule: transferSyntaxUid,
+      },
+    )
   const [offsets, ...data] = fragments
   if (offsets !== undefined && offsets.length > 4 * Math.max(frames, data.length))
     throw unsupported('an offset table with more entries than frames')

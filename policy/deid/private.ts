@@ -42,6 +42,7 @@ export class PrivateBlocks {
     if (vr !== 'UN') return listed.includes(vr) ? vr : undefined
     // Implicit VR does not say; what has items of its own would not have been read.
     const [only] = listed
+    if (element.value === undefined && element.length > 0) return undefined
     return listed.length === 1 && only !== 'SQ' && only !== undefined && !isBulkVr(only) ? only : undefined
   }
 

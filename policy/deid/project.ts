@@ -79,7 +79,9 @@ export class Project {
   }
 
   #digest(purpose: string, scope: string | undefined, value: string): Buffer {
-    return createHmac('sha256', this.#key).update(JSON.stringify([purpose, scope ?? 'project', value])).digest()
+    return createHmac('sha256', this.#key)
+      .update(JSON.stringify([purpose, scope ?? 'project', value]))
+      .digest()
   }
 }
 

@@ -109,7 +109,7 @@ function decide(element: Element, content: ContentRule | undefined, context: Rew
   const { tag, vr } = element
   const usual = context.table.decide(tag, vr, context.sopClassUid)
   if (content === undefined || content === 'usual' || !contentValueTags.has(tag)) return usual
-  const action: Action = content === 'remove' ? 'empty' : content
+  const action: Action = content === 'remove' || content === 'hold' ? 'empty' : content
   return { action: content === 'keep' && !isDate(vr) ? 'echo' : action, because: 'E.3.4-1' }
 }
 
@@ -178,7 +178,10 @@ function apply(
   checkVr(element, vr)
   if (pixelDataTags.has(tag)) {
     if (path.length > 0)
-      throw new HoldError('pixels-unsupported', 'pixel data inside a sequence cannot be judged', { tag, rule: 'no row' })
+      throw new HoldError('pixels-unsupported', 'pixel data inside a sequence cannot be judged', {
+        tag,
+        rule: 'no row',
+      })
     context.pixels(element, out)
     return
   }
@@ -207,13 +210,13 @@ function rewriteSequence(
   const items = element.items ?? []
   let written = 0
   for (const item of items) {
-    const rule = contentRule(item, context.profile)
+    const rule = contentRule(item, context.profile, context.hasContentReferences ? 'keep-places' : 'remove')
+    if (rule === 'hold')
+      throw new HoldError('content-references', 'a content item that must go is in a tree with references by place', {
+        tag: contentReference,
+        rule: 'E.3.4-1',
+      })
     if (rule === 'remove') {
-      if (context.hasContentReferences)
-        throw new HoldError('content-references', 'a content item that must go is in a tree with references by place', {
-          tag: contentReference,
-          rule: 'E.3.4-1',
-        })
       context.record.counts.set('remove-item', (context.record.counts.get('remove-item') ?? 0) + 1)
       continue
     }
@@ -293,7 +296,8 @@ function changedText(
 ): Uint8Array | undefined {
   const { tag, value, length } = element
   if (length === 0 || tag === 0x00080005) return undefined
-  if (value === undefined) throw new HoldError('too-large', 'a text is longer than what is searched', { tag, rule: 'text' })
+  if (value === undefined)
+    throw new HoldError('too-large', 'a text is longer than what is searched', { tag, rule: 'text' })
   const { kind, multiValued } = vrFacts(vr)
   const text = kind === 'text' ? charset.decode(value, vr === 'PN' ? 'names' : 'text') : latin1(value)
   const values = multiValued ? text.split('\\') : [text]
@@ -302,7 +306,8 @@ function changedText(
   const joined = changed.join('\\')
   const isEmpty = /^[\\ ]*$/.test(joined)
   const result = isEmpty ? (needsText(tag, vr) ? dummyText : '') : joined
-  const bytes = kind === 'ascii' ? Buffer.from(result, 'latin1') : charset.encode(result, vr === 'PN' ? 'names' : 'text')
+  const bytes =
+    kind === 'ascii' ? Buffer.from(result, 'latin1') : charset.encode(result, vr === 'PN' ? 'names' : 'text')
   return bytes ?? Buffer.from(dummyText, 'latin1')
 }
 
@@ -317,7 +322,8 @@ function changedValue(text: string, vr: Vr, tag: Tag, { action }: Decision, cont
   if (trimmed === '') return /^[ \0]*$/.test(text) ? text : ''
   if (vr === 'UI') return changedUid(text, trimmed, action, context)
   if (isDate(vr)) return changedDate(text, trimmed, vr, action, context)
-  if (vr === 'DS' || vr === 'IS') return /^[+-]?(?:\d{1,16}[.,]?\d{0,16}|[.,]\d{1,16})(?:[eE][+-]?\d{1,3})?$/.test(trimmed) ? text : ''
+  if (vr === 'DS' || vr === 'IS')
+    return /^[+-]?(?:\d{1,16}[.,]?\d{0,16}|[.,]\d{1,16})(?:[eE][+-]?\d{1,3})?$/.test(trimmed) ? text : ''
   if (vr === 'AS') return changedAge(text, trimmed, context.profile)
   if (vr === 'CS' || vr === 'AE') return isCodeString(trimmed) && !context.scrubber.isIdentifier(trimmed) ? text : ''
   // What the character set does not define cannot be searched.
@@ -339,7 +345,8 @@ function trimmedValue(text: string): string {
 }
 
 function changedUid(text: string, trimmed: string, action: Action, { project, record }: RewriteContext): string {
-  if (action !== 'uid' || isWellKnown(trimmed)) return /^[0-9.]{1,64}$/.test(trimmed) ? text : ''
+  // What is no UID is replaced even where UIDs are kept: it may be anything.
+  if (isWellKnown(trimmed) || (action !== 'uid' && /^[0-9.]{1,64}$/.test(trimmed))) return text
   const uid = project.uid(trimmed)
   record.uids.set(trimmed, uid)
   return uid

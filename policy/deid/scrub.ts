@@ -1,5 +1,6 @@
 /** Takes identifiers out of text that is kept. */
 import { fold, type Identifiers, wordPattern } from './identifiers.ts'
+import { WholeWords } from './whole-words.ts'
 
 /** How much is taken out: a patient's own identifiers, or also what looks like anybody's. */
 export type ScrubLevel = 'echo' | 'clean'
@@ -8,23 +9,27 @@ export type ScrubLevel = 'echo' | 'clean'
 const minGluedLetters = 5
 const withoutSpaces = /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}]/u
 
-/** Scrubs the texts of one instance. */
+/** Scrubs the texts of one instance, in time that does not grow with the number of identifiers. */
 export class Scrubber {
   readonly #names: ReadonlySet<string>
-  readonly #glued: readonly string[]
-  /** Identifiers in scripts without spaces between words. */
-  readonly #ideographs: readonly string[]
-  readonly #ids: readonly string[]
+  /** Lengths of the names that are looked for inside of words. */
+  readonly #gluedLengths: readonly number[]
+  /** Identifiers in scripts without spaces between words, and their lengths. */
+  readonly #ideographs: ReadonlySet<string>
+  readonly #ideographLengths: readonly number[]
+  readonly #ids: WholeWords
   readonly #dates: readonly RegExp[]
   readonly #areDatesKept: boolean
+  /** Texts are the same in all instances of a series. */
+  readonly #known = new Map<string, string>()
 
   constructor(identifiers: Identifiers, options: { readonly dates: 'kept' | 'removed' }) {
     const names = [...identifiers.names]
     this.#names = identifiers.names
-    this.#glued = names.filter(name => name.length >= minGluedLetters)
-    this.#ideographs = names.filter(name => name.length >= 2 && withoutSpaces.test(name))
-    // Longer ones first: one may be part of another.
-    this.#ids = [...identifiers.ids].sort((a, b) => b.length - a.length)
+    this.#gluedLengths = lengthsOf(names.filter(name => name.length >= minGluedLetters))
+    this.#ideographs = new Set(names.filter(name => name.length >= 2 && withoutSpaces.test(name)))
+    this.#ideographLengths = lengthsOf([...this.#ideographs])
+    this.#ids = new WholeWords(identifiers.ids)
     this.#dates = [...identifiers.birthDates].map(datePattern)
     this.#areDatesKept = options.dates === 'kept'
   }
@@ -32,28 +37,61 @@ export class Scrubber {
   /** The text without identifiers; the same text when there were none. */
   scrub(text: string, level: ScrubLevel): string {
     if (text === '') return text
-    let out = text
-    for (const id of this.#ids) out = removeWhole(out, id)
-    for (const date of this.#dates) out = out.replace(date, ' ')
-    if (level === 'clean') out = removePatterns(out, this.#areDatesKept)
-    for (const name of this.#ideographs) out = removeAnywhere(out, name)
-    out = out.replace(wordPattern, word => (this.#isName(word) ? ' ' : word))
-    return out === text ? text : tidy(out)
+    const key = level + text
+    const known = this.#known.get(key)
+    if (known !== undefined) return known
+    const scrubbed = this.#scrub(text, level)
+    if (text.length <= maxRememberedLength && this.#known.size < maxRemembered) this.#known.set(key, scrubbed)
+    return scrubbed
   }
 
   /** True when a coded value, as a whole, is an identifier. */
   isIdentifier(value: string): boolean {
     const folded = fold(value)
     if (codeWords.has(folded)) return false
-    return this.#names.has(folded) || this.#ids.includes(folded)
+    return this.#names.has(folded) || this.#ids.has(folded)
+  }
+
+  #scrub(text: string, level: ScrubLevel): string {
+    let out = this.#ids.cut(text)
+    for (const date of this.#dates) out = out.replace(date, ' ')
+    if (level === 'clean') out = removePatterns(out, this.#areDatesKept)
+    if (this.#ideographs.size > 0 && withoutSpaces.test(out)) out = this.#cutIdeographs(out)
+    out = out.replace(wordPattern, word => (this.#isName(word) ? ' ' : word))
+    return out === text ? text : tidy(out)
   }
 
   #isName(word: string): boolean {
     const folded = fold(word)
     if (this.#names.has(folded)) return true
-    if (folded.length <= minGluedLetters) return false
-    return this.#glued.some(name => folded.includes(name))
+    return folded.length > minGluedLetters && hasPart(folded, this.#names, this.#gluedLengths)
   }
+
+  #cutIdeographs(text: string): string {
+    const composed = text.normalize('NFC')
+    let out = ''
+    for (let at = 0; at < composed.length; ) {
+      const from = at
+      const length = this.#ideographLengths.find(size => this.#ideographs.has(fold(composed.slice(from, from + size))))
+      out += length === undefined ? composed[at] : ' '
+      at += length ?? 1
+    }
+    return out
+  }
+}
+
+const maxRememberedLength = 1_024
+const maxRemembered = 4_000
+
+/** Distinct lengths, the longest first. */
+function lengthsOf(texts: readonly string[]): readonly number[] {
+  return [...new Set(texts.map(text => text.length))].sort((a, b) => b - a)
+}
+
+function hasPart(word: string, parts: ReadonlySet<string>, lengths: readonly number[]): boolean {
+  for (const length of lengths)
+    for (let at = 0; at + length <= word.length; at++) if (parts.has(word.slice(at, at + length))) return true
+  return false
 }
 
 /** Words of code strings that are somebody's name too; as coded values they mean what the standard says. */
@@ -65,49 +103,6 @@ const codeWords: ReadonlySet<string> = new Set(
     .split(/\s+/)
     .filter(word => word !== ''),
 )
-
-/** Removes an identifier where no letter or digit touches it. */
-function removeWhole(text: string, id: string): string {
-  const folded = fold(text)
-  // Folding may change lengths; then words are compared one by one instead of by place.
-  if (folded.length !== text.length) return folded.includes(id) ? removeFolded(text, id) : text
-  let out = ''
-  let from = 0
-  for (let at = folded.indexOf(id); at >= 0; at = folded.indexOf(id, at + 1)) {
-    const end = at + id.length
-    if (at < from || isWord(folded[at - 1]) || isWord(folded[end])) continue
-    out += `${text.slice(from, at)} `
-    from = end
-  }
-  return out + text.slice(from)
-}
-
-/** Where places do not correspond: the folded text takes the place of the text, which has the identifier in it. */
-function removeFolded(text: string, id: string): string {
-  const composed = text.normalize('NFC')
-  const folded = fold(composed)
-  return folded.length === composed.length ? removeWhole(composed, id) : folded.replaceAll(id, ' ')
-}
-
-function removeAnywhere(text: string, name: string): string {
-  const folded = fold(text)
-  if (!folded.includes(name)) return text
-  return folded.length === text.length ? cut(text, folded, name) : folded.replaceAll(name, ' ')
-}
-
-function cut(text: string, folded: string, name: string): string {
-  let out = ''
-  let from = 0
-  for (let at = folded.indexOf(name); at >= 0; at = folded.indexOf(name, from)) {
-    out += `${text.slice(from, at)} `
-    from = at + name.length
-  }
-  return out + text.slice(from)
-}
-
-function isWord(character: string | undefined): boolean {
-  return character !== undefined && /[\p{L}\p{M}\p{N}]/u.test(character)
-}
 
 /** A birth date as people write it: year first or last, with or without separators, day and month either way round. */
 function datePattern(date: string): RegExp {

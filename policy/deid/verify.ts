@@ -16,6 +16,7 @@ import { isCreator, PrivateBlocks } from './private.ts'
 import { datesOf, type Profile } from './profile.ts'
 import type { RewriteRecord } from './rewrite.ts'
 import { rowOf } from './tables.ts'
+import { WholeWords } from './whole-words.ts'
 
 /** What is known of the output beforehand. */
 export interface Expected {
@@ -37,7 +38,8 @@ export interface Finding {
 export async function verifyOutput(output: ByteSource, expected: Expected): Promise<readonly Finding[]> {
   const file = await readPart10(output, { maxValueBytes: 16_777_216, maxTotalBytes: 134_217_728, limits })
   const verifier = new Verifier(expected)
-  if (file.preamble.length !== 128 || file.preamble.some(byte => byte !== 0)) verifier.find(0, 'the preamble is not empty')
+  if (file.preamble.length !== 128 || file.preamble.some(byte => byte !== 0))
+    verifier.find(0, 'the preamble is not empty')
   for (const { tag } of file.meta.elements) if (!metaTags.has(tag)) verifier.find(tag, 'not of a file meta of ours')
   const named = [stringOf(file.meta, 0x00020003), stringOf(file.dataset, 0x00080018)]
   if (named.some(uid => uid !== expected.sopInstanceUid)) verifier.find(0x00080018, 'not the instance that was meant')
@@ -63,12 +65,15 @@ class Verifier {
   readonly #ownTags: ReadonlySet<Tag>
   readonly #optionNames: readonly string[]
   readonly #overridden: ReadonlySet<Tag>
+  readonly #ids: WholeWords
+  readonly #needles = new Map<string, WholeWords>()
 
   constructor(expected: Expected) {
     this.#expected = expected
     const { profile, record, pixels, pseudonym } = expected
     this.#originals = new Set([...record.uids].filter(([from, to]) => from !== to).map(([from]) => from))
     this.#ownTags = new Set(marks(profile, pixels, pseudonym).map(({ tag }) => tag))
+    this.#ids = new WholeWords(expected.identifiers.ids)
     this.#optionNames = profile.options
     this.#overridden = new Set(profile.overrides.map(({ attribute }) => attribute))
   }
@@ -127,7 +132,8 @@ class Verifier {
     if (row.basic === 'D' || row.basic.includes('/')) {
       const isDummy = element.value?.every(byte => byte === 0) ?? false
       const texts = decodeStrings(element, dataset.charset)
-      if (!isDummy && !texts.every(text => text === '' || isDummyText(text))) this.find(tag, 'to be replaced, but not a dummy')
+      if (!isDummy && !texts.every(text => text === '' || isDummyText(text)))
+        this.find(tag, 'to be replaced, but not a dummy')
     }
   }
 
@@ -155,12 +161,13 @@ class Verifier {
       if (text === '' || isDummyText(text) || (pseudonym !== '' && text === pseudonym)) continue
       const folded = fold(text)
       if (element.vr === 'CS' || element.vr === 'AE') {
-        if (folded.length >= minSearchedLetters && identifiers.ids.has(folded)) this.find(element.tag, 'an identifier in a code')
+        if (folded.length >= minSearchedLetters && identifiers.ids.has(folded))
+          this.find(element.tag, 'an identifier in a code')
         continue
       }
       for (const [word] of folded.matchAll(wordPattern))
         if (identifiers.names.has(word)) this.find(element.tag, 'a part of a name')
-      for (const id of identifiers.ids) if (hasWhole(folded, id)) this.find(element.tag, 'an identifier')
+      if (this.#ids.isIn(folded)) this.find(element.tag, 'an identifier')
     }
     if (element.vr !== 'CS') this.#bytes(element, dataset.charset)
   }
@@ -169,10 +176,17 @@ class Verifier {
   #bytes({ tag, value, length }: Element, charset: Charset | undefined = undefined): void {
     if (value === undefined || length > maxSearchedBytes || isPrivateCreator(tag)) return
     const raw = Buffer.from(value.buffer, value.byteOffset, value.byteLength).toString('latin1').toLowerCase()
-    for (const text of this.#expected.identifiers.texts) {
-      if (text.length < minSearchedLetters) continue
-      for (const needle of needlesOf(text, charset)) if (hasWhole(raw, needle)) this.find(tag, 'an identifier in the bytes')
-    }
+    if (this.#needlesIn(charset).isIn(raw)) this.find(tag, 'an identifier in the bytes')
+  }
+
+  #needlesIn(charset: Charset | undefined): WholeWords {
+    const key = charset?.terms.join('\\') ?? 'binary'
+    const known = this.#needles.get(key)
+    if (known !== undefined) return known
+    const texts = [...this.#expected.identifiers.texts].filter(text => text.length >= minSearchedLetters)
+    const needles = new WholeWords(new Set(texts.flatMap(text => needlesOf(text, charset))))
+    this.#needles.set(key, needles)
+    return needles
   }
 }
 
@@ -189,20 +203,8 @@ function isPrivateCreator(tag: Tag): boolean {
 const utf8 = charsetOf(['ISO_IR 192'])
 const latin = charsetOf(['ISO_IR 100'])
 
-function needlesOf(text: string, charset: Charset | undefined): ReadonlySet<string> {
+/** Bytes as Latin-1 text, one character each. */
+function needlesOf(text: string, charset: Charset | undefined): readonly string[] {
   const forms = [utf8.encode(text), latin.encode(text), charset?.encode(text), Buffer.from(text, 'utf16le')]
-  return new Set(
-    forms.filter(bytes => bytes !== undefined).map(bytes => Buffer.from(bytes).toString('latin1').toLowerCase()),
-  )
-}
-
-/** True when `part` stands in `text` with no letter or digit beside it. */
-function hasWhole(text: string, part: string): boolean {
-  for (let at = text.indexOf(part); at >= 0; at = text.indexOf(part, at + 1))
-    if (!isWord(text[at - 1]) && !isWord(text[at + part.length])) return true
-  return false
-}
-
-function isWord(character: string | undefined): boolean {
-  return character !== undefined && /[\p{L}\p{M}\p{N}]/u.test(character)
+  return forms.filter(bytes => bytes !== undefined).map(bytes => Buffer.from(bytes).toString('latin1').toLowerCase())
 }
