@@ -9,8 +9,10 @@ export interface Certificate {
   readonly format: 'hanse-deid-certificate-1'
   readonly profile: { readonly name: string; readonly sha256: string; readonly basis: string; readonly edition: string }
   readonly sopClassUid: string
-  /** Of the output. */
+  /** Of the output, as is the next. */
   readonly sopInstanceUid: string
+  /** Empty when the output has none. */
+  readonly studyInstanceUid: string
   readonly sourceSha256: string
   readonly outputSha256: string
   readonly outputBytes: number

@@ -44,8 +44,8 @@ export type Spool = (chunks: AsyncIterable<Uint8Array>) => Promise<ByteSource>
 
 /** What the caller knows beyond the instance. */
 export interface RunOptions {
-  /** Identifiers of the study's other instances, to be taken out of this one's text as well. */
-  readonly known?: Identifiers
+  /** Identifiers of the study's other instances, by its UID, to be taken out of this one's text as well. */
+  readonly knownOfStudy?: (studyUid: string) => Identifiers | undefined
   /** The subject, where the caller knows the issuer better than the instance does. */
   readonly subject?: Subject
   /** SHA-256 of the source, hex, where it is known already. */
@@ -78,7 +78,7 @@ export class Deidentifier {
     this.#project = new Project(key, profile, lookup)
   }
 
-  /** The identifiers of an instance, for `known` of its study's others; undefined for what cannot be read. */
+  /** The identifiers of an instance, for `knownOfStudy`; undefined for what cannot be read. */
   async identifiersOf(source: ByteSource): Promise<{ studyUid: string; identifiers: Identifiers } | undefined> {
     try {
       const instance = await readInstance(source, this.profile)
@@ -118,7 +118,8 @@ export class Deidentifier {
     const { dataset, encoding, transferSyntaxUid, sopClassUid } = instance
     onStep?.('identify')
     const identifiers = this.#collect(instance)
-    if (options.known !== undefined) addIdentifiers(identifiers, options.known)
+    const known = options.knownOfStudy?.(instance.studyUid)
+    if (known !== undefined) addIdentifiers(identifiers, known)
     const subject = options.subject ?? instance.subject
     const pseudonym = this.#project.pseudonym(subject)
     if (pseudonym === undefined)
@@ -180,7 +181,7 @@ export class Deidentifier {
   }
 
   #certify(
-    { sopClassUid }: Instance,
+    { sopClassUid, studyUid }: Instance,
     { sizeBytes }: ByteSource,
     sopInstanceUid: string,
     sourceSha256: string,
@@ -192,6 +193,7 @@ export class Deidentifier {
     return certificateOf(this.profile, {
       sopClassUid,
       sopInstanceUid,
+      studyInstanceUid: record.uids.get(studyUid) ?? studyUid,
       sourceSha256,
       outputSha256,
       outputBytes: sizeBytes,

@@ -346,7 +346,7 @@ function trimmedValue(text: string): string {
 
 function changedUid(text: string, trimmed: string, action: Action, { project, record }: RewriteContext): string {
   // What is no UID is replaced even where UIDs are kept: it may be anything.
-  if (isWellKnown(trimmed) || (action !== 'uid' && /^[0-9.]{1,64}$/.test(trimmed))) return text
+  if (isWellKnown(trimmed) || (action !== 'uid' && trimmed.length <= 64 && /^\d+(?:\.\d+)*$/.test(trimmed))) return text
   const uid = project.uid(trimmed)
   record.uids.set(trimmed, uid)
   return uid
