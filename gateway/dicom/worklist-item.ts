@@ -72,7 +72,7 @@ export async function worklistEntriesFromDicom(bytes: Uint8Array, seed: string):
   if (bytes.length > 4 * maxWorklistBytes)
     throw new GatewayError('TOO_LARGE', `expected a worklist item of at most ${4 * maxWorklistBytes} bytes`)
   const { dataset } = await readPart10(bufferSource(bytes), {
-    maxValueBytes: bytes.length,
+    maxValueBytes: 4 * maxWorklistBytes,
     maxInflatedBytes: 4 * maxWorklistBytes,
     limits,
   })

@@ -102,9 +102,7 @@ export function openWorklist(options: { readonly db: Db }): Worklist {
   return {
     list: async (principal, filter, page) => {
       const found = await loadWorklistPage(db, filter, page)
-      await db.inTransaction(tx =>
-        appendAudit(tx, worklistQuery(principal, { outcome: 'success', matches: found.items.length })),
-      )
+      await db.inTransaction(tx => appendAudit(tx, queryRecord(principal, 'worklist', { matches: found.items.length })))
       return found
     },
 
@@ -200,24 +198,26 @@ function placeOf(externalKey: string): { path: string; index: number } {
   return { path: externalKey.slice(0, at), index: Number(externalKey.slice(at + 1)) }
 }
 
-const participantOf = (principal: Principal): Participant => ({
+/** The one who asks, as a participant of an event. */
+export const participantOf = (principal: Principal): Participant => ({
   userId: principal.id,
   requestor: true,
   ...(principal.address !== undefined && { address: principal.address }),
 })
 
-/** The audit event of a query (PS3.15 §A.5.3.10): who asked and how many items were told, not what was asked. */
-export function worklistQuery(
+/** The audit event of a query (PS3.15 §A.5.3.10): who asked and how many were told, not what was asked. */
+export function queryRecord(
   principal: Principal,
-  result: { readonly outcome: AuditEvent['outcome']; readonly matches: number },
+  model: 'worklist' | 'procedure-steps',
+  result: { readonly matches: number; readonly outcome?: AuditEvent['outcome'] },
 ): AuditEvent {
   return {
     event: eventIds.query,
     action: 'E',
-    outcome: result.outcome,
+    outcome: result.outcome ?? 'success',
     participants: [{ ...participantOf(principal), role: roles.source }],
     objects: [],
-    detail: { model: 'worklist', matches: result.matches },
+    detail: { model, matches: result.matches },
   }
 }
 
