@@ -23,6 +23,7 @@ import { type Db, openDatabase } from './db/db.ts'
 import { openPrivateCluster } from './db/embedded.ts'
 import { migrate } from './db/migrations.ts'
 import { pixelConverter } from './dimse/converter.ts'
+import { findService } from './dimse/find.ts'
 import { getService } from './dimse/get.ts'
 import { ingestStore } from './dimse/ingest-sink.ts'
 import { openScp } from './dimse/listener.ts'
@@ -50,6 +51,7 @@ import { openIngest } from './services/ingest.ts'
 import { type Modalities, openModalities } from './services/modalities.ts'
 import { openModalityJobs } from './services/modality-jobs.ts'
 import { openOutbound } from './services/outbound.ts'
+import { openQuery } from './services/query.ts'
 import { openRefusals } from './services/refusals.ts'
 import { openRemote } from './services/remote.ts'
 import { openRetrieve } from './services/retrieve.ts'
@@ -182,6 +184,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         refused({ protocol: 'dimse', userId: callingAe || 'unknown', address: remoteAddress, reason, repeats }),
       store: ingestStore(ingest, ({ originator }) => ownMoves.purposeOf(originator)),
       services: [
+        findService({ query: openQuery({ db }), aeTitle: config.dicom.aeTitle }),
         getService({ retrieve, converter: ({ callingAe }) => converter(callingAe) }),
         moveService({ retrieve, destination: aeTitle => moveDestination(modalities, aeTitle), converter, log }),
       ],
