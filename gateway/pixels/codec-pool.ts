@@ -21,6 +21,8 @@ export interface CodecPoolOptions {
 /** Codes frames in threads. */
 export interface CodecPool {
   readonly threads: number
+  /** A number for an object whose frames are to be coded. */
+  nextObject(): number
   /**
    * Waits for a free thread, then has it do the task that `prepare` makes; so what waits holds no frame. The bytes of
    * the task must be in a buffer of their own, which is moved to the thread.
@@ -51,6 +53,7 @@ export function openCodecPool(options: CodecPoolOptions = {}): CodecPool {
   piscina.on('error', () => {})
   const turns = limitTurns(threads)
   let isClosed = false
+  let objects = 0
 
   const code = async (task: FrameTask, signal: AbortSignal): Promise<FrameAnswer> => {
     const deadlineMs = frameDeadlineMs + (frameBytes(task.native) / 1_048_576) * 1_000
@@ -68,6 +71,7 @@ export function openCodecPool(options: CodecPoolOptions = {}): CodecPool {
 
   return {
     threads,
+    nextObject: () => ++objects,
     async run(prepare, signal) {
       const release = await turns.take(signal)
       try {
