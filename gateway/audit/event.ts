@@ -192,6 +192,20 @@ export function instancesTransferred(input: Transfer & { action: 'C' | 'R' | 'U'
   }
 }
 
+/** Somebody searched the store (§A.5.3.10). */
+export function queried(input: Common & { requestor: Participant }): AuditEvent {
+  return {
+    event: eventIds.query,
+    action: 'E',
+    ...common(input),
+    participants: [
+      { ...input.requestor, role: roles.source, requestor: true },
+      { userId: 'gateway', role: roles.destination },
+    ],
+    objects: [],
+  }
+}
+
 /** A whole study was deleted (§A.5.3.8). */
 export function studyDeleted(
   input: Common & { participants: readonly Participant[]; objects: readonly AuditObject[] },

@@ -79,6 +79,8 @@ export interface StudiesTable {
   patient: number
   study_instance_uid: string
   orthanc_id: string
+  /** The patient's name as this study has it. */
+  name_folded: Generated<string>
   domain: Generated<string>
   study_date: string | null
   study_time: string | null
