@@ -67,7 +67,7 @@ async function passAll(
   await inParallel([...manifest.objects.keys()], 4, async ordinal => {
     signal.throwIfAborted()
     const path = context.staging.path(row.manifestId, ordinal)
-    const result = await passAirlock({ path, manifest, ordinal, arrival: arrivals.get(ordinal) }, context.buffers)
+    const result = await passAirlock({ path, manifest, ordinal, arrival: arrivals.get(ordinal) }, context)
     if (result.kind === 'refused') refusals.push(result.refusal)
     else passed.push(keepsHeaders ? result.object : { ...result.object, header: undefined })
   })
@@ -103,7 +103,7 @@ export function takeEarly(context: InboundContext, manifestId: string, plan: Pla
     const object = { ordinal, fileSha256, sizeBytes: plan.map.sizeOf(ordinal) }
     plan.early.add(object, async () => {
       const path = context.staging.path(manifestId, ordinal)
-      const result = await passAirlock({ path, manifest: plan.manifest, ordinal }, context.buffers)
+      const result = await passAirlock({ path, manifest: plan.manifest, ordinal }, context)
       if (result.kind === 'refused') throw new GatewayError('OBJECT_DIGEST', 'the airlock will say so')
       const { header, datasetSha256 } = result.object
       plan.arrivals.set(ordinal, { fileSha256, isSigned: true, known: { header, datasetSha256 } })
@@ -199,7 +199,7 @@ async function readHeaderAgain(context: InboundContext, row: InboundRow, plan: P
   const { ordinal, fileSha256 } = object
   const path = context.staging.path(row.manifestId, ordinal)
   const arrival = { fileSha256, isSigned: true }
-  const result = await passAirlock({ path, manifest: plan.manifest, ordinal, arrival }, context.buffers)
+  const result = await passAirlock({ path, manifest: plan.manifest, ordinal, arrival }, context)
   if (result.kind === 'refused') throw new ConflictsFound([result.refusal])
   return result.object.header
 }
