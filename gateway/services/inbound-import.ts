@@ -120,15 +120,17 @@ async function makeVisible(
   passed: readonly Passed[],
 ): Promise<ObjectRefusal[]> {
   const to = { siteId: row.peer.siteId, manifestId: row.manifestId }
-  const draft = await draftReceipt(context, to, { kind: 'imported' })
-  const custody = { ...draft, kind: 'custody' as const }
+  // Every byte is durable and verified; its checkpoint is made while the rows are written.
+  const drafting = draftReceipt(context, to, { kind: 'imported' })
+  drafting.catch(() => undefined) // thrown where it is awaited
   for (let attempt = 1; ; attempt++) {
     try {
       await context.db.inTransaction(async tx => {
         const locked = await lockInbound(tx, row.id)
         if (locked?.state !== 'committing') return
         const counts = await insertAll(tx, context, row, plan, passed)
-        await issueReceipt(tx, row.id, custody, context.keys)
+        const draft = await drafting
+        await issueReceipt(tx, row.id, { ...draft, kind: 'custody' }, context.keys)
         await issueReceipt(tx, row.id, { ...draft, counts }, context.keys)
         await setState(tx, row.id, 'imported')
         await addStep(tx, row.id, 'imported', { ...counts })

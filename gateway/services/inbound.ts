@@ -144,8 +144,11 @@ export async function openInbound(
     const { manifest } = offer
     const id = randomUUID()
     const map = mapLeaves(manifest.objects.map(object => object.sizeBytes))
-    const draft = await draftReceipt(context, { siteId: peer.siteId, manifestId: offer.id }, { kind: 'accepted' })
-    await context.staging.create(offer.id)
+    const to = { siteId: peer.siteId, manifestId: offer.id }
+    const [draft] = await Promise.all([
+      draftReceipt(context, to, { kind: 'accepted' }),
+      context.staging.create(offer.id),
+    ])
     await db.inTransaction(async tx => {
       const isNew = await insertInbound(tx, {
         id,
