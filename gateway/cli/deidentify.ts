@@ -24,11 +24,23 @@ export const deidentify: Command = {
   operands: 'IN...',
   arity: { min: 1, max: 10_000 },
   options: {
-    profile: { type: 'string', value: 'NAME|FILE', help: `${presetNames.join(', ')}, basic+OPTION, or a profile document` },
+    profile: {
+      type: 'string',
+      value: 'NAME|FILE',
+      help: `${presetNames.join(', ')}, basic+OPTION, or a profile document`,
+    },
     out: { type: 'string', value: 'DIR', help: 'folder for the output; STUDY/INSTANCE.dcm by the new UIDs' },
-    project: { type: 'string', value: 'KEYFILE', help: 'key of the project: the same key, the same UIDs, dates, pseudonyms' },
+    project: {
+      type: 'string',
+      value: 'KEYFILE',
+      help: 'key of the project: the same key, the same UIDs, dates, pseudonyms',
+    },
     'new-key': { type: 'boolean', help: 'make KEYFILE with a new key first' },
-    pseudonyms: { type: 'string', value: 'CSV', help: 'ISSUER,PATIENTID,PSEUDONYM lines, for profiles that look them up' },
+    pseudonyms: {
+      type: 'string',
+      value: 'CSV',
+      help: 'ISSUER,PATIENTID,PSEUDONYM lines, for profiles that look them up',
+    },
     report: { type: 'string', value: 'FILE', help: 'one JSON line per file: its certificate, or why it was held' },
   },
   details: [
@@ -45,7 +57,11 @@ export const deidentify: Command = {
       throw new UsageError('--pseudonyms: expected with a profile that looks pseudonyms up, and only then')
     await mkdir(out, { recursive: true })
     await refuseOverlap(args.operands, out, io.cwd)
-    const engine = new Deidentifier(profile, key, table === undefined ? undefined : readPseudonyms(resolve(io.cwd, table)))
+    const engine = new Deidentifier(
+      profile,
+      key,
+      table === undefined ? undefined : readPseudonyms(resolve(io.cwd, table)),
+    )
     await using report = openReport(args.text('report'), io)
     return await deidentifyAll(args.operands, { engine, out, report, io })
   },
@@ -117,8 +133,7 @@ async function deidentifyFile(
     return { result: 'written', file: await draft.keep(output, certificate), certificate }
   }
   const { kind: _, ...held } = outcome
-  const isNoInstance =
-    held.code === 'directory' || (held.code === 'unreadable' && !(await hasPrefix(source)))
+  const isNoInstance = held.code === 'directory' || (held.code === 'unreadable' && !(await hasPrefix(source)))
   return { result: isNoInstance ? 'skipped' : 'held', ...held }
 }
 
@@ -138,7 +153,8 @@ function required(args: Args, option: string): string {
 function loadProfile(name: string, io: Io): Profile {
   const known = name.startsWith('basic+') ? basicWith(name.slice('basic+'.length)) : presetProfile(name)
   if (known !== undefined) return known
-  if (!/[./\\]/.test(name)) throw new UsageError(`--profile: there is no profile "${name}"; known: ${presetNames.join(', ')}`)
+  if (!/[./\\]/.test(name))
+    throw new UsageError(`--profile: there is no profile "${name}"; known: ${presetNames.join(', ')}`)
   try {
     return decodeProfile(readJson(resolve(io.cwd, name)))
   } catch (error) {

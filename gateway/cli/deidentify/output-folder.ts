@@ -25,7 +25,8 @@ export function openDraft(folder: string, number: number, sourceBytes: number): 
     file ??= await open(path, 'w+', 0o600)
     let size = 0
     for await (const chunk of chunks) {
-      for (let at = 0; at < chunk.length; ) at += (await file.write(chunk, at, chunk.length - at, size + at)).bytesWritten
+      for (let at = 0; at < chunk.length; )
+        at += (await file.write(chunk, at, chunk.length - at, size + at)).bytesWritten
       size += chunk.length
     }
     return fileSource(file, size)

@@ -1,7 +1,7 @@
 /** Project keys and pseudonym tables in files. */
 import { randomBytes } from 'node:crypto'
 import { readFileSync, writeFileSync } from 'node:fs'
-import { projectKeyBytes, type PseudonymLookup } from '../../../policy/deid/project.ts'
+import { type PseudonymLookup, projectKeyBytes } from '../../../policy/deid/project.ts'
 import { decode, object, oneOf, optional, text } from '../../decode.ts'
 import { UsageError } from '../command.ts'
 
@@ -36,7 +36,9 @@ export function createProjectKey(path: string): void {
   try {
     writeFileSync(path, `${JSON.stringify(project, null, 2)}\n`, { mode: 0o600, flag: 'wx' })
   } catch (error) {
-    throw new UsageError(`${path}: ${error instanceof Error && 'code' in error ? String(error.code) : 'cannot be written'}`)
+    throw new UsageError(
+      `${path}: ${error instanceof Error && 'code' in error ? String(error.code) : 'cannot be written'}`,
+    )
   }
 }
 
@@ -70,7 +72,9 @@ export function readPseudonyms(path: string): PseudonymLookup {
     taken.add(pseudonym)
   })
   if (wrong.length > 0)
-    throw new UsageError(`${path}: expected ISSUER,PATIENTID,PSEUDONYM, each once, in line ${wrong.slice(0, 10).join(', ')}`)
+    throw new UsageError(
+      `${path}: expected ISSUER,PATIENTID,PSEUDONYM, each once, in line ${wrong.slice(0, 10).join(', ')}`,
+    )
   return ({ issuer, id }) => table.get(JSON.stringify([issuer, id])) ?? table.get(JSON.stringify(['', id]))
 }
 
