@@ -4,10 +4,12 @@ import { type Migration, Migrator } from 'kysely/migration'
 import { GatewayError } from '../errors.ts'
 import { type Db, openPool } from './db.ts'
 import * as foundation from './migrations/0001-foundation.ts'
+import * as commitment from './migrations/0005-commitment.ts'
 
 /** Imported one by one: the published package and the tests must not depend on a directory listing. */
 const migrations: Readonly<Record<string, Migration>> = {
   '0001-foundation': foundation,
+  '0005-commitment': commitment,
 }
 
 /**

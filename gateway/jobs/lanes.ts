@@ -12,6 +12,12 @@ export interface Jobs {
   deliver: { readonly transfer: string }
   /** Verify and import one inbound transfer whose bytes are complete. */
   'commit-inbound': { readonly transfer: string }
+  /** Verify what a peer asks us to commit to. */
+  'verify-commitment': { readonly commitment: string }
+  /** Carry a storage commitment on: tell its requestor, or ask the archive. */
+  'carry-commitment': { readonly commitment: string }
+  /** Carry one transfer to an archive on, from whatever state it is in. */
+  archive: { readonly transfer: string }
   /** Remove what a finished or abandoned transfer left on disk. */
   'clean-transfer': { readonly transfer: string }
 }
@@ -19,12 +25,16 @@ export interface Jobs {
 export type Lane = keyof Jobs
 
 const transfer = object({ transfer: text({ min: 1, max: 64, expected: 'a transfer id' }) })
+const commitment = object({ commitment: text({ min: 1, max: 64, expected: 'a commitment id' }) })
 
 /** Decoders of the lanes' data: what comes back from the database is read, not believed. */
 export const lanes: { readonly [L in Lane]: Decoder<Jobs[L]> } = {
   'evaluate-study': object({ study: integer({ min: 1 }) }),
   deliver: transfer,
   'commit-inbound': transfer,
+  'verify-commitment': commitment,
+  'carry-commitment': commitment,
+  archive: transfer,
   'clean-transfer': transfer,
 }
 
