@@ -70,6 +70,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     dir: config.data,
     log,
     freeSpace: { ...watermarkOf(config), ...(clusterHome && { alsoWatch: [clusterHome] }) },
+    spares: 16,
   })
   const keys = await openSiteKeys({
     dir: join(config.data, 'keys'),
@@ -88,7 +89,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const pairing = openPairing({ db, keys, peers, card, appendAudit, clocks, proxy })
 
   const ownIssuers = new Set(config.site.ownIssuers)
-  const modalities = use(starting, await openModalities({ db, log }))
+  const modalities = use(starting, await openModalities({ db, log, aeTitle: config.dicom.aeTitle }))
   const dueAt = ({ callingAe }: Origin): Date =>
     new Date(Date.now() + (modalities.stableAgeMs(callingAe) ?? config.studies.stableAgeMs))
   const ingest = use(

@@ -1,10 +1,11 @@
 /** The gateway's PostgreSQL: one pool, typed by Kysely, with transactions that survive a restart of the server. */
 import { setTimeout as delay } from 'node:timers/promises'
-import { Kysely, PostgresDialect, type PostgresPoolClient, sql, type Transaction } from 'kysely'
+import { Kysely, PostgresDialect, type PostgresPoolClient, type RawBuilder, sql, type Transaction } from 'kysely'
 import pg from 'pg'
 import { GatewayError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import { databaseError, failureKind } from './failure.ts'
+import { HeldFailure, runHeld } from './held-statement.ts'
 import { oldestMajor } from './postgres-binaries.ts'
 import type { Schema } from './schema.ts'
 
@@ -26,6 +27,14 @@ export interface Db {
    *   answer), STORAGE_FULL; other errors of `fn` and of constraints as they are
    */
   inTransaction<T>(fn: (tx: Tx) => Promise<T>): Promise<T>
+  /**
+   * Runs one statement, often used, as a transaction that is committed when `ready` resolves and
+   * rolled back when it rejects. Tried once.
+   *
+   * @throws what `ready` rejects with; GatewayError DATABASE_UNAVAILABLE (context `outcome: 'unknown'` when the
+   *   commit got no answer), STORAGE_FULL; errors of constraints as they are
+   */
+  commitWhen<R>(ready: Promise<unknown>, statement: RawBuilder<R>): Promise<readonly R[]>
   close(): Promise<void>
 }
 
@@ -60,10 +69,25 @@ export async function openDatabase(
     await pool.end()
     throw error
   }
+  const held = new StatementNames('held', 1)
   return {
     kysely,
     pool,
     poolConfig,
+    commitWhen: async <R>(ready: Promise<unknown>, statement: RawBuilder<R>) => {
+      const { sql: text, parameters: values } = statement.compile(kysely)
+      const name = held.nameOf(text)
+      if (name === undefined) throw new RangeError('too many different statements are run in this way')
+      const client = await connect(pool, patienceMs)
+      try {
+        const rows = await runHeld<R>(client, { name, text, values }, ready)
+        client.release()
+        return rows
+      } catch (error) {
+        client.release(error instanceof HeldFailure && error.stage === 'waiting')
+        throw heldError(error)
+      }
+    },
     inTransaction: fn => inTransaction(kysely, patienceMs, fn),
     close: async () => {
       if (!pool.ending) await pool.end()
@@ -122,7 +146,7 @@ function readInt8Array(value: string): readonly (number | null)[] {
 /** The pool as Kysely sees it: waits for a server that is away, and gives failures their code. */
 function patientPool(pool: pg.Pool, patienceMs: number) {
   const wrapped = new WeakMap<pg.PoolClient, PostgresPoolClient>()
-  const statements = new StatementNames()
+  const statements = new StatementNames('hanse', 2)
   return {
     options: pool.options,
     end: () => pool.end(),
@@ -157,18 +181,25 @@ function translating(client: pg.PoolClient, statements: StatementNames): Postgre
 class StatementNames {
   readonly #names = new Map<string, string>()
   readonly #seen = new Set<string>()
+  readonly #prefix: string
+  readonly #fromSight: number
 
-  /** A name from the second time on; undefined for a first sight and when there are enough. */
+  constructor(prefix: string, fromSight: 1 | 2) {
+    this.#prefix = prefix
+    this.#fromSight = fromSight
+  }
+
+  /** A name from the first or second time on; undefined before, and when there are enough. */
   nameOf(text: string): string | undefined {
     const known = this.#names.get(text)
     if (known !== undefined) return known
-    if (!this.#seen.has(text)) {
+    if (this.#fromSight > 1 && !this.#seen.has(text)) {
       if (this.#seen.size >= mostStatements) this.#seen.clear()
       this.#seen.add(text)
       return undefined
     }
     if (this.#names.size >= mostStatements) return undefined
-    const name = `hanse_${this.#names.size + 1}`
+    const name = `${this.#prefix}_${this.#names.size + 1}`
     this.#names.set(text, name)
     return name
   }
@@ -203,6 +234,14 @@ async function inTransaction<T>(kysely: Kysely<Schema>, patienceMs: number, fn: 
       await delay(Math.random() * 10 * 2 ** Math.min(attempt, 6))
     }
   }
+}
+
+/** The error behind a statement whose commit waited. */
+function heldError(error: unknown): unknown {
+  if (!(error instanceof HeldFailure)) return databaseError(error)
+  const { stage, cause } = error
+  if (stage === 'waiting') return cause
+  return stage === 'committing' && failureKind(cause) === 'lost' ? unknownOutcome(cause) : databaseError(cause)
 }
 
 function unknownOutcome(cause: unknown): GatewayError {

@@ -5,11 +5,13 @@ import { GatewayError } from '../errors.ts'
 import { type Db, openPool } from './db.ts'
 import * as foundation from './migrations/0001-foundation.ts'
 import * as commitment from './migrations/0005-commitment.ts'
+import * as modalityJobs from './migrations/0006-modality-jobs.ts'
 
 /** Imported one by one: the published package and the tests must not depend on a directory listing. */
 const migrations: Readonly<Record<string, Migration>> = {
   '0001-foundation': foundation,
   '0005-commitment': commitment,
+  '0006-modality-jobs': modalityJobs,
 }
 
 /**

@@ -39,6 +39,7 @@ export interface Schema {
   audit_leaves: AuditLeavesTable
   audit_tree: AuditTreeTable
   audit_checkpoints: AuditCheckpointsTable
+  modality_jobs: ModalityJobsTable
 }
 
 /** A row of table `T` as it is read. */
@@ -373,4 +374,24 @@ export interface PatientLinksTable {
   archive_name: string | null
   linked_by: string
   created_at: DefaultDate
+}
+export interface ModalityJobsTable {
+  id: string
+  kind: 'retrieve' | 'store'
+  modality: string
+  keys: Json
+  method: 'get' | 'move' | null
+  purpose: 'manual' | 'prefetch'
+  requested_by: string
+  study: number | null
+  state: Generated<'waiting' | 'running' | 'done' | 'failed' | 'cancelled'>
+  completed: Generated<number>
+  failed: Generated<number>
+  warning: Generated<number>
+  remaining: number | null
+  attempts: Generated<number>
+  error_code: string | null
+  error: string | null
+  created_at: DefaultDate
+  updated_at: DefaultDate
 }

@@ -30,6 +30,8 @@ export interface Command {
   readonly errorComment: string | undefined
   readonly sopClassUid: string | undefined
   readonly sopInstanceUid: string | undefined
+  readonly priority: number | undefined
+  readonly moveDestination: string | undefined
   readonly counts: SubOperationCounts
 }
 
@@ -65,6 +67,8 @@ export function decodeCommand(bytes: Buffer): Command {
     errorComment: text(elements, 0x0902),
     sopClassUid: text(elements, 0x0002),
     sopInstanceUid: text(elements, 0x1000),
+    priority: uint16(elements, 0x0700),
+    moveDestination: text(elements, 0x0600)?.trim(),
     counts: {
       remaining: uint16(elements, 0x1020),
       completed: uint16(elements, 0x1021),
@@ -107,15 +111,33 @@ export function encodeEchoRequest(messageId: number, sopClassUid: string): Buffe
   ])
 }
 
-/** Encodes a C-STORE-RQ of medium priority, PS3.7 §9.3.1.1. */
-export function encodeStoreRequest(messageId: number, sopClassUid: string, sopInstanceUid: string): Buffer {
+/** The C-MOVE on whose behalf an instance is sent. */
+export interface MoveOriginator {
+  readonly aeTitle: string
+  readonly messageId: number
+}
+
+/** What a C-STORE-RQ says. */
+export interface StoreFields {
+  readonly sopClassUid: string
+  readonly sopInstanceUid: string
+  /** 0 medium, 1 high, 2 low; medium unless given. */
+  readonly priority?: number | undefined
+  readonly originator?: MoveOriginator | undefined
+}
+
+/** Encodes a C-STORE-RQ, PS3.7 §9.3.1.1. */
+export function encodeStoreRequest(messageId: number, fields: StoreFields): Buffer {
+  const { sopClassUid, sopInstanceUid, priority = 0, originator } = fields
   return encodeElements([
     ui(0x0002, sopClassUid),
     us(0x0100, commandField.storeRequest),
     us(0x0110, messageId),
-    us(0x0700, 0x0000),
+    us(0x0700, priority),
     us(0x0800, 0x0000),
     ui(0x1000, sopInstanceUid),
+    originator && { element: 0x1030, value: padded(originator.aeTitle, ' ') },
+    originator && us(0x1031, originator.messageId),
   ])
 }
 

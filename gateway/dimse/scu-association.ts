@@ -7,7 +7,7 @@
  * 22 instances a second where this loop manages 900.
  */
 import { connect } from 'node:net'
-import { encodeCancelRequest, encodeEchoRequest, encodeStoreRequest } from './command.ts'
+import { encodeCancelRequest, encodeEchoRequest, encodeStoreRequest, type StoreFields } from './command.ts'
 import { verificationSopClass } from './contexts.ts'
 import { type OutgoingDataset, writeDataset } from './dataset-writer.ts'
 import { encodeCommandPdus, encodeDatasetPdus } from './pdu.ts'
@@ -30,6 +30,8 @@ export interface ScuRequest {
   readonly cancel?: AbortSignal | undefined
   /** How long the peer may be silent before a response; default that of the target. */
   readonly quietMs?: number | undefined
+  /** The next one unless given. */
+  readonly messageId?: number | undefined
 }
 
 /** Default of the standard for whoever has no better idea; every node that verifies takes it. */
@@ -99,7 +101,7 @@ export class RequestedAssociation {
 
   /** Sends a request that has one response, and returns it. */
   async ask(request: ScuRequest): Promise<ScuResponse> {
-    const outstanding = this.#connection.begin(request.context, request.quietMs)
+    const outstanding = this.#connection.begin(request.context, request)
     this.#write(request, outstanding)
     return await outstanding.responses.next()
   }
@@ -111,7 +113,7 @@ export class RequestedAssociation {
    * @throws GatewayError ASSOCIATION_REFUSED when the context was not accepted, PEER_UNREACHABLE, PEER_PROTOCOL
    */
   async *request(request: ScuRequest): AsyncGenerator<ScuResponse, void, void> {
-    const outstanding = this.#connection.begin(request.context, request.quietMs)
+    const outstanding = this.#connection.begin(request.context, request)
     const cancel = (): void => this.#cancel(outstanding)
     request.cancel?.addEventListener('abort', cancel, { once: true })
     let isFinal = false
@@ -141,14 +143,10 @@ export class RequestedAssociation {
    * @throws whatever reading the data set throws (the association is aborted then), and GatewayError
    *   PEER_UNREACHABLE, PEER_PROTOCOL
    */
-  async store(
-    instance: Proposal & { readonly sopInstanceUid: string },
-    dataset: OutgoingDataset,
-    firstBlock: Uint8Array,
-  ): Promise<Outcome> {
-    const { contextId, messageId, responses } = this.#connection.begin(instance, undefined)
+  async store(instance: Proposal & StoreFields, dataset: OutgoingDataset, firstBlock: Uint8Array): Promise<Outcome> {
+    const { contextId, messageId, responses } = this.#connection.begin(instance)
     const { socket, peerMaxPduLength } = this.#connection
-    const command = encodeStoreRequest(messageId, instance.sopClassUid, instance.sopInstanceUid)
+    const command = encodeStoreRequest(messageId, instance)
     try {
       socket.cork()
       socket.write(encodeCommandPdus(contextId, command, peerMaxPduLength))

@@ -122,21 +122,25 @@ export class ScuConnection extends UpperLayer {
   /**
    * Makes place for a request: its message id and where its responses will come.
    *
-   * @param quietMs  how long the peer may be silent before a response
+   * @param options.quietMs    how long the peer may be silent before a response
+   * @param options.messageId  the next one unless given
    * @throws GatewayError ASSOCIATION_REFUSED when the context was not accepted, STATE_CONFLICT when another
    *   request is outstanding, and the reason when the association has failed
    */
-  begin(context: Proposal, quietMs: number | undefined): Outstanding {
+  begin(
+    context: Proposal,
+    options: { readonly quietMs?: number | undefined; readonly messageId?: number | undefined } = {},
+  ): Outstanding {
     const contextId = this.contexts.idOf(context)
     if (this.#failure) throw this.#failure.error
     if (this.#outstanding) throw new GatewayError('STATE_CONFLICT', 'another request is outstanding')
-    this.#messageId = (this.#messageId % 0xffff) + 1
+    this.#messageId = options.messageId ?? (this.#messageId % 0xffff) + 1
     const responses = new ScuResponses({
       onFull: () => this.stop('responses'),
       onRoom: () => this.start('responses'),
     })
     this.#outstanding = { contextId, messageId: this.#messageId, responses }
-    this.#quietMs = quietMs ?? this.#timeoutMs
+    this.#quietMs = options.quietMs ?? this.#timeoutMs
     this.#owed(true)
     return this.#outstanding
   }

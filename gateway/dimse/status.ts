@@ -23,6 +23,10 @@ export const status = {
   outOfResources: 0xa700,
   dataSetMismatch: 0xa900,
   cannotUnderstand: 0xc000,
+  /** PS3.4 Table C.4-2. */
+  cannotPerformSubOperations: 0xa702,
+  moveDestinationUnknown: 0xa801,
+  subOperationsFailed: 0xb000,
   cancel: 0xfe00,
   pending: 0xff00,
 } as const

@@ -20,6 +20,10 @@ export interface Jobs {
   archive: { readonly transfer: string }
   /** Remove what a finished or abandoned transfer left on disk. */
   'clean-transfer': { readonly transfer: string }
+  /** Retrieve from a registered node, or send to one. */
+  'modality-job': { readonly job: string }
+  /** Look for priors of a study that has arrived. */
+  'prefetch-priors': { readonly study: number }
 }
 
 export type Lane = keyof Jobs
@@ -36,6 +40,8 @@ export const lanes: { readonly [L in Lane]: Decoder<Jobs[L]> } = {
   'carry-commitment': commitment,
   archive: transfer,
   'clean-transfer': transfer,
+  'modality-job': object({ job: text({ min: 1, max: 64, expected: 'a job id' }) }),
+  'prefetch-priors': object({ study: integer({ min: 1 }) }),
 }
 
 export const laneNames: readonly Lane[] = Object.keys(lanes).filter((name): name is Lane => Object.hasOwn(lanes, name))

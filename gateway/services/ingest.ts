@@ -125,12 +125,7 @@ export function openIngest(options: {
     const stored = items.map(() => 'stored' as const)
     const events = auditOf(items, stored).map(event => sealEvent(event))
     // Whatever stopped the short way, the long one tells or repeats: nothing was written, or it shows as duplicate.
-    const short = async (tx: Tx): Promise<InstanceRef[] | undefined> => {
-      const refs = await insertUnknown(tx, items, events)
-      await durable
-      return refs
-    }
-    const refs = await db.inTransaction(short).catch(() => undefined)
+    const refs = await insertUnknown(db, items, events, durable).catch(() => undefined)
     if (refs) {
       return items.map((item, index) => ({ kind: 'stored', instance: need(refs[index]), header: item.header }))
     }

@@ -43,8 +43,8 @@ export interface RetrievePlan {
   readonly kinds: readonly { readonly sopClassUid: string; readonly transferSyntaxUid: string }[]
   /** Records the intent, one event for each study; to be awaited before the first byte leaves. */
   begin(parties: RetrieveParties): Promise<void>
-  /** The instances, by study and series. One that is no longer in the store is left out. */
-  instances(): AsyncIterable<PlannedInstance>
+  /** The instances, by study and series, from a place on. One that is no longer in the store is left out. */
+  instances(from?: number): AsyncIterable<PlannedInstance>
   /** Records what has left, one event for each study; `sent` are the studies of the instances that arrived. */
   end(parties: RetrieveParties, sent: ReadonlyMap<number, number>): Promise<void>
 }
@@ -104,9 +104,12 @@ export async function planRetrieve(db: Db, keys: RetrieveKeys, ownIssuers: Reado
           }),
         ),
       ),
-    async *instances() {
+    async *instances(from = 0) {
+      let skip = from
       for (const [study, { ids }] of studies.entries()) {
-        for (let at = 0; at < ids.length; at += pageSize) yield* await loadPage(db, study, ids.slice(at, at + pageSize))
+        for (let at = skip; at < ids.length; at += pageSize)
+          yield* await loadPage(db, study, ids.slice(at, at + pageSize))
+        skip = Math.max(0, skip - ids.length)
       }
     },
     end: ({ requestor, destination }, sent) =>

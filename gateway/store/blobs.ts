@@ -81,12 +81,14 @@ export interface Blobs {
  * Opens the blob store in `dir`, creates its directories, and sweeps receptions that died with
  * their process.
  *
+ * @param spares  empty staging files that are made ahead (default none)
  * @param before  called before each step that touches the disk, for tests that let it fail
  */
 export async function openBlobs(options: {
   dir: string
   log: Log
   freeSpace?: FreeSpaceOptions
+  spares?: number
   before?: BeforeStep
 }): Promise<Blobs> {
   const root = join(options.dir, 'blobs')
@@ -97,7 +99,7 @@ export async function openBlobs(options: {
     throw storageError(error, 'opening the blob store')
   }
   const space = new FreeSpace([options.dir], options.freeSpace ?? {})
-  const staging = new Staging(join(options.dir, 'staging'), space, before)
+  const staging = new Staging(join(options.dir, 'staging'), space, before, options.spares ?? 0)
   await staging.sweep()
   return new BlobStore(root, staging, space, before)
 }

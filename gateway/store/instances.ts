@@ -5,9 +5,9 @@
  * in batches of 64 against 0.95 ms one by one. Rows are written in a fixed order, so that two writers
  * that touch the same patients wait for each other instead of deadlocking.
  */
-import { sql } from 'kysely'
+import { type RawBuilder, sql } from 'kysely'
 import type { SealedEvent } from '../audit/log.ts'
-import type { Tx } from '../db/db.ts'
+import type { Db, Tx } from '../db/db.ts'
 import { isUniqueViolation } from '../db/failure.ts'
 import type { InstanceHeader } from '../dicom/instance-header.ts'
 import { orthancIds } from '../dicom/orthanc-id.ts'
@@ -65,18 +65,19 @@ export async function insertInstances(tx: Tx, batch: readonly NewInstance[]): Pr
 }
 
 /**
- * Inserts a batch of which nothing is known yet, with its audit events, in one statement: the usual
- * case of ingest at the cost of one round trip. Undefined, and nothing written, when one of the
- * instances is known: then `insertInstances` tells them apart.
+ * Inserts a batch of which nothing is known yet, with its audit events, in one statement that commits
+ * when the batch's bytes are durable: the usual case of ingest. Undefined, and nothing written, when
+ * one of the instances is known: then `insertInstances` tells them apart.
  *
  * @throws the database's error, also when another writer inserted one of the instances meanwhile
  */
 export async function insertUnknown(
-  tx: Tx,
+  db: Db,
   batch: readonly NewInstance[],
   events: readonly SealedEvent[],
+  durable: Promise<unknown>,
 ): Promise<InstanceRef[] | undefined> {
-  const inserted = await insertFresh(tx, batch, events)
+  const inserted = refsOf(await db.commitWhen(durable, insertFresh(batch, events)))
   const refs = batch.map(item => inserted.get(item.header.sopInstanceUid))
   return refs.every(ref => ref !== undefined) ? refs : undefined
 }
@@ -145,7 +146,7 @@ function compare(item: NewInstance, existing: Present): 'duplicate' | 'conflict'
 /** The slow path's insert: a unique violation means that another writer was faster. */
 async function insertAlone(tx: Tx, fresh: readonly NewInstance[]): Promise<Map<string, InstanceRef>> {
   try {
-    return await insertFresh(tx, fresh, [])
+    return refsOf((await insertFresh(fresh, []).execute(tx)).rows)
   } catch (cause) {
     if (!isUniqueViolation(cause)) throw cause
     throw new GatewayError('STATE_CONFLICT', 'an instance was inserted by another writer meanwhile', { cause })
@@ -153,13 +154,9 @@ async function insertAlone(tx: Tx, fresh: readonly NewInstance[]): Promise<Map<s
 }
 
 /** Inserts all of the instances and events, or, when one of the instances is known, nothing. */
-async function insertFresh(
-  tx: Tx,
-  fresh: readonly NewInstance[],
-  events: readonly SealedEvent[],
-): Promise<Map<string, InstanceRef>> {
+function insertFresh(fresh: readonly NewInstance[], events: readonly SealedEvent[]): RawBuilder<InsertedRow> {
   const input = JSON.stringify(fresh.map(toRow))
-  const result = await sql<{ id: number; orthanc_id: string; sop_instance_uid: string }>`
+  return sql`
     with given as materialized (
       select * from jsonb_to_recordset(${input}::jsonb) as row(
         issuer text, patient_id text, patient_orthanc text, name_folded text, birth_date text, sex text, patient jsonb,
@@ -218,9 +215,18 @@ async function insertFresh(
         with ordinality as event (at, salt, payload, commitment, place)
       where exists (select from input) order by place
     )
-    select id, orthanc_id, sop_instance_uid from i`.execute(tx)
+    select id, orthanc_id, sop_instance_uid from i`
+}
+
+interface InsertedRow {
+  readonly id: number
+  readonly orthanc_id: string
+  readonly sop_instance_uid: string
+}
+
+function refsOf(rows: readonly InsertedRow[]): Map<string, InstanceRef> {
   return new Map(
-    result.rows.map(row => [
+    rows.map(row => [
       row.sop_instance_uid,
       { id: Number(row.id), orthancId: row.orthanc_id, sopInstanceUid: row.sop_instance_uid },
     ]),

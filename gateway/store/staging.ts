@@ -7,6 +7,7 @@ import { createHash, type Hash, randomBytes } from 'node:crypto'
 import {
   closeSync,
   fdatasync as fdatasyncCallback,
+  open as openCallback,
   openSync,
   readFileSync,
   writev as writevCallback,
@@ -22,7 +23,7 @@ import { type StagedFile, stagedFile } from './staged-file.ts'
 /** A reception that is being written. One writer: `append` calls must not overlap. */
 export interface Staged {
   /**
-   * Writes the chunks; their bytes must not change until this resolves, and those of chunks that
+   * Takes the chunks; their bytes must not change until this resolves, and those of chunks that
    * begin within the first `headBytes` not before the file is committed or discarded.
    */
   append(chunks: readonly Uint8Array[]): Promise<void>
@@ -50,13 +51,20 @@ export class Staging {
   readonly #dir: string
   readonly #space: FreeSpace
   readonly #before: BeforeStep
+  readonly #mostSpares: number
+  readonly #spares: EmptyFile[] = []
+  readonly #prefix = randomBytes(6).toString('hex')
+  #files = 0
+  #isFilling = false
   #made: Promise<unknown> | undefined
 
-  constructor(root: string, space: FreeSpace, before: BeforeStep) {
+  /** @param mostSpares  empty files that are made ahead, so that no reception waits for the directory */
+  constructor(root: string, space: FreeSpace, before: BeforeStep, mostSpares: number) {
     this.#root = root
     this.#dir = join(root, ownName())
     this.#space = space
     this.#before = before
+    this.#mostSpares = mostSpares
   }
 
   /** Removes what processes that no longer run have left. */
@@ -69,18 +77,52 @@ export class Staging {
   /** Opens a reception of about `expectedBytes`. */
   async stage(expectedBytes: number): Promise<Staged> {
     await this.#space.reserve(expectedBytes)
-    const path = join(this.#dir, randomBytes(12).toString('hex'))
     try {
-      this.#made ??= mkdir(this.#dir, { recursive: true, mode: 0o700 })
-      await this.#made
-      await this.#before('create', path)
-      return new StagedWriter(path, openSync(path, 'wx', 0o600), expectedBytes, this.#space, this.#before)
+      const { path, fd } = this.#spares.shift() ?? (await this.#create())
+      if (!this.#isFilling) void this.#fill()
+      return new StagedWriter(path, fd, expectedBytes, this.#space, this.#before)
     } catch (error) {
       this.#made = undefined
       this.#space.unreserve(expectedBytes)
       throw storageError(error, 'opening a staging file')
     }
   }
+
+  async #create(): Promise<EmptyFile> {
+    const path = this.#newPath()
+    this.#made ??= mkdir(this.#dir, { recursive: true, mode: 0o700 })
+    await this.#made
+    await this.#before('create', path)
+    return { path, fd: openSync(path, 'wx', 0o600) }
+  }
+
+  /**
+   * Makes spare files, one after the other, off the event loop: ext4 takes up to a millisecond for
+   * each new file while it steps over the inodes of thousands that were removed a short while ago.
+   */
+  async #fill(): Promise<void> {
+    this.#isFilling = true
+    try {
+      while (this.#spares.length < this.#mostSpares) {
+        const path = this.#newPath()
+        this.#spares.push({ path, fd: await open(path, 'wx', 0o600) })
+      }
+    } catch {
+      // Whatever stands in the way now, the next reception makes its file itself and hears of it.
+    } finally {
+      this.#isFilling = false
+    }
+  }
+
+  #newPath(): string {
+    this.#files += 1
+    return join(this.#dir, `${this.#prefix}-${this.#files}`)
+  }
+}
+
+interface EmptyFile {
+  readonly path: string
+  readonly fd: number
 }
 
 class StagedWriter implements Staged {
@@ -93,6 +135,8 @@ class StagedWriter implements Staged {
   #datasetHash: Hash | undefined
   #datasetOffset = 0
   #sizeBytes = 0
+  /** A short beginning, such as the file meta information, is written with what follows it. */
+  #beginning: readonly Uint8Array[] = []
   #headSize = 0
   #reserved: number
   #nextRoomCheck = roomCheckBytes
@@ -115,18 +159,22 @@ class StagedWriter implements Staged {
   async append(chunks: readonly Uint8Array[]): Promise<void> {
     if (!this.#open) throw storageError(new Error('closed'), 'appending to a finished staging file')
     try {
-      await this.#write(chunks)
+      const bytes = lengthOf(chunks)
+      if (bytes === 0) return
+      if (this.#sizeBytes === 0 && bytes <= shortBytes) {
+        this.#beginning = chunks
+        this.#take(chunks)
+        this.#sizeBytes += bytes
+      } else await this.#write(chunks, bytes)
     } catch (error) {
       await this.discard()
       throw storageError(error, 'writing a staging file')
     }
   }
 
-  async #write(chunks: readonly Uint8Array[]): Promise<void> {
-    const bytes = chunks.reduce((sum, chunk) => sum + chunk.length, 0)
-    if (bytes === 0) return
+  async #write(chunks: readonly Uint8Array[], bytes: number): Promise<void> {
     await this.#before('write', this.#path)
-    const writing = writeAll(this.#fd, chunks, bytes)
+    const writing = this.#writeAll(chunks, bytes)
     this.#take(chunks) // hashed while the kernel copies
     await writing
     this.#sizeBytes += bytes
@@ -136,6 +184,12 @@ class StagedWriter implements Staged {
       this.#nextRoomCheck = this.#sizeBytes + roomCheckBytes
       await this.#space.assertRoom(0)
     }
+  }
+
+  #writeAll(chunks: readonly Uint8Array[], bytes: number): Promise<void> {
+    const beginning = this.#beginning
+    this.#beginning = []
+    return writeAll(this.#fd, [...beginning, ...chunks], lengthOf(beginning) + bytes)
   }
 
   #take(chunks: readonly Uint8Array[]): void {
@@ -151,6 +205,7 @@ class StagedWriter implements Staged {
 
   async finish(): Promise<StagedFile> {
     if (!this.#open) throw storageError(new Error('closed'), 'finishing a staging file twice')
+    if (this.#beginning.length > 0) await this.#writeBeginning()
     this.#open = false
     this.#unreserve(this.#reserved)
     return stagedFile({
@@ -163,6 +218,17 @@ class StagedWriter implements Staged {
       sync: () => this.#sync(),
       close: () => this.#close(),
     })
+  }
+
+  /** Nothing followed it. */
+  async #writeBeginning(): Promise<void> {
+    try {
+      await this.#before('write', this.#path)
+      await this.#writeAll([], 0)
+    } catch (error) {
+      await this.discard()
+      throw storageError(error, 'writing a staging file')
+    }
   }
 
   async discard(): Promise<void> {
@@ -201,7 +267,15 @@ class StagedWriter implements Staged {
  */
 const smallWriteBytes = 64 * 1024
 const fdatasync = promisify(fdatasyncCallback)
+const open = promisify(openCallback)
 const writev = promisify(writevCallback)
+
+/** A first write up to this long waits for the next one. */
+const shortBytes = 4096
+
+function lengthOf(chunks: readonly Uint8Array[]): number {
+  return chunks.reduce((sum, chunk) => sum + chunk.length, 0)
+}
 
 /** `writev` may write less than it was given (a signal, a nearly full disk). */
 async function writeAll(fd: number, chunks: readonly Uint8Array[], bytes: number): Promise<void> {

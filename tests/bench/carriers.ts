@@ -9,6 +9,7 @@ import { type RunningGateway, startGateway } from './gateway.ts'
 import { startOrthanc } from './orthanc.ts'
 import { sendFolders } from './sender.ts'
 import { spawnServer, untilReady } from './target.ts'
+import { startTlsFront } from './tls-front.ts'
 
 /** Two sites that are connected. */
 export interface Carrier {
@@ -54,16 +55,25 @@ export async function gatewayCarrier(directory: string): Promise<Carrier> {
   }
 }
 
-/** Orthanc's push to a peer over plain HTTP: Debian's Orthanc cannot serve TLS, so this is its upper bound. */
-export async function orthancCarrier(directory: string): Promise<Carrier> {
-  const far = join(directory, 'orthanc-b')
+/**
+ * Orthanc's push to a peer: over mutual TLS, as hospitals would use it, and over plain HTTP as its upper
+ * bound. Debian's Orthanc crashes on the first TLS connection, so a terminator stands in front of it.
+ */
+export async function orthancCarrier(directory: string, line: 'mutual TLS' | 'plain HTTP'): Promise<Carrier> {
+  const own = join(directory, line === 'mutual TLS' ? 'orthanc-tls' : 'orthanc-http')
+  const far = join(own, 'b')
   await mkdir(far, { recursive: true })
   const b = await startOrthanc(far)
-  const a = await startOrthanc(directory, { b: b.url })
+  const front =
+    line === 'mutual TLS' ? await startTlsFront(await makeCredentials(own), Number(new URL(b.url).port)) : undefined
+  const a = await startOrthanc(
+    own,
+    front ? { url: `https://localhost:${front.port}`, credentials: own } : { url: b.url },
+  )
   return {
-    name: 'orthanc, plain HTTP',
+    name: `orthanc, ${line}${front ? ` (${front.name})` : ''}`,
     durable: 'files yes, index no; no receipt',
-    roots: [...a.roots, ...b.roots],
+    roots: [...a.roots, ...b.roots, ...(front ? [front.pid] : [])],
     load: async study => void (await sendFolders(a.dicomPort, study.folders, 1)),
     async carry(study) {
       const before = await b.count()
@@ -78,7 +88,7 @@ export async function orthancCarrier(directory: string): Promise<Carrier> {
       if (!response.ok || arrived !== study.instances) throw new Error(`${arrived} of ${study.instances} arrived`)
       return { tookMs, otherCpuMs: 0 }
     },
-    stop: async () => void (await Promise.all([a.stop(), b.stop()])),
+    stop: async () => void (await Promise.all([a.stop(), b.stop(), front?.stop()])),
   }
 }
 
@@ -88,18 +98,7 @@ const uploadScript = join(import.meta.dirname, 'tls-upload.ts')
 export async function tlsCarrier(directory: string): Promise<Carrier> {
   const own = join(directory, 'tls')
   await mkdir(own, { recursive: true })
-  const now = Date.now()
-  const ca = await createCa({ siteId: '0'.repeat(32), now })
-  const leaf = await issueLeaf(ca, {
-    use: 'site',
-    commonName: 'bench',
-    hosts: ['localhost'],
-    lifetimeMs: 86_400_000,
-    now,
-  })
-  await writeFile(join(own, 'ca.pem'), ca.certificate)
-  await writeFile(join(own, 'site.pem'), leaf.certificate)
-  await writeFile(join(own, 'site.key'), leaf.key, { mode: 0o600 })
+  await makeCredentials(own)
   const server = spawnServer(process.execPath, [uploadScript, 'serve', own])
   await untilReady(server, async () => /^\d+\n/.test(server.lastWords()))
   const port = server.lastWords().trim()
@@ -123,6 +122,23 @@ export async function tlsCarrier(directory: string): Promise<Carrier> {
     },
     stop: server.stop,
   }
+}
+
+/** Writes `ca.pem`, `site.pem`, `site.key` for both ends of a connection to localhost; returns the folder. */
+async function makeCredentials(directory: string): Promise<string> {
+  const now = Date.now()
+  const ca = await createCa({ siteId: '0'.repeat(32), now })
+  const leaf = await issueLeaf(ca, {
+    use: 'site',
+    commonName: 'bench',
+    hosts: ['localhost'],
+    lifetimeMs: 86_400_000,
+    now,
+  })
+  await writeFile(join(directory, 'ca.pem'), ca.certificate)
+  await writeFile(join(directory, 'site.pem'), leaf.certificate)
+  await writeFile(join(directory, 'site.key'), leaf.key, { mode: 0o600 })
+  return directory
 }
 
 const policyDocument = {

@@ -12,11 +12,14 @@ export const orthanc: Target = {
   start: directory => startOrthanc(directory),
 }
 
-/** Orthanc with other Orthancs as peers, by name and URL. */
-export async function startOrthanc(
-  directory: string,
-  peers: Readonly<Record<string, string>> = {},
-): Promise<RunningTarget & { url: string }> {
+/** Another Orthanc as a peer; `credentials` is the folder of `ca.pem`, `site.pem`, `site.key` for an https URL. */
+export interface OrthancPeer {
+  readonly url: string
+  readonly credentials?: string
+}
+
+/** Orthanc with another Orthanc as the peer `b`. */
+export async function startOrthanc(directory: string, peer?: OrthancPeer): Promise<RunningTarget & { url: string }> {
   const httpPort = await freePort()
   const dicomPort = await freePort()
   const storage = join(directory, 'orthanc')
@@ -30,7 +33,7 @@ export async function startOrthanc(
     DicomAet: 'ORTHANC',
     Plugins: [],
     DicomModalities: { sender: ['BENCH', '127.0.0.1', 11_112] },
-    OrthancPeers: Object.fromEntries(Object.entries(peers).map(([name, url]) => [name, [url]])),
+    ...(peer && peerConfiguration(peer)),
   }
   const file = join(directory, 'orthanc.json')
   await writeFile(file, JSON.stringify(configuration))
@@ -46,6 +49,16 @@ export async function startOrthanc(
       return Number(Object(statistics).CountInstances)
     },
     stop: server.stop,
+  }
+}
+
+function peerConfiguration({ url, credentials }: OrthancPeer): object {
+  if (credentials === undefined) return { OrthancPeers: { b: [url] } }
+  const file = (name: string): string => join(credentials, name)
+  return {
+    OrthancPeers: { b: { Url: url, CertificateFile: file('site.pem'), CertificateKeyFile: file('site.key') } },
+    HttpsVerifyPeers: true,
+    HttpsCACertificates: file('ca.pem'),
   }
 }
 

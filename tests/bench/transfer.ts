@@ -28,7 +28,9 @@ export async function benchTransfer(
   const carriers: Carrier[] = []
   try {
     if (names.includes('hanse')) carriers.push(await gatewayCarrier(own))
-    if (names.includes('orthanc')) carriers.push(await orthancCarrier(own))
+    if (names.includes('orthanc')) {
+      carriers.push(await orthancCarrier(own, 'mutual TLS'), await orthancCarrier(own, 'plain HTTP'))
+    }
     carriers.push(await tlsCarrier(own))
     const runs = new Map<Carrier, Measurement[]>(carriers.map(carrier => [carrier, []]))
     const rounds = plan.rounds > 1 ? plan.rounds + 1 : 1

@@ -3,7 +3,7 @@
  * refusals, nothing acknowledged is lost, and everything goes on by itself once there is room.
  */
 import assert from 'node:assert/strict'
-import { readdir } from 'node:fs/promises'
+import { readdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { bufferSource } from '../../gateway/dicom/byte-source.ts'
@@ -278,15 +278,15 @@ async function fileDigests(gateway: ProcessGateway): Promise<string[]> {
   return [...digests.values()].map(({ file }) => file).sort()
 }
 
-/** What lies in staging, received ranges included. */
+/** What lies in staging, received ranges included; empty files there are made ahead for the next receptions. */
 async function stagedFiles({ data }: ProcessGateway): Promise<string[]> {
-  const found = await Promise.all(
-    ['staging', 'inbound'].map(dir =>
-      readdir(join(data, dir), { recursive: true, withFileTypes: true }).catch(() => []),
-    ),
-  )
-  return found
-    .flat()
-    .filter(entry => entry.isFile())
-    .map(entry => entry.name)
+  const paths: string[] = []
+  for (const dir of ['staging', 'inbound']) {
+    const names = await readdir(join(data, dir), { recursive: true }).catch(() => [])
+    for (const name of names) {
+      const found = await stat(join(data, dir, name)).catch(() => undefined)
+      if (found?.isFile() && found.size > 0) paths.push(name)
+    }
+  }
+  return paths
 }
