@@ -14,6 +14,7 @@ export const commandField = {
   echoRequest: 0x0030,
   echoResponse: 0x8030,
   eventReportRequest: 0x0100,
+  actionRequest: 0x0130,
   cancelRequest: 0x0fff,
 } as const
 
@@ -32,6 +33,10 @@ export interface Command {
   readonly sopInstanceUid: string | undefined
   readonly priority: number | undefined
   readonly moveDestination: string | undefined
+  /** Of DIMSE-N requests to an instance, PS3.7 §10.1.4.1. */
+  readonly requestedSopInstanceUid: string | undefined
+  readonly eventTypeId: number | undefined
+  readonly actionTypeId: number | undefined
   readonly counts: SubOperationCounts
 }
 
@@ -69,6 +74,9 @@ export function decodeCommand(bytes: Buffer): Command {
     sopInstanceUid: text(elements, 0x1000),
     priority: uint16(elements, 0x0700),
     moveDestination: text(elements, 0x0600)?.trim(),
+    requestedSopInstanceUid: text(elements, 0x1001),
+    eventTypeId: uint16(elements, 0x1002),
+    actionTypeId: uint16(elements, 0x1008),
     counts: {
       remaining: uint16(elements, 0x1020),
       completed: uint16(elements, 0x1021),
@@ -241,5 +249,35 @@ export function encodeMoveRequest(messageId: number, sopClassUid: string, destin
     { element: 0x0600, value: padded(destination, ' ') },
     us(0x0700, priority),
     us(0x0800, 0x0000),
+  ])
+}
+
+/** Encodes an N-ACTION-RQ with action information, PS3.7 §10.1.4.1. */
+export function encodeActionRequest(
+  messageId: number,
+  fields: { readonly sopClassUid: string; readonly sopInstanceUid: string; readonly actionTypeId: number },
+): Buffer {
+  return encodeElements([
+    ui(0x0003, fields.sopClassUid),
+    us(0x0100, commandField.actionRequest),
+    us(0x0110, messageId),
+    us(0x0800, 0x0000),
+    ui(0x1001, fields.sopInstanceUid),
+    us(0x1008, fields.actionTypeId),
+  ])
+}
+
+/** Encodes an N-EVENT-REPORT-RQ with event information, PS3.7 §10.1.1.1. */
+export function encodeEventReportRequest(
+  messageId: number,
+  fields: { readonly sopClassUid: string; readonly sopInstanceUid: string; readonly eventTypeId: number },
+): Buffer {
+  return encodeElements([
+    ui(0x0002, fields.sopClassUid),
+    us(0x0100, commandField.eventReportRequest),
+    us(0x0110, messageId),
+    us(0x0800, 0x0000),
+    ui(0x1000, fields.sopInstanceUid),
+    us(0x1002, fields.eventTypeId),
   ])
 }
