@@ -12,6 +12,7 @@ import { holdConflict, insertInstances, type NewInstance } from '../store/instan
 import { errnoOf } from '../store/io-error.ts'
 import { stagedFile } from '../store/staged-file.ts'
 import type { BlobObject } from './early-blobs.ts'
+import { routeImported } from './import-routing.ts'
 import { type PassedObject, passAirlock } from './inbound-airlock.ts'
 import { type Arrival, mostHeadersKept } from './inbound-arrival.ts'
 import { draftReceipt, type InboundContext, type Plan, transferEnded } from './inbound-context.ts'
@@ -127,6 +128,7 @@ async function makeVisible(
         await issueReceipt(tx, row.id, { ...draft, counts }, context.keys)
         await setState(tx, row.id, 'imported')
         await addStep(tx, row.id, 'imported', { ...counts })
+        await routeImported(tx, context.queue, { siteId: row.peer.siteId, studies: plan.manifest.studies })
         const about = { id: row.id, manifestId: row.manifestId, manifest: plan.manifest }
         const action = counts.stored > 0 ? 'C' : 'R'
         await appendAudit(

@@ -62,6 +62,7 @@ const statements = [
      add column delivered_at timestamptz,
      add column archived_at timestamptz,
      add column problem text`,
+  'create index transfer_items_archived on transfer_items (sop_instance_uid) where archived_at is not null',
 
   // A foreign patient as the archive knows the same person.
   `create table patient_links (
