@@ -22,6 +22,7 @@ import { lockDataDir } from './db/data-lock.ts'
 import { type Db, openDatabase } from './db/db.ts'
 import { openPrivateCluster } from './db/embedded.ts'
 import { migrate } from './db/migrations.ts'
+import { findService } from './dimse/find.ts'
 import { ingestStore } from './dimse/ingest-sink.ts'
 import { openScp } from './dimse/listener.ts'
 import { apiRoutes, installOpenApi } from './http/api/routes.ts'
@@ -40,6 +41,7 @@ import { openInbound } from './services/inbound.ts'
 import { openIngest } from './services/ingest.ts'
 import { openModalities } from './services/modalities.ts'
 import { openOutbound } from './services/outbound.ts'
+import { openQuery } from './services/query.ts'
 import { openRefusals } from './services/refusals.ts'
 import { openRetrieve } from './services/retrieve.ts'
 import { startRouting } from './services/routing.ts'
@@ -148,6 +150,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       onRefused: ({ callingAe, remoteAddress, reason, repeats }) =>
         refused({ protocol: 'dimse', userId: callingAe || 'unknown', address: remoteAddress, reason, repeats }),
       store: ingestStore(ingest),
+      services: [findService({ query: openQuery({ db }), aeTitle: config.dicom.aeTitle })],
       log,
     }),
   )

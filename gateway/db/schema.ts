@@ -40,6 +40,8 @@ export interface Schema {
   audit_tree: AuditTreeTable
   audit_checkpoints: AuditCheckpointsTable
   modality_jobs: ModalityJobsTable
+  worklist_items: WorklistItemsTable
+  procedure_steps: ProcedureStepsTable
 }
 
 /** A row of table `T` as it is read. */
@@ -81,6 +83,8 @@ export interface StudiesTable {
   patient: number
   study_instance_uid: string
   orthanc_id: string
+  /** The patient's name as this study has it. */
+  name_folded: Generated<string>
   domain: Generated<string>
   study_date: string | null
   study_time: string | null
@@ -392,6 +396,46 @@ export interface ModalityJobsTable {
   attempts: Generated<number>
   error_code: string | null
   error: string | null
+  created_at: DefaultDate
+  updated_at: DefaultDate
+}
+
+export type WorklistSource = 'file' | 'rest' | 'hl7'
+export type WorklistState = 'scheduled' | 'started' | 'completed' | 'discontinued' | 'cancelled'
+
+export interface WorklistItemsTable {
+  id: string
+  source: WorklistSource
+  external_key: string | null
+  order_key: string | null
+  state: Generated<WorklistState>
+  study_instance_uid: string
+  step_id: string
+  patient_id: string
+  issuer: string
+  name_folded: string
+  accession_number: string
+  station_aes: string[]
+  modality: string
+  start_date: string
+  start_time: string
+  document: Json
+  created_at: DefaultDate
+  updated_at: DefaultDate
+}
+
+export type ProcedureStepState = 'in-progress' | 'completed' | 'discontinued'
+
+export interface ProcedureStepsTable {
+  id: GeneratedAlways<number>
+  sop_instance_uid: string
+  state: ProcedureStepState
+  calling_ae: string
+  station_ae: string
+  modality: string
+  patient_id: string
+  study_instance_uids: string[]
+  document: Json
   created_at: DefaultDate
   updated_at: DefaultDate
 }

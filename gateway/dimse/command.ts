@@ -14,14 +14,18 @@ export const commandField = {
   echoRequest: 0x0030,
   echoResponse: 0x8030,
   eventReportRequest: 0x0100,
+  getAttributesRequest: 0x0110,
+  setRequest: 0x0120,
   actionRequest: 0x0130,
+  createRequest: 0x0140,
+  deleteRequest: 0x0150,
   cancelRequest: 0x0fff,
 } as const
 
 /** Value of Command Data Set Type (0000,0800) that says that no data set follows. */
 export const noDataSet = 0x0101
 
-/** The elements of a command set that echo and store use; those that were absent are undefined. */
+/** The elements of a command set; those that were absent are undefined. */
 export interface Command {
   readonly commandField: number
   readonly messageId: number | undefined
@@ -29,14 +33,16 @@ export interface Command {
   readonly hasDataSet: boolean
   readonly status: number | undefined
   readonly errorComment: string | undefined
+  /** Affected, else Requested SOP Class UID: no command has both (PS3.7 Table E.1-1). */
   readonly sopClassUid: string | undefined
+  /** Affected, else Requested SOP Instance UID. */
   readonly sopInstanceUid: string | undefined
   readonly priority: number | undefined
   readonly moveDestination: string | undefined
-  /** Of DIMSE-N requests to an instance, PS3.7 §10.1.4.1. */
-  readonly requestedSopInstanceUid: string | undefined
+  readonly originator: MoveOriginator | undefined
   readonly eventTypeId: number | undefined
   readonly actionTypeId: number | undefined
+  readonly errorId: number | undefined
   readonly counts: SubOperationCounts
 }
 
@@ -70,13 +76,14 @@ export function decodeCommand(bytes: Buffer): Command {
     hasDataSet: dataSetType !== noDataSet,
     status: uint16(elements, 0x0900),
     errorComment: text(elements, 0x0902),
-    sopClassUid: text(elements, 0x0002),
-    sopInstanceUid: text(elements, 0x1000),
+    sopClassUid: text(elements, 0x0002) ?? text(elements, 0x0003),
+    sopInstanceUid: text(elements, 0x1000) ?? text(elements, 0x1001),
     priority: uint16(elements, 0x0700),
     moveDestination: text(elements, 0x0600)?.trim(),
-    requestedSopInstanceUid: text(elements, 0x1001),
+    originator: originatorOf(elements),
     eventTypeId: uint16(elements, 0x1002),
     actionTypeId: uint16(elements, 0x1008),
+    errorId: uint16(elements, 0x0903),
     counts: {
       remaining: uint16(elements, 0x1020),
       completed: uint16(elements, 0x1021),
@@ -94,18 +101,32 @@ export interface ResponseFields {
   readonly sopInstanceUid?: string | undefined
   readonly status: number
   readonly comment?: string | undefined
+  /** A data set follows. */
+  readonly hasDataSet?: boolean | undefined
+  readonly errorId?: number | undefined
+  readonly eventTypeId?: number | undefined
+  readonly actionTypeId?: number | undefined
+  readonly counts?: Partial<SubOperationCounts> | undefined
 }
 
-/** Encodes a response without data set, PS3.7 §9.3.1.2 (C-STORE-RSP), §9.3.5.2 (C-ECHO-RSP). */
+/** Encodes a response, PS3.7 §9.3 (DIMSE-C) and §10.3 (DIMSE-N); elements ascend. */
 export function encodeResponse(fields: ResponseFields): Buffer {
+  const { counts = {} } = fields
   return encodeElements([
     fields.sopClassUid === undefined ? undefined : ui(0x0002, fields.sopClassUid),
     us(0x0100, fields.commandField),
     us(0x0120, fields.messageId),
-    us(0x0800, noDataSet),
+    us(0x0800, fields.hasDataSet ? 0x0000 : noDataSet),
     us(0x0900, fields.status),
     fields.comment === undefined ? undefined : lo(0x0902, fields.comment),
+    fields.errorId === undefined ? undefined : us(0x0903, fields.errorId),
     fields.sopInstanceUid === undefined ? undefined : ui(0x1000, fields.sopInstanceUid),
+    fields.eventTypeId === undefined ? undefined : us(0x1002, fields.eventTypeId),
+    fields.actionTypeId === undefined ? undefined : us(0x1008, fields.actionTypeId),
+    counts.remaining === undefined ? undefined : us(0x1020, counts.remaining),
+    counts.completed === undefined ? undefined : us(0x1021, counts.completed),
+    counts.failed === undefined ? undefined : us(0x1022, counts.failed),
+    counts.warning === undefined ? undefined : us(0x1023, counts.warning),
   ])
 }
 
@@ -165,6 +186,11 @@ function readElements(bytes: Buffer): Elements {
     offset = end
   }
   return elements
+}
+
+function originatorOf(elements: Elements): MoveOriginator | undefined {
+  const aeTitle = text(elements, 0x1030)?.trim()
+  return aeTitle === undefined ? undefined : { aeTitle, messageId: uint16(elements, 0x1031) ?? 0 }
 }
 
 function uint16(elements: Elements, element: number): number | undefined {

@@ -29,6 +29,7 @@ export function commitmentService(commitments: Commitments): ServiceClass {
     sopClassUids: [commitmentSopClass],
     transferSyntaxes: commitmentSyntaxes,
     commandFields: [commandField.actionRequest, commandField.eventReportRequest],
+    peerMayProvide: true,
     handle: request =>
       request.command.commandField === commandField.actionRequest
         ? takeRequest(commitments, request)
@@ -41,7 +42,7 @@ export function commitmentService(commitments: Commitments): ServiceClass {
 
 async function takeRequest(commitments: Commitments, request: ServiceRequest): Promise<ServiceResponse> {
   const { command, dataset, transferSyntaxUid, association, principal } = request
-  if (command.requestedSopInstanceUid !== commitmentSopInstance) return { status: status.noSuchInstance }
+  if (command.sopInstanceUid !== commitmentSopInstance) return { status: status.noSuchInstance }
   if (command.actionTypeId !== requestActionType) return { status: status.noSuchAction }
   if (!dataset) return { status: status.invalidArgument, comment: 'no action information' }
   try {

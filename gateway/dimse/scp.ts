@@ -3,6 +3,7 @@
  * its counters. `openScp` of `listener.ts` opens one.
  */
 import type { Log } from '../log.ts'
+import type { ServiceClass } from './service.ts'
 
 /** Who sends: the origin of what arrives on an association. */
 export interface AssociationPeer {
@@ -106,6 +107,8 @@ export interface ScpOptions {
   readonly isKnownCaller?: (caller: { callingAe: string; remoteAddress: string }) => Promise<boolean> | boolean
   /** SOP classes outside of PS3.6 that are stored as well. */
   readonly privateSopClasses?: Iterable<string>
+  /** Services beside verification and storage. */
+  readonly services?: readonly ServiceClass[]
   readonly store: StoreService
   readonly onRefused?: (refusal: Refusal) => void
   readonly limits?: Partial<ScpLimits>

@@ -4,9 +4,11 @@
  */
 import { createHash } from 'node:crypto'
 import { type FileHandle, open } from 'node:fs/promises'
+import type { BufferPool } from '../../peers/buffer-pool.ts'
 import type { Manifest } from '../../peers/manifest.ts'
+import { sha256Of } from '../../peers/range-digest.ts'
 import type { ObjectRefusal } from '../../peers/receipt.ts'
-import { fileSource } from '../dicom/byte-source.ts'
+import { bufferSource, fileSource } from '../dicom/byte-source.ts'
 import { type InstanceHeader, readInstanceHeader } from '../dicom/instance-header.ts'
 import { isGatewayError } from '../errors.ts'
 import type { Arrival } from './inbound-arrival.ts'
@@ -24,19 +26,24 @@ export type AirlockResult =
   | { readonly kind: 'passed'; readonly object: PassedObject }
   | { readonly kind: 'refused'; readonly refusal: ObjectRefusal }
 
-const hashChunkBytes = 1024 * 1024
+/** Read at once: nearly every image of one frame is smaller, and then read only once. */
+export const airlockBufferBytes = 1024 * 1024
 
 /**
  * Verifies the file at `path` as object `ordinal` of the manifest.
  *
  * @param arrival  what was learned while the bytes arrived in this process: spares reading them again
+ * @param buffers  of `airlockBufferBytes`
  * @throws GatewayError STORAGE_IO when the file cannot be read
  */
 export async function passAirlock(
-  path: string,
-  manifest: Manifest,
-  ordinal: number,
-  arrival?: Arrival,
+  {
+    path,
+    manifest,
+    ordinal,
+    arrival,
+  }: { path: string; manifest: Manifest; ordinal: number; arrival?: Arrival | undefined },
+  buffers: BufferPool,
 ): Promise<AirlockResult> {
   const expected = manifest.objects[ordinal]
   const study = expected && manifest.studies[expected.study]
@@ -67,16 +74,23 @@ export async function passAirlock(
   }
   const file = await openObject(path)
   if (!file) return refused('OBJECT_DIGEST')
+  const buffer = buffers.take(airlockBufferBytes)
   try {
     const { size: sizeBytes } = await file.stat()
-    const fileSha256 = arrival?.fileSha256 ?? (await hashFrom(file, 0))
-    if (sizeBytes !== expected.sizeBytes || !isSigned(fileSha256)) return refused('OBJECT_DIGEST')
-    const header = await readInstanceHeader(fileSource(file, sizeBytes), { missingUids: 'derive' })
-    return pass(fileSha256, sizeBytes, header, await hashFrom(file, header.datasetOffset))
+    if (sizeBytes !== expected.sizeBytes) return refused('OBJECT_DIGEST')
+    const whole = sizeBytes <= buffer.length ? await readWhole(file, buffer.subarray(0, sizeBytes)) : undefined
+    const hashFrom = async (start: number): Promise<Buffer> =>
+      whole ? sha256Of(whole.subarray(start)) : await hashFile(file, start, buffer)
+    const fileSha256 = arrival?.fileSha256 ?? (await hashFrom(0))
+    if (!isSigned(fileSha256)) return refused('OBJECT_DIGEST')
+    const source = whole ? bufferSource(whole) : fileSource(file, sizeBytes)
+    const header = await readInstanceHeader(source, { missingUids: 'derive' })
+    return pass(fileSha256, sizeBytes, header, await hashFrom(header.datasetOffset))
   } catch (error) {
     if (isGatewayError(error, 'DICOM_UNREADABLE') || isGatewayError(error, 'DICOM_LIMIT')) return refused(error.code)
     throw error
   } finally {
+    buffers.give(buffer)
     await file.close()
   }
 }
@@ -91,13 +105,23 @@ async function openObject(path: string): Promise<FileHandle | undefined> {
   }
 }
 
-async function hashFrom(file: FileHandle, start: number): Promise<Buffer> {
+/** The whole file in `target`, or less of it where it became shorter. */
+async function readWhole(file: FileHandle, target: Buffer): Promise<Buffer> {
+  let filled = 0
+  while (filled < target.length) {
+    const { bytesRead } = await file.read(target, filled, target.length - filled, filled)
+    if (bytesRead === 0) break
+    filled += bytesRead
+  }
+  return target.subarray(0, filled)
+}
+
+async function hashFile(file: FileHandle, start: number, buffer: Buffer): Promise<Buffer> {
   const hash = createHash('sha256')
-  const chunk = Buffer.allocUnsafe(hashChunkBytes)
   for (let position = start; ; ) {
-    const { bytesRead } = await file.read(chunk, 0, chunk.length, position)
+    const { bytesRead } = await file.read(buffer, 0, buffer.length, position)
     if (bytesRead === 0) return hash.digest()
-    hash.update(chunk.subarray(0, bytesRead))
+    hash.update(buffer.subarray(0, bytesRead))
     position += bytesRead
   }
 }

@@ -24,6 +24,7 @@ export const mostHeadersKept = 2_000
 
 /** A range's pieces with their digests. */
 export interface DigestedRange {
+  readonly run: LeafRun
   readonly pieces: readonly { readonly piece: Piece; readonly sha256: Buffer }[]
   /** What the sender's range digest must be. */
   readonly digest: Buffer
@@ -32,21 +33,34 @@ export interface DigestedRange {
 /** Digests a range: every byte once. */
 export function digestRange({ map }: Plan, run: LeafRun, bytes: Uint8Array): DigestedRange {
   const pieces = map.pieces(run).map(piece => ({ piece, sha256: sha256Of(slice(bytes, piece)) }))
-  return { pieces, digest: rangeDigest(pieces.map(({ sha256 }) => sha256)) }
+  return { run, pieces, digest: rangeDigest(pieces.map(({ sha256 }) => sha256)) }
+}
+
+/** What a durable range brought. */
+export interface ArrivedRange {
+  readonly run: LeafRun
+  /** The objects that lay wholly in it. */
+  readonly objects: readonly { readonly ordinal: number; readonly arrival: Arrival }[]
+  /** The objects that it held a part of. */
+  readonly partial: readonly number[]
 }
 
 /** Reads the objects that lie wholly in a range; `bytes` must not change until this resolves. */
-export async function readArrivals(plan: Plan, range: DigestedRange, bytes: Uint8Array): Promise<Map<number, Arrival>> {
+export async function readArrivals(plan: Plan, range: DigestedRange, bytes: Uint8Array): Promise<ArrivedRange> {
   const { manifest, map } = plan
-  const arrivals = new Map<number, Arrival>()
+  const objects: { ordinal: number; arrival: Arrival }[] = []
+  const partial: number[] = []
   for (const { piece, sha256 } of range.pieces) {
-    if (!isWholeObject(piece, map)) continue
+    if (!isWholeObject(piece, map)) {
+      partial.push(piece.ordinal)
+      continue
+    }
     const isSigned = manifest.objects[piece.ordinal]?.sha256 === sha256.toString('hex')
     const isKept = manifest.objects.length <= mostHeadersKept
     const known = isSigned && isKept ? await readKnown(slice(bytes, piece)) : undefined
-    arrivals.set(piece.ordinal, { fileSha256: sha256, isSigned, ...(known && { known }) })
+    objects.push({ ordinal: piece.ordinal, arrival: { fileSha256: sha256, isSigned, ...(known && { known }) } })
   }
-  return arrivals
+  return { run: range.run, objects, partial }
 }
 
 async function readKnown(object: Uint8Array): Promise<Arrival['known']> {

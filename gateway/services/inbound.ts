@@ -5,6 +5,7 @@
  */
 import { randomUUID } from 'node:crypto'
 import { Bitmap, type LeafRun } from '../../peers/bitmap.ts'
+import { createBufferPool } from '../../peers/buffer-pool.ts'
 import { openCancellation } from '../../peers/cancel.ts'
 import { toleratedDriftMs } from '../../peers/clock.ts'
 import { sha256Hex } from '../../peers/envelope.ts'
@@ -13,6 +14,7 @@ import { checkOffer, type OpenedOffer, openOffer } from '../../peers/offer.ts'
 import { finalOfferStates, type OfferState } from '../../peers/offer-state.ts'
 import { appendAudit } from '../audit/log.ts'
 import { type ErrorCode, GatewayError } from '../errors.ts'
+import { airlockBufferBytes } from './inbound-airlock.ts'
 import { digestRange, readArrivals } from './inbound-arrival.ts'
 import {
   createPlanCache,
@@ -26,7 +28,7 @@ import {
   type TransferPeer,
 } from './inbound-context.ts'
 import { createInboundDecisions, type InboundDecisions } from './inbound-decisions.ts'
-import { commitEarly, importInbound } from './inbound-import.ts'
+import { importInbound, takeEarly } from './inbound-import.ts'
 import {
   countReceiving,
   findStaged,
@@ -118,6 +120,7 @@ export async function openInbound(
     guard: createRangeGuard(),
     plans: createPlanCache(parts.blobs),
     watch: createStateWatch(),
+    buffers: createBufferPool(airlockBufferBytes, 8),
   }
   const { db, keys, watch } = context
 
@@ -211,14 +214,11 @@ export async function openInbound(
         refuseUnlessReceiving(row)
         const writing = context.staging.write(manifestId, { map, run, bytes, received: row.received })
         // Read while the thread pool writes and syncs.
-        const [arrivals] = await Promise.all([readArrivals(plan, range, bytes), writing])
+        const [arrived] = await Promise.all([readArrivals(plan, range, bytes), writing])
         if (!(await markReceived(db.kysely, transfer, run))) {
           throw new GatewayError('STATE_CONFLICT', 'the transfer takes no ranges any more')
         }
-        for (const [ordinal, arrival] of arrivals) {
-          plan.arrivals.set(ordinal, arrival)
-          commitEarly(context, manifestId, plan, ordinal, arrival)
-        }
+        takeEarly(context, manifestId, plan, arrived)
       })
     },
     async commit(peer, manifestId) {

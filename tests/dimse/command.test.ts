@@ -17,6 +17,10 @@ test('a C-STORE request is read', () => {
     sopInstanceUid: '1.2.3.4',
     priority: 0,
     moveDestination: undefined,
+    originator: undefined,
+    eventTypeId: undefined,
+    actionTypeId: undefined,
+    errorId: undefined,
     counts: { remaining: undefined, completed: undefined, failed: undefined, warning: undefined },
   })
 })
