@@ -1,65 +1,70 @@
 /** Sends to the archive as the services want them, and the archive's own count. */
-
-import type { DicomJson } from '../dicom/json.ts'
+import { type Dataset, numbersOf } from '../dicom/dataset.ts'
 import { isGatewayError } from '../errors.ts'
 import type { ArchiveResult, ArchiveSend, ArchiveWire } from '../services/archive.ts'
-import type { DicomNode, NodeTarget } from '../services/dicom-node.ts'
+import { findScu } from './find-scu.ts'
 import type { Converter, StoreResult } from './outgoing.ts'
+import { queryRetrieveSopClass } from './query-retrieve.ts'
 import { storeScu } from './scu.ts'
+import type { ScuTarget } from './scu-association.ts'
 import { isStored, status } from './status.ts'
 
 /** What it needs. */
 export interface ArchiveWireOptions {
   /** A registered modality. @throws GatewayError NOT_FOUND, STATE_CONFLICT when it cannot be called */
-  readonly target: (modality: string) => NodeTarget
-  readonly node: Pick<DicomNode, 'find'>
+  readonly target: (modality: string) => ScuTarget
   /** For what the archive does not take as it is stored. */
-  readonly converter?: (to: NodeTarget) => Converter | undefined
+  readonly converter?: (modality: string) => Converter | undefined
 }
 
 const studyInstanceUidTag = 0x0020000d
-const studyCount = { tag: 0x00201208, key: '00201208' } as const
-const seriesCount = { tag: 0x00201209, key: '00201209' } as const
-const noValue = new Uint8Array()
+const levelTag = 0x00080052
+/** Number of Study Related and of Series Related Instances, PS3.4 Tables C.3-1 and C.3-2. */
+const countTag = { STUDY: 0x00201208, SERIES: 0x00201209 } as const
 
-export function archiveWire({ target, node, converter }: ArchiveWireOptions): ArchiveWire {
+export function archiveWire({ target, converter }: ArchiveWireOptions): ArchiveWire {
   return {
     async send(modality, items, onResult, { stop, abort }) {
-      const to = target(modality)
       await storeScu(
-        { ...to, signal: abort },
+        { ...target(modality), signal: abort },
         items,
         async (item: ArchiveSend, result) => await onResult(item, resultOf(result)),
-        { stop, converter: converter?.(to) },
+        { stop, converter: converter?.(modality) },
       )
     },
 
     async count(modality, studyInstanceUid, signal) {
-      const to = target(modality)
-      const study = { tag: studyInstanceUidTag, value: studyInstanceUid }
-      const ask = (level: 'study' | 'series', tag: number) =>
-        node.find(to, { level, keys: [study, { tag, value: noValue }] }, signal)
-      let isKnown = false
-      for await (const match of ask('study', studyCount.tag)) {
-        isKnown = true
-        const count = numberIn(match, studyCount.key)
-        if (count !== undefined) return count
+      const to = { ...target(modality), signal }
+      const ask = async (level: keyof typeof countTag): Promise<(number | undefined)[]> => {
+        const identifier = [
+          { tag: levelTag, value: level },
+          { tag: studyInstanceUidTag, value: studyInstanceUid },
+          { tag: countTag[level], value: new Uint8Array() },
+        ]
+        const counts: (number | undefined)[] = []
+        for await (const match of findScu(to, {
+          sopClassUid: queryRetrieveSopClass('study-root', 'find'),
+          identifier,
+        })) {
+          counts.push(countIn(match, countTag[level]))
+        }
+        return counts
       }
-      if (!isKnown) return 0
-      let sum = 0
-      for await (const match of ask('series', seriesCount.tag)) {
-        const count = numberIn(match, seriesCount.key)
-        if (count === undefined) return undefined
-        sum += count
-      }
-      return sum
+      const studies = await ask('STUDY')
+      if (studies.length === 0) return 0
+      if (studies[0] !== undefined) return studies[0]
+      const series = await ask('SERIES')
+      return series.reduce<number | undefined>(
+        (sum, count) => (sum === undefined || count === undefined ? undefined : sum + count),
+        0,
+      )
     },
   }
 }
 
-function numberIn(match: DicomJson, key: string): number | undefined {
-  const value = Number(match[key]?.Value?.[0] ?? Number.NaN)
-  return Number.isSafeInteger(value) && value >= 0 ? value : undefined
+function countIn(match: Dataset, tag: number): number | undefined {
+  const [count] = numbersOf(match, tag)
+  return count !== undefined && Number.isSafeInteger(count) && count >= 0 ? count : undefined
 }
 
 function resultOf(result: StoreResult): ArchiveResult {
