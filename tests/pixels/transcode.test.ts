@@ -68,7 +68,8 @@ test('the frame API gives each frame as it is in Explicit VR Little Endian', asy
 
 test('what cannot be compressed without loss is refused as not supported', async t => {
   const pixels = await testPixels(t)
-  const float = buildInstance({ extra: [{ tag: 0x00280100, value: 32 }] })
+  const wide = { tag: 0x7fe00010, vr: 'OW', value: new Uint8Array(64 * 64 * 4) } as const
+  const float = buildInstance({ extra: [{ tag: 0x00280100, value: 32 }, wide] })
   const text = buildInstance({ extra: [{ tag: 0x7fe00010, vr: 'OW', value: new Uint8Array(0) }] })
   const isRefused = (error: unknown): boolean => isGatewayError(error, 'TRANSCODE_UNSUPPORTED')
 
