@@ -76,6 +76,7 @@ export const errorTable = {
   POLICY_DENIED: meaning(403, 0xc000, 'no', 'failure'),
   // DICOM associations that we request
   ASSOCIATION_REFUSED: meaning(502, 0xc000, 'yes', 'failure'),
+  REMOTE_STATUS: meaning(502, 0xc000, 'yes', 'failure'),
   // audit
   AUDIT_BROKEN: meaning(500, 0xc000, 'no', 'security-alert'),
 } as const satisfies Record<string, ErrorMeaning>

@@ -14,7 +14,8 @@ import { type Admission, admit, type CallerPolicy, type Denial, denial } from '.
 import { type Command, commandField, decodeCommand, encodeResponse } from './command.ts'
 import { CommandParts } from './command-parts.ts'
 import { type AcceptedContext, contextResult, negotiate } from './contexts.ts'
-import { libraryAssociation } from './library-association.ts'
+import { DatasetCollector } from './dataset-collector.ts'
+import { libraryAssociation, mayProvide } from './library-association.ts'
 import {
   type AssociateRequest,
   abortReason,
@@ -25,12 +26,15 @@ import {
   type Rejection,
   type Violation,
 } from './pdu.ts'
-import { permit, refusalOf } from './permissions.ts'
+import { mayAsk, permit, refusalOf } from './permissions.ts'
 import type { ReceiveBuffers } from './receive-buffers.ts'
 import type { RefusalReports } from './refusals.ts'
 import { checkRequest } from './requests.ts'
 import type { AssociationPeer, ScpCounters, ScpLimits, StoreService } from './scp.ts'
-import { isStored, type Outcome, status } from './status.ts'
+import { keyOf, type Proposal } from './scu-contexts.ts'
+import type { ServiceClass, ServiceResponse } from './service.ts'
+import { Serving, type ServingAssociation } from './serving.ts'
+import { isStored, type Outcome, outcomeOfError, status } from './status.ts'
 import { StoreReception } from './store-stream.ts'
 import { type Association, maxAssociationPduBytes, UpperLayer } from './upper-layer.ts'
 import { invalidParameter, unexpectedParameter, unexpectedPdu, unrecognizedPdu } from './violations.ts'
@@ -41,6 +45,7 @@ export interface AssociationContext {
   /** Accepted associations by `Admission.countedAs`. */
   readonly perAe: CallerCounts
   readonly privateSopClasses: ReadonlySet<string>
+  readonly services: ReadonlyMap<string, ServiceClass>
   readonly store: StoreService
   readonly budget: ReceiveBudget
   readonly buffers: ReceiveBuffers
@@ -59,6 +64,8 @@ interface Incoming {
   readonly reply: (outcome: Outcome) => void
   /** Where the data set goes; it is thrown away when `outcome` is already known. */
   readonly reception: StoreReception | undefined
+  /** Gathers the data set of a request for a service. */
+  readonly collector: DatasetCollector | undefined
   readonly outcome: Outcome
 }
 
@@ -75,8 +82,14 @@ export class AcceptedAssociation extends UpperLayer {
   #admission: Admission | undefined
   #peerMaxPduLength = 0
   #contexts = new Map<number, AcceptedContext>()
+  /** Contexts in which the peer takes instances. */
+  readonly #storeContexts = new Map<string, number>()
   readonly #command = new CommandParts()
   #incoming: Incoming | undefined
+  /** The request that a service works on; reading goes on meanwhile. */
+  #serving: Serving | undefined
+  /** Since when the peer owes that service something. */
+  #owedSince: number | undefined
   /** The answer that is being worked out; reading is stopped meanwhile. */
   #answering: Promise<void> | undefined
   #isDraining = false
@@ -153,11 +166,17 @@ export class AcceptedAssociation extends UpperLayer {
   }
 
   protected override quietUntil(quietSince: number): number {
-    const { associationRequestMs, idleMs, pduMs } = this.#shared.limits
+    const { associationRequestMs, pduMs } = this.#shared.limits
     if (this.#state !== 'associated') return this.#connectedAt + associationRequestMs
     if (this.#incoming || this.#command.isUnderWay) return quietSince + pduMs
+    if (!this.#serving) return quietSince + this.#idleMs
+    return this.#owedSince === undefined ? Number.POSITIVE_INFINITY : Math.max(quietSince, this.#owedSince) + pduMs
+  }
+
+  /** How long the peer may be silent between messages. */
+  get #idleMs(): number {
     const ownSeconds = this.#admission?.modality?.limits?.idleSeconds
-    return quietSince + (ownSeconds === undefined ? idleMs : ownSeconds * 1000)
+    return ownSeconds === undefined ? this.#shared.limits.idleMs : ownSeconds * 1000
   }
 
   protected override onExpired(): void {
@@ -250,10 +269,8 @@ export class AcceptedAssociation extends UpperLayer {
   }
 
   #accept(request: AssociateRequest, admission: Admission, peer: AssociationPeer): void {
-    const { contexts: answers, refused } = permit(
-      negotiate(request.contexts, this.#shared.privateSopClasses),
-      admission.services,
-    )
+    const providers = new Set(request.roles.filter(role => role.scp).map(role => role.sopClassUid))
+    const { contexts: answers, refused } = permit(negotiate(request.contexts, this.#shared), admission, providers)
     if (refused.size > 0) {
       const message = `association accepted in part: ${refusalOf(refused, admission)}`
       this.#shared.refusals.report(peer, { reason: 'not-permitted', message })
@@ -261,7 +278,12 @@ export class AcceptedAssociation extends UpperLayer {
     this.#admission = admission
     this.#shared.perAe.add(admission.countedAs)
     for (const answer of answers) {
-      if (answer.result === contextResult.accepted) this.#contexts.set(answer.id, answer)
+      if (answer.result !== contextResult.accepted) continue
+      this.#contexts.set(answer.id, answer)
+      const { abstractSyntaxUid: sopClassUid, transferSyntaxUid } = answer
+      if (providers.has(sopClassUid) && mayProvide(answer)) {
+        this.#storeContexts.set(keyOf({ sopClassUid, transferSyntaxUid }), answer.id)
+      }
     }
     this.#peerMaxPduLength = request.maxPduLength
     this.associationRequested(libraryAssociation(request, answers, this.#shared.limits.maxPduLength))
@@ -313,21 +335,27 @@ export class AcceptedAssociation extends UpperLayer {
     }
     this.#shared.counters.datasetBytesReceived += piece.length
     incoming.reception?.push(piece)
+    incoming.collector?.push(piece)
     if (!isLast) return
     this.#incoming = undefined
-    const { reception } = incoming
-    if (!reception) {
-      incoming.reply(incoming.outcome)
-      return
-    }
-    this.#answer(async () => incoming.reply(await reception.end()))
+    const { reception, collector } = incoming
+    if (reception) this.#answer(async () => incoming.reply(await reception.end()))
+    else if (collector) collector.end()
+    else incoming.reply(incoming.outcome)
   }
 
   #perform(command: Command, context: AcceptedContext): void {
-    // C-CANCEL has no response (PS3.7 §9.3.2.3), and there is nothing to cancel here.
-    if (command.commandField === commandField.cancelRequest) return
+    if (command.commandField === commandField.cancelRequest) {
+      // C-CANCEL has no response (PS3.7 §9.3.2.3); often it crosses the last one.
+      this.#serving?.cancel(command.respondedMessageId)
+      return
+    }
     if ((command.commandField & 0x8000) !== 0) {
-      this.abortFor(unexpectedParameter('response to no request'))
+      if (!this.#serving?.takeResponse(command)) this.abortFor(unexpectedParameter('response to no request'))
+      return
+    }
+    if (this.#serving) {
+      this.abortFor(unexpectedParameter('request before the response to the last one'))
       return
     }
     const { messageId } = command
@@ -336,14 +364,89 @@ export class AcceptedAssociation extends UpperLayer {
       return
     }
     const reply = (outcome: Outcome): void => this.#reply(command, messageId, context, outcome)
-    const outcome = checkRequest(command, context)
+    const outcome = this.#mayAsk(context) ? checkRequest(command, context) : { status: status.notAuthorized }
+    const isGood = outcome.status === status.success
+    const { service } = context
+    const serve = (dataset: Uint8Array | undefined): void => {
+      if (typeof service === 'object') this.#serve(service, command, messageId, context, dataset)
+    }
     if (!command.hasDataSet) {
-      reply(outcome)
+      if (isGood && typeof service === 'object') serve(undefined)
+      else reply(outcome)
       return
     }
-    const isStore = command.commandField === commandField.storeRequest && outcome.status === status.success
-    const reception = isStore ? this.#receive(command, context) : undefined
-    this.#incoming = { contextId: context.id, reply, outcome, reception }
+    const isStore = isGood && command.commandField === commandField.storeRequest
+    this.#incoming = {
+      contextId: context.id,
+      reply,
+      outcome,
+      reception: isStore ? this.#receive(command, context) : undefined,
+      collector: isGood && typeof service === 'object' ? new DatasetCollector(serve, reply) : undefined,
+    }
+  }
+
+  #mayAsk({ abstractSyntaxUid }: AcceptedContext): boolean {
+    return this.#admission !== undefined && mayAsk(abstractSyntaxUid, this.#admission)
+  }
+
+  /** Has a service work on a request while reading goes on. */
+  #serve(
+    service: ServiceClass,
+    command: Command,
+    messageId: number,
+    context: AcceptedContext,
+    dataset: Uint8Array | undefined,
+  ): void {
+    const association = this.#peer
+    if (!association) return
+    const { callingAe, remoteAddress } = association
+    const serving = new Serving(this.#channelHost(), command, messageId, context)
+    this.#serving = serving
+    const request = {
+      command,
+      sopClassUid: context.abstractSyntaxUid,
+      transferSyntaxUid: context.transferSyntaxUid,
+      dataset,
+      association,
+      principal: { id: callingAe, address: remoteAddress },
+      signal: serving.signal,
+    }
+    this.#answering = service
+      .handle(request, serving)
+      .catch((error): ServiceResponse => {
+        if (!serving.signal.aborted) this.#log.warn({ cause: errorLine(error) }, 'a request could not be served')
+        return outcomeOfError(error)
+      })
+      .then(response => this.#finish(serving, response))
+      .catch(error => this.fault(error))
+      .then(() => {
+        this.#answering = undefined
+      })
+  }
+
+  #finish(serving: Serving, response: ServiceResponse): void {
+    if (this.#serving !== serving) return
+    this.#serving = undefined
+    this.#owedSince = undefined
+    serving.finish(response)
+    this.watch()
+    if (this.#isDraining) this.abortNow()
+  }
+
+  #channelHost(): ServingAssociation {
+    const isOpen = (): boolean => this.isOpen
+    return {
+      socket: this.socket,
+      peerMaxPduLength: this.#peerMaxPduLength,
+      get isOpen() {
+        return isOpen()
+      },
+      storeContextId: (proposal: Proposal) => this.#storeContexts.get(keyOf(proposal)),
+      onOwed: owed => {
+        this.#owedSince = owed ? performance.now() : undefined
+        this.watch()
+      },
+    }
   }
 
   #receive(command: Command, context: AcceptedContext): StoreReception | undefined {
@@ -389,6 +492,8 @@ export class AcceptedAssociation extends UpperLayer {
   /** The message that is coming will not come whole. */
   #discard(): void {
     this.#command.clear()
+    this.#serving?.end()
+    this.#serving = undefined
     const reception = this.#incoming?.reception
     this.#incoming = undefined
     if (!reception) return

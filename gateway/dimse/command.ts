@@ -8,15 +8,24 @@ import { GatewayError } from '../errors.ts'
 export const commandField = {
   storeRequest: 0x0001,
   storeResponse: 0x8001,
+  getRequest: 0x0010,
+  findRequest: 0x0020,
+  moveRequest: 0x0021,
   echoRequest: 0x0030,
   echoResponse: 0x8030,
+  eventReportRequest: 0x0100,
+  getAttributesRequest: 0x0110,
+  setRequest: 0x0120,
+  actionRequest: 0x0130,
+  createRequest: 0x0140,
+  deleteRequest: 0x0150,
   cancelRequest: 0x0fff,
 } as const
 
 /** Value of Command Data Set Type (0000,0800) that says that no data set follows. */
 export const noDataSet = 0x0101
 
-/** The elements of a command set that echo and store use; those that were absent are undefined. */
+/** The elements of a command set; those that were absent are undefined. */
 export interface Command {
   readonly commandField: number
   readonly messageId: number | undefined
@@ -24,8 +33,25 @@ export interface Command {
   readonly hasDataSet: boolean
   readonly status: number | undefined
   readonly errorComment: string | undefined
+  /** Affected, else Requested SOP Class UID: no command has both (PS3.7 Table E.1-1). */
   readonly sopClassUid: string | undefined
+  /** Affected, else Requested SOP Instance UID. */
   readonly sopInstanceUid: string | undefined
+  readonly priority: number | undefined
+  readonly moveDestination: string | undefined
+  readonly originator: MoveOriginator | undefined
+  readonly eventTypeId: number | undefined
+  readonly actionTypeId: number | undefined
+  readonly errorId: number | undefined
+  readonly counts: SubOperationCounts
+}
+
+/** Sub-operations of a retrieval, PS3.7 §9.3.3.2 and §9.3.4.2; absent ones are undefined. */
+export interface SubOperationCounts {
+  readonly remaining: number | undefined
+  readonly completed: number | undefined
+  readonly failed: number | undefined
+  readonly warning: number | undefined
 }
 
 /** The longest command set that is gathered; real ones have some hundred bytes. */
@@ -50,8 +76,20 @@ export function decodeCommand(bytes: Buffer): Command {
     hasDataSet: dataSetType !== noDataSet,
     status: uint16(elements, 0x0900),
     errorComment: text(elements, 0x0902),
-    sopClassUid: text(elements, 0x0002),
-    sopInstanceUid: text(elements, 0x1000),
+    sopClassUid: text(elements, 0x0002) ?? text(elements, 0x0003),
+    sopInstanceUid: text(elements, 0x1000) ?? text(elements, 0x1001),
+    priority: uint16(elements, 0x0700),
+    moveDestination: text(elements, 0x0600)?.trim(),
+    originator: originatorOf(elements),
+    eventTypeId: uint16(elements, 0x1002),
+    actionTypeId: uint16(elements, 0x1008),
+    errorId: uint16(elements, 0x0903),
+    counts: {
+      remaining: uint16(elements, 0x1020),
+      completed: uint16(elements, 0x1021),
+      failed: uint16(elements, 0x1022),
+      warning: uint16(elements, 0x1023),
+    },
   }
 }
 
@@ -63,18 +101,32 @@ export interface ResponseFields {
   readonly sopInstanceUid?: string | undefined
   readonly status: number
   readonly comment?: string | undefined
+  /** A data set follows. */
+  readonly hasDataSet?: boolean | undefined
+  readonly errorId?: number | undefined
+  readonly eventTypeId?: number | undefined
+  readonly actionTypeId?: number | undefined
+  readonly counts?: Partial<SubOperationCounts> | undefined
 }
 
-/** Encodes a response without data set, PS3.7 §9.3.1.2 (C-STORE-RSP), §9.3.5.2 (C-ECHO-RSP). */
+/** Encodes a response, PS3.7 §9.3 (DIMSE-C) and §10.3 (DIMSE-N); elements ascend. */
 export function encodeResponse(fields: ResponseFields): Buffer {
+  const { counts = {} } = fields
   return encodeElements([
     fields.sopClassUid === undefined ? undefined : ui(0x0002, fields.sopClassUid),
     us(0x0100, fields.commandField),
     us(0x0120, fields.messageId),
-    us(0x0800, noDataSet),
+    us(0x0800, fields.hasDataSet ? 0x0000 : noDataSet),
     us(0x0900, fields.status),
     fields.comment === undefined ? undefined : lo(0x0902, fields.comment),
+    fields.errorId === undefined ? undefined : us(0x0903, fields.errorId),
     fields.sopInstanceUid === undefined ? undefined : ui(0x1000, fields.sopInstanceUid),
+    fields.eventTypeId === undefined ? undefined : us(0x1002, fields.eventTypeId),
+    fields.actionTypeId === undefined ? undefined : us(0x1008, fields.actionTypeId),
+    counts.remaining === undefined ? undefined : us(0x1020, counts.remaining),
+    counts.completed === undefined ? undefined : us(0x1021, counts.completed),
+    counts.failed === undefined ? undefined : us(0x1022, counts.failed),
+    counts.warning === undefined ? undefined : us(0x1023, counts.warning),
   ])
 }
 
@@ -88,15 +140,33 @@ export function encodeEchoRequest(messageId: number, sopClassUid: string): Buffe
   ])
 }
 
-/** Encodes a C-STORE-RQ of medium priority, PS3.7 §9.3.1.1. */
-export function encodeStoreRequest(messageId: number, sopClassUid: string, sopInstanceUid: string): Buffer {
+/** The C-MOVE on whose behalf an instance is sent. */
+export interface MoveOriginator {
+  readonly aeTitle: string
+  readonly messageId: number
+}
+
+/** What a C-STORE-RQ says. */
+export interface StoreFields {
+  readonly sopClassUid: string
+  readonly sopInstanceUid: string
+  /** 0 medium, 1 high, 2 low; medium unless given. */
+  readonly priority?: number | undefined
+  readonly originator?: MoveOriginator | undefined
+}
+
+/** Encodes a C-STORE-RQ, PS3.7 §9.3.1.1. */
+export function encodeStoreRequest(messageId: number, fields: StoreFields): Buffer {
+  const { sopClassUid, sopInstanceUid, priority = 0, originator } = fields
   return encodeElements([
     ui(0x0002, sopClassUid),
     us(0x0100, commandField.storeRequest),
     us(0x0110, messageId),
-    us(0x0700, 0x0000),
+    us(0x0700, priority),
     us(0x0800, 0x0000),
     ui(0x1000, sopInstanceUid),
+    originator && { element: 0x1030, value: padded(originator.aeTitle, ' ') },
+    originator && us(0x1031, originator.messageId),
   ])
 }
 
@@ -116,6 +186,11 @@ function readElements(bytes: Buffer): Elements {
     offset = end
   }
   return elements
+}
+
+function originatorOf(elements: Elements): MoveOriginator | undefined {
+  const aeTitle = text(elements, 0x1030)?.trim()
+  return aeTitle === undefined ? undefined : { aeTitle, messageId: uint16(elements, 0x1031) ?? 0 }
 }
 
 function uint16(elements: Elements, element: number): number | undefined {
@@ -173,4 +248,32 @@ function padded(value: string, pad: string): Buffer {
 
 function malformed(message: string): GatewayError {
   return new GatewayError('BAD_REQUEST', message)
+}
+
+/** Encodes a C-CANCEL-RQ, PS3.7 §9.3.2.3. */
+export function encodeCancelRequest(messageId: number): Buffer {
+  return encodeElements([us(0x0100, commandField.cancelRequest), us(0x0120, messageId), us(0x0800, noDataSet)])
+}
+
+/** Encodes a C-FIND-RQ or C-GET-RQ, PS3.7 §9.3.2.1, §9.3.3.1. */
+export function encodeQueryRequest(field: number, messageId: number, sopClassUid: string, priority = 0): Buffer {
+  return encodeElements([
+    ui(0x0002, sopClassUid),
+    us(0x0100, field),
+    us(0x0110, messageId),
+    us(0x0700, priority),
+    us(0x0800, 0x0000),
+  ])
+}
+
+/** Encodes a C-MOVE-RQ, PS3.7 §9.3.4.1. */
+export function encodeMoveRequest(messageId: number, sopClassUid: string, destination: string, priority = 0): Buffer {
+  return encodeElements([
+    ui(0x0002, sopClassUid),
+    us(0x0100, commandField.moveRequest),
+    us(0x0110, messageId),
+    { element: 0x0600, value: padded(destination, ' ') },
+    us(0x0700, priority),
+    us(0x0800, 0x0000),
+  ])
 }

@@ -1,5 +1,5 @@
 /**
- * Presentation contexts: what the storage SCP accepts (PS3.4 §B.3, PS3.7 §D.3.2).
+ * Presentation contexts: what our SCP accepts (PS3.4 §B.3, PS3.7 §D.3.2).
  *
  * Every storage SOP class and every known transfer syntax is taken as proposed, since bytes are
  * stored and forwarded as received. Of several transfer syntaxes the proposer's first known one
@@ -7,6 +7,7 @@
  */
 import { storageSopClasses, transferSyntax } from '../dicom/uid.ts'
 import type { ContextOffer } from './pdu.ts'
+import type { ServiceClass } from './service.ts'
 
 /** Verification SOP class, PS3.4 Annex A. */
 export const verificationSopClass = '1.2.840.10008.1.1'
@@ -28,7 +29,7 @@ export type NegotiatedContext = {
   | {
       readonly result: typeof contextResult.accepted
       readonly transferSyntaxUid: string
-      readonly service: 'verification' | 'storage'
+      readonly service: 'verification' | 'storage' | ServiceClass
     }
   | { readonly result: Exclude<(typeof contextResult)[keyof typeof contextResult], typeof contextResult.accepted> }
 )
@@ -36,26 +37,36 @@ export type NegotiatedContext = {
 /** An accepted context. */
 export type AcceptedContext = Extract<NegotiatedContext, { readonly result: 0 }>
 
-/** SOP classes outside of PS3.6 that are stored as well, from the configuration. */
-export type PrivateSopClasses = ReadonlySet<string>
-
-/** Answers each offered context, in the order offered. */
-export function negotiate(offers: readonly ContextOffer[], privateSopClasses: PrivateSopClasses): NegotiatedContext[] {
-  return offers.map(offer => answer(offer, privateSopClasses))
+/** What our SCP offers beside verification and the storage SOP classes of PS3.6. */
+export interface OfferedServices {
+  /** SOP classes outside of PS3.6 that are stored as well, from the configuration. */
+  readonly privateSopClasses: ReadonlySet<string>
+  /** By SOP class UID. */
+  readonly services: ReadonlyMap<string, ServiceClass>
 }
 
-function answer(offer: ContextOffer, privateSopClasses: PrivateSopClasses): NegotiatedContext {
+/** Answers each offered context, in the order offered. */
+export function negotiate(offers: readonly ContextOffer[], offered: OfferedServices): NegotiatedContext[] {
+  return offers.map(offer => answer(offer, offered))
+}
+
+function answer(offer: ContextOffer, offered: OfferedServices): NegotiatedContext {
   const { id, abstractSyntaxUid } = offer
   // "Presentation-context-ID values shall be odd integers between 1 and 255" (PS3.8 §9.3.2.2).
   if (id % 2 === 0) return { id, abstractSyntaxUid, result: contextResult.noReason }
-  const service = serviceOf(abstractSyntaxUid, privateSopClasses)
+  const service = serviceOf(abstractSyntaxUid, offered)
   if (!service) return { id, abstractSyntaxUid, result: contextResult.abstractSyntax }
-  const transferSyntaxUid = offer.transferSyntaxUids.find(uid => transferSyntax(uid) !== undefined)
+  const takes = (uid: string): boolean =>
+    typeof service === 'string' ? transferSyntax(uid) !== undefined : service.transferSyntaxes.includes(uid)
+  const transferSyntaxUid = offer.transferSyntaxUids.find(takes)
   if (transferSyntaxUid === undefined) return { id, abstractSyntaxUid, result: contextResult.transferSyntaxes }
   return { id, abstractSyntaxUid, result: contextResult.accepted, transferSyntaxUid, service }
 }
 
-function serviceOf(uid: string, privateSopClasses: PrivateSopClasses): 'verification' | 'storage' | undefined {
+function serviceOf(
+  uid: string,
+  { privateSopClasses, services }: OfferedServices,
+): 'verification' | 'storage' | ServiceClass | undefined {
   if (uid === verificationSopClass) return 'verification'
-  return storageSopClasses.has(uid) || privateSopClasses.has(uid) ? 'storage' : undefined
+  return storageSopClasses.has(uid) || privateSopClasses.has(uid) ? 'storage' : services.get(uid)
 }

@@ -63,6 +63,9 @@ class ScpListener {
     this.#shared = {
       callers: options,
       privateSopClasses: new Set(options.privateSopClasses),
+      services: new Map(
+        (options.services ?? []).flatMap(service => service.sopClassUids.map(uid => [uid, service] as const)),
+      ),
       store: options.store,
       budget: new ReceiveBudget(limits.heldBytes),
       perAe: new CallerCounts(),

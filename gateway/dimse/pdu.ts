@@ -203,16 +203,28 @@ export function encodeDataHeader(
  * @param maxPduLength  the peer's limit, 0 for none
  */
 export function encodeCommandPdus(contextId: number, command: Buffer, maxPduLength: number): Buffer {
+  return encodeValuePdus(contextId, { command: true }, command, maxPduLength)
+}
+
+/** A small data set, such as an identifier, as P-DATA-TF PDUs in one buffer; see `encodeCommandPdus`. */
+export function encodeDatasetPdus(contextId: number, dataset: Uint8Array, maxPduLength: number): Buffer {
+  return encodeValuePdus(contextId, { command: false }, dataset, maxPduLength)
+}
+
+function encodeValuePdus(
+  contextId: number,
+  { command }: { command: boolean },
+  value: Uint8Array,
+  maxPduLength: number,
+): Buffer {
   const room = fragmentBytes(maxPduLength)
-  if (command.length <= room) {
-    return Buffer.concat([encodeDataHeader(contextId, { command: true, last: true }, command.length), command])
-  }
-  const parts: Buffer[] = []
-  for (let offset = 0; offset < command.length; offset += room) {
-    const part = command.subarray(offset, offset + room)
-    const last = offset + room >= command.length
-    parts.push(encodeDataHeader(contextId, { command: true, last }, part.length), part)
-  }
+  const parts: Uint8Array[] = []
+  let offset = 0
+  do {
+    const part = value.subarray(offset, offset + room)
+    offset += part.length
+    parts.push(encodeDataHeader(contextId, { command, last: offset >= value.length }, part.length), part)
+  } while (offset < value.length)
   return Buffer.concat(parts)
 }
 

@@ -5,17 +5,18 @@ import { type Outcome, status } from './status.ts'
 
 /**
  * The answer to a request as far as the command set decides it: success means for a C-STORE that
- * its data set is to be stored.
+ * its data set is to be stored, and for a service that its handler is to be asked.
  */
 export function checkRequest(command: Command, context: AcceptedContext): Outcome {
   const { service } = context
   if (command.commandField === commandField.storeRequest && service === 'storage') return checkStore(command, context)
   const isEcho = command.commandField === commandField.echoRequest && service === 'verification'
-  return { status: isEcho ? status.success : status.unrecognizedOperation }
+  const isServed = typeof service === 'object' && service.commandFields.includes(command.commandField)
+  return { status: isEcho || isServed ? status.success : status.unrecognizedOperation }
 }
 
 /** PS3.4 §B.2.2 and PS3.7 §9.1.1: what a C-STORE-RQ must hold, and that it fits its context. */
-function checkStore(command: Command, context: AcceptedContext): Outcome {
+export function checkStore(command: Command, context: { readonly abstractSyntaxUid: string }): Outcome {
   const { sopClassUid, sopInstanceUid } = command
   if (sopClassUid === undefined) return { status: status.missingAttribute, comment: 'no affected SOP class UID' }
   if (sopInstanceUid === undefined) return { status: status.missingAttribute, comment: 'no affected SOP instance UID' }

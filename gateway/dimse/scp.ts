@@ -5,6 +5,7 @@
 import type { Log } from '../log.ts'
 import type { Caller, CallerCertificate, Identity } from '../services/modality-caller.ts'
 import type { DicomCredentials } from './credentials.ts'
+import type { ServiceClass } from './service.ts'
 
 /** Who sends: the origin of what arrives on an association. */
 export interface AssociationPeer {
@@ -139,6 +140,8 @@ export interface ScpOptions {
   readonly tls?: ScpTls | undefined
   /** SOP classes outside of PS3.6 that are stored as well. */
   readonly privateSopClasses?: Iterable<string>
+  /** Services beside verification and storage. */
+  readonly services?: readonly ServiceClass[]
   readonly store: StoreService
   readonly onRefused?: (refusal: Refusal) => void
   readonly limits?: Partial<ScpLimits>

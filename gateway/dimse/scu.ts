@@ -2,35 +2,27 @@
  * Storage and verification SCU: sends instances as they are stored, over as few associations as
  * their classes and transfer syntaxes allow.
  */
-import { type OutgoingDataset, readBlock } from './dataset-writer.ts'
-import {
-  keyOf,
-  maxContexts,
-  openAssociation,
-  type Proposal,
-  type RequestedAssociation,
-  type ScuTarget,
-  verificationProposal,
-} from './scu-association.ts'
+import type { MoveOriginator } from './command.ts'
+import { type Converter, type OutgoingInstance, prepareAhead, type StoreResult } from './outgoing.ts'
+import { openAssociation, type RequestedAssociation, type ScuTarget, verificationProposal } from './scu-association.ts'
+import { type ContextProposal, contextOf, keyOf, maxContexts, type Proposal } from './scu-contexts.ts'
 import type { Outcome } from './status.ts'
 
 export type { OutgoingDataset } from './dataset-writer.ts'
+export type { Converter, OutgoingInstance, StoreResult } from './outgoing.ts'
 export type { ScuTarget } from './scu-association.ts'
 
-/** An instance to send. `open` is called shortly before its turn. */
-export interface OutgoingInstance extends Proposal {
-  readonly sopInstanceUid: string
-  open(): Promise<OutgoingDataset> | OutgoingDataset
+/** How to send. */
+export interface StoreOptions {
+  /** No further instance is begun once it is aborted; the association ends in order. */
+  readonly stop?: AbortSignal | undefined
+  /** The C-MOVE on whose behalf the instances are sent (PS3.7 §9.3.1.1). */
+  readonly originator?: MoveOriginator | undefined
+  /** 0 medium, 1 high, 2 low. */
+  readonly priority?: number | undefined
+  /** For what the peer does not take as it is stored. */
+  readonly converter?: Converter | undefined
 }
-
-/** What became of one instance. */
-export type StoreResult =
-  /** The peer's status (PS3.4 Table B.2-1) and error comment. */
-  | ({ readonly kind: 'responded' } & Outcome)
-  /** The peer does not take this SOP class in this transfer syntax. */
-  | { readonly kind: 'not-accepted' }
-  /** It could not be opened or its first bytes could not be read; nothing was sent. */
-  | { readonly kind: 'unreadable'; readonly error: unknown }
 
 /** Counts of a finished send. */
 export interface StoreSummary {
@@ -55,16 +47,19 @@ export async function storeScu<T extends OutgoingInstance>(
   target: ScuTarget,
   instances: AsyncIterable<T> | Iterable<T>,
   onResult: (instance: T, result: StoreResult) => Promise<void> | void,
+  options: StoreOptions = {},
 ): Promise<StoreSummary> {
-  const sender = new Sender(target)
+  const sender = new Sender(target, options)
   const counts = { responded: 0, notAccepted: 0, unreadable: 0 }
   try {
-    for await (const batch of batches(instances)) {
+    for await (const batch of batches(instances, options.converter)) {
+      if (options.stop?.aborted) break
       for await (const [instance, result] of sender.send(batch)) {
         if (result.kind === 'responded') counts.responded += 1
         else if (result.kind === 'not-accepted') counts.notAccepted += 1
         else counts.unreadable += 1
         await onResult(instance, result)
+        if (options.stop?.aborted) break
       }
     }
     await sender.end()
@@ -89,34 +84,35 @@ export async function echoScu(target: ScuTarget): Promise<Outcome> {
   }
 }
 
-type Prepared =
-  | { readonly kind: 'ready'; readonly dataset: OutgoingDataset; readonly firstBlock: Uint8Array }
-  | Exclude<StoreResult, { readonly kind: 'responded' }>
-
 /** Keeps the association between batches. */
 class Sender {
   readonly #target: ScuTarget
+  readonly #options: StoreOptions
   #association: RequestedAssociation | undefined
-  #proposals: ReadonlyMap<string, Proposal> = new Map()
+  #proposals: ReadonlyMap<string, ContextProposal> = new Map()
   associations = 0
 
-  constructor(target: ScuTarget) {
+  constructor(target: ScuTarget, options: StoreOptions) {
     this.#target = target
+    this.#options = options
   }
 
   /** Sends a batch that needs at most 128 contexts. */
   async *send<T extends OutgoingInstance>(batch: readonly T[]): AsyncGenerator<[T, StoreResult]> {
     const association = await this.#associationFor(batch)
-    for await (const [instance, prepared] of prepareAhead(association, batch)) {
+    const { originator, priority, converter } = this.#options
+    for await (const [instance, prepared] of prepareAhead(association, batch, converter)) {
       if (prepared.kind !== 'ready') {
         yield [instance, prepared]
         continue
       }
+      const { sopClassUid, sopInstanceUid } = instance
+      const { transferSyntaxUid, dataset, firstBlock } = prepared
+      const request = { sopClassUid, sopInstanceUid, transferSyntaxUid, originator, priority }
       try {
-        const outcome = await association.store(instance, prepared.dataset, prepared.firstBlock)
-        yield [instance, { kind: 'responded', ...outcome }]
+        yield [instance, { kind: 'responded', ...(await association.store(request, dataset, firstBlock)) }]
       } finally {
-        await prepared.dataset.close?.()
+        await dataset.close?.()
       }
     }
   }
@@ -132,7 +128,7 @@ class Sender {
   }
 
   async #associationFor(batch: readonly Proposal[]): Promise<RequestedAssociation> {
-    const needed = new Map(batch.map(each => [keyOf(each), each]))
+    const needed = proposalsFor(batch, this.#options.converter)
     const all = new Map([...this.#proposals, ...needed])
     if (this.#association?.isOpen && all.size === this.#proposals.size) return this.#association
     await this.end()
@@ -143,51 +139,38 @@ class Sender {
   }
 }
 
+/**
+ * The contexts that instances need, by name: one for each class in each stored syntax, and one for each class
+ * with the syntaxes that we can make of them.
+ */
+function proposalsFor(instances: readonly Proposal[], converter: Converter | undefined): Map<string, ContextProposal> {
+  const proposals = new Map<string, ContextProposal>()
+  for (const instance of instances) {
+    proposals.set(keyOf(instance), contextOf(instance))
+    const { sopClassUid, transferSyntaxUid } = instance
+    const known = proposals.get(sopClassUid)?.transferSyntaxUids ?? []
+    const targets = new Set([...known, ...(converter?.targets(transferSyntaxUid) ?? [])])
+    if (targets.size > 0) proposals.set(sopClassUid, { sopClassUid, transferSyntaxUids: [...targets] })
+  }
+  return proposals
+}
+
 /** Groups instances so that each group fits one association. */
-async function* batches<T extends OutgoingInstance>(instances: AsyncIterable<T> | Iterable<T>): AsyncGenerator<T[]> {
+async function* batches<T extends OutgoingInstance>(
+  instances: AsyncIterable<T> | Iterable<T>,
+  converter: Converter | undefined,
+): AsyncGenerator<T[]> {
   let batch: T[] = []
-  let keys = new Set<string>()
+  let names = new Set<string>()
   for await (const instance of instances) {
-    const key = keyOf(instance)
-    if (batch.length >= lookAhead || (keys.size >= maxContexts && !keys.has(key))) {
+    const isKnown = names.has(keyOf(instance))
+    const all = isKnown ? names : new Set([...names, ...proposalsFor([instance], converter).keys()])
+    if (batch.length >= lookAhead || all.size > maxContexts) {
       yield batch
       batch = []
-      keys = new Set()
-    }
+      names = new Set(proposalsFor([instance], converter).keys())
+    } else names = all
     batch.push(instance)
-    keys.add(key)
   }
   if (batch.length > 0) yield batch
-}
-
-/** Opens each data set while the one before it is being sent. */
-async function* prepareAhead<T extends OutgoingInstance>(
-  association: RequestedAssociation,
-  batch: readonly T[],
-): AsyncGenerator<[T, Prepared]> {
-  let next: Promise<Prepared> | undefined
-  try {
-    for (const [index, instance] of batch.entries()) {
-      const prepared = await (next ?? prepare(association, instance))
-      const following = batch[index + 1]
-      next = following && prepare(association, following)
-      yield [instance, prepared]
-    }
-  } finally {
-    const unsent = await next
-    if (unsent?.kind === 'ready') await unsent.dataset.close?.()
-  }
-}
-
-/** Opens a data set and reads its first block. Never rejects. */
-async function prepare(association: RequestedAssociation, instance: OutgoingInstance): Promise<Prepared> {
-  if (!association.accepts(instance)) return { kind: 'not-accepted' }
-  let dataset: OutgoingDataset | undefined
-  try {
-    dataset = await instance.open()
-    return { kind: 'ready', dataset, firstBlock: await readBlock(dataset, dataset.datasetOffset) }
-  } catch (error) {
-    await dataset?.close?.().catch(() => undefined)
-    return { kind: 'unreadable', error }
-  }
 }

@@ -23,11 +23,22 @@ export const status = {
   outOfResources: 0xa700,
   dataSetMismatch: 0xa900,
   cannotUnderstand: 0xc000,
+  /** PS3.4 Table C.4-2. */
+  cannotPerformSubOperations: 0xa702,
+  moveDestinationUnknown: 0xa801,
+  subOperationsFailed: 0xb000,
+  cancel: 0xfe00,
+  pending: 0xff00,
 } as const
 
 /** True for success and for warnings (0001, Bxxx), after which the SCU may forget the instance. */
 export function isStored(code: number): boolean {
   return code === status.success || code === 0x0001 || (code & 0xf000) === 0xb000
+}
+
+/** True where more responses follow: FF00 and FF01 (PS3.7 Annex C). */
+export function isPending(code: number): boolean {
+  return (code & 0xff00) === 0xff00
 }
 
 const comments: Partial<Record<ErrorCode, string>> = {

@@ -23,7 +23,7 @@ import type { ReceiveBuffers } from './receive-buffers.ts'
 export type Association = InstanceType<typeof dimse.association.Association>
 
 /** Why reading is stopped; reading goes on when no reason is left. */
-export type Stop = 'answer' | 'memory' | 'unread'
+export type Stop = 'answer' | 'memory' | 'responses' | 'unread'
 
 /** Deadlines of a connection, in milliseconds. */
 export interface Deadlines {

@@ -1,11 +1,15 @@
-/** Opens stored bytes for somebody: every opening is an audit event, committed before the first byte leaves. */
+/** Opens stored bytes for somebody: each time is an audit event, committed before the first byte leaves. */
 import { sql } from 'kysely'
 import { instancesAccessed } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
+import type { ByteSource } from '../dicom/byte-source.ts'
+import { findLayout } from '../dicom/part10-layout.ts'
+import { fileMeta } from '../dicom/part10-writer.ts'
 import { GatewayError } from '../errors.ts'
 import type { Principal } from '../principal.ts'
 import type { Blobs, OpenBlob } from '../store/blobs.ts'
+import { type PlannedInstance, planRetrieve, type RetrieveKeys, type RetrievePlan } from './retrieve-plan.ts'
 
 /** An instance's Part 10 file, open; the caller closes `blob`. */
 export interface OpenInstance {
@@ -14,10 +18,22 @@ export interface OpenInstance {
   readonly blob: OpenBlob
 }
 
+/** An instance's data set inside its file, open; the caller closes it. */
+export interface OpenDataset {
+  readonly source: ByteSource
+  /** Where the data set begins, after preamble and file meta information. */
+  readonly datasetOffset: number
+  close(): Promise<void>
+}
+
 /** Opens stored instances. */
 export interface Retrieve {
   /** @throws GatewayError NOT_FOUND, STORAGE_CORRUPT */
   openInstance(principal: Principal, orthancId: string): Promise<OpenInstance>
+  /** Finds what the keys name. Nothing may leave before the plan's `begin`. @throws GatewayError DICOM_MISMATCH */
+  plan(keys: RetrieveKeys): Promise<RetrievePlan>
+  /** Opens an instance of a plan that has begun. @throws GatewayError STORAGE_CORRUPT, STORAGE_IO, DICOM_UNREADABLE */
+  openDataset(instance: PlannedInstance): Promise<OpenDataset>
 }
 
 interface Row {
@@ -28,9 +44,30 @@ interface Row {
   readonly issuer: string
 }
 
-export function openRetrieve(options: { readonly db: Db; readonly blobs: Blobs }): Retrieve {
-  const { db, blobs } = options
+/** The first bytes of a file, read at once: file meta information and a first block of the data set. */
+const headBytes = 1_048_576 + 4_096
+
+export function openRetrieve(options: {
+  readonly db: Db
+  readonly blobs: Blobs
+  /** Issuers of patient IDs that are the site's own: `''` is always. */
+  readonly ownIssuers?: ReadonlySet<string>
+}): Retrieve {
+  const { db, blobs, ownIssuers = new Set<string>() } = options
   return {
+    plan: keys => planRetrieve(db, keys, ownIssuers),
+
+    async openDataset(instance) {
+      const blob = await blobs.open(instance.fileSha256)
+      try {
+        const source = withHead(blob, await blob.read(0, Math.min(headBytes, blob.sizeBytes)))
+        return { source, datasetOffset: await datasetOffsetOf(instance, source), close: () => blob.close() }
+      } catch (error) {
+        await blob.close()
+        throw error
+      }
+    },
+
     async openInstance(principal, orthancId) {
       const { rows } = await sql<Row>`
         select i.sop_instance_uid as "sopInstanceUid", i.file_sha256 as "fileSha256",
@@ -62,5 +99,24 @@ export function openRetrieve(options: { readonly db: Db; readonly blobs: Blobs }
       )
       return { sopInstanceUid, fileSha256, blob: await blobs.open(fileSha256) }
     },
+  }
+}
+
+/** What we wrote ourselves begins with known bytes; other files are looked into. */
+async function datasetOffsetOf(instance: PlannedInstance, source: ByteSource): Promise<number> {
+  const ours = fileMeta(instance)
+  if (Buffer.compare(await source.read(0, ours.length), ours) === 0) return ours.length
+  const { datasetOffset } = await findLayout(source)
+  return datasetOffset
+}
+
+/** Serves reads inside of the head from memory. */
+function withHead(blob: OpenBlob, head: Uint8Array): ByteSource {
+  return {
+    sizeBytes: blob.sizeBytes,
+    read: (offset, length) =>
+      offset + length <= head.length || head.length === blob.sizeBytes
+        ? Promise.resolve(head.subarray(offset, offset + length))
+        : blob.read(offset, length),
   }
 }

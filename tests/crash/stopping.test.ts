@@ -4,6 +4,7 @@ import { connect } from 'node:net'
 import { test } from 'node:test'
 import { isServerOf } from '../../gateway/db/server-process.ts'
 import { openAssociation } from '../../gateway/dimse/scu-association.ts'
+import { contextOf } from '../../gateway/dimse/scu-contexts.ts'
 import { onEnd } from '../support/cleanup.ts'
 import { type ProcessGateway, startProcessGateway } from '../support/process-gateway.ts'
 import { startPair } from '../support/process-pair.ts'
@@ -15,8 +16,8 @@ test('SIGTERM with open associations, half a C-STORE and idle sockets', async t 
   const gateway = await startProcessGateway(t, 'hanging-on')
   const [instance] = planStudy(1, 1, 1024).exposures.map(outgoing)
   assert.ok(instance)
-  const idle = await openAssociation(targetOf(gateway), [instance])
-  const half = await openAssociation(targetOf(gateway), [instance])
+  const idle = await openAssociation(targetOf(gateway), [contextOf(instance)])
+  const half = await openAssociation(targetOf(gateway), [contextOf(instance)])
   const { source, datasetOffset } = await instance.open()
   const endless = { sizeBytes: source.sizeBytes, read: () => new Promise<Uint8Array>(() => undefined) }
   const firstBlock = await source.read(datasetOffset, 65_536)

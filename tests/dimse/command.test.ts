@@ -15,6 +15,13 @@ test('a C-STORE request is read', () => {
     errorComment: undefined,
     sopClassUid: ctImageStorage,
     sopInstanceUid: '1.2.3.4',
+    priority: 0,
+    moveDestination: undefined,
+    originator: undefined,
+    eventTypeId: undefined,
+    actionTypeId: undefined,
+    errorId: undefined,
+    counts: { remaining: undefined, completed: undefined, failed: undefined, warning: undefined },
   })
 })
 
@@ -36,7 +43,10 @@ test('what is written is read back, with a group length that is right', () => {
   assert.equal(read.hasDataSet, false)
   assert.equal(read.errorComment?.length, 64)
   assert.match(read.errorComment ?? '', /^line\?with\?controls x+$/)
-  assert.equal(decodeCommand(encodeStoreRequest(1, ctImageStorage, '1.2')).hasDataSet, true)
+  assert.equal(
+    decodeCommand(encodeStoreRequest(1, { sopClassUid: ctImageStorage, sopInstanceUid: '1.2' })).hasDataSet,
+    true,
+  )
   assert.equal(decodeCommand(encodeEchoRequest(9, '1.2.840.10008.1.1')).messageId, 9)
 })
 

@@ -56,7 +56,7 @@ test('each context gets the first transfer syntax that is known, as the proposer
       { id: 4, abstractSyntaxUid: ctImageStorage, transferSyntaxUids: [explicitLittleEndian] },
       { id: 11, abstractSyntaxUid: verification, transferSyntaxUids: [implicitLittleEndian] },
     ],
-    new Set([privateClass]),
+    { privateSopClasses: new Set([privateClass]), services: new Map() },
   )
 
   assert.deepEqual(
@@ -73,9 +73,11 @@ test('each context gets the first transfer syntax that is known, as the proposer
   )
 })
 
+const none = { privateSopClasses: new Set<string>(), services: new Map() }
+
 test('every transfer syntax of PS3.6 is taken for a storage class', () => {
   for (const uid of transferSyntaxes.keys()) {
-    const [context] = negotiate([{ id: 1, abstractSyntaxUid: ctImageStorage, transferSyntaxUids: [uid] }], new Set())
+    const [context] = negotiate([{ id: 1, abstractSyntaxUid: ctImageStorage, transferSyntaxUids: [uid] }], none)
     assert.equal(context?.result, 0, uid)
   }
 })
@@ -132,7 +134,7 @@ test('our maximum PDU length is advertised whatever the peer offers, unlimited i
   }
 })
 
-test('a peer that proposes both roles is told that it is the SCU', async t => {
+test('a peer that proposes both roles for a storage class has both: it may receive the instances of a C-GET', async t => {
   const { port } = await startScp(t)
   const peer = await connectRaw(t, port)
   const uid = Buffer.from(ctImageStorage)
@@ -150,7 +152,7 @@ test('a peer that proposes both roles is told that it is the SCU', async t => {
   const accept = await peer.read()
   const at = accept?.body.indexOf(Buffer.from([0x54, 0])) ?? -1
   assert.ok(accept && at > 0)
-  assert.deepEqual(accept.body.subarray(at + 6 + uid.length, at + 8 + uid.length), Buffer.from([1, 0]))
+  assert.deepEqual(accept.body.subarray(at + 6 + uid.length, at + 8 + uid.length), Buffer.from([1, 1]))
 })
 
 test('an association without a context that we take is accepted, and says so for each', async t => {

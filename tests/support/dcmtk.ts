@@ -16,7 +16,7 @@ export interface ToolResult {
 }
 
 /** DCMTK enables TCP_NODELAY only when asked; without it each response costs its sender 40 ms. */
-const tuned = { ...process.env, TCP_NODELAY: '1' }
+export const tuned = { ...process.env, TCP_NODELAY: '1' }
 
 /**
  * For the `skip` option of a test.

@@ -1,0 +1,181 @@
+/**
+ * One request that a service handler is working on: its responses, its sub-operations, its end by
+ * C-CANCEL. Reading goes on meanwhile, for C-CANCEL and the responses to sub-operations.
+ */
+
+import type { Socket } from 'node:net'
+import { GatewayError } from '../errors.ts'
+import { type Command, encodeResponse, encodeStoreRequest } from './command.ts'
+import type { AcceptedContext } from './contexts.ts'
+import { type OutgoingDataset, writeDataset } from './dataset-writer.ts'
+import { encodeCommandPdus, encodeDatasetPdus } from './pdu.ts'
+import type { Proposal } from './scu-contexts.ts'
+import type { ServiceChannel, ServiceResponse } from './service.ts'
+import type { Outcome } from './status.ts'
+
+/** The association that the request came on. */
+export interface ServingAssociation {
+  readonly socket: Socket
+  readonly peerMaxPduLength: number
+  readonly isOpen: boolean
+  /** Contexts in which the peer takes instances as the SCP, by SOP class and transfer syntax. */
+  storeContextId(proposal: Proposal): number | undefined
+  /** The peer owes us something from now on, or no longer. */
+  onOwed(owed: boolean): void
+}
+
+/** Pending responses are written together until so many bytes wait. */
+const corkedBytes = 65_536
+
+/** The channel of one request. */
+export class Serving implements ServiceChannel {
+  readonly #association: ServingAssociation
+  readonly #command: Command
+  readonly #messageId: number
+  readonly #context: AcceptedContext
+  readonly #cancelled = new AbortController()
+  #storeMessageId = 0
+  #outcome: PromiseWithResolvers<Outcome> | undefined
+  #isCorked = false
+
+  constructor(association: ServingAssociation, command: Command, messageId: number, context: AcceptedContext) {
+    this.#association = association
+    this.#command = command
+    this.#messageId = messageId
+    this.#context = context
+  }
+
+  get signal(): AbortSignal {
+    return this.#cancelled.signal
+  }
+
+  /** C-CANCEL for this message has come (PS3.7 §9.3.2.3). */
+  cancel(messageId: number | undefined): void {
+    if (messageId === this.#messageId) this.#cancelled.abort()
+  }
+
+  /** The association is gone. */
+  end(): void {
+    const gone = connectionGone()
+    this.#cancelled.abort(gone)
+    this.#outcome?.reject(gone)
+    this.#outcome = undefined
+  }
+
+  async send(pending: ServiceResponse): Promise<void> {
+    this.#write(pending)
+    const { socket } = this.#association
+    if (socket.writableLength < corkedBytes) return
+    this.#uncork()
+    if (socket.writableNeedDrain) await this.#whenDrained()
+  }
+
+  /** Sends the last response. */
+  finish(response: ServiceResponse): void {
+    if (this.#association.isOpen && !this.#association.socket.destroyed) this.#write(response)
+    this.#uncork()
+  }
+
+  accepts(proposal: Proposal): boolean {
+    return this.#association.storeContextId(proposal) !== undefined
+  }
+
+  async store(
+    instance: Proposal & { readonly sopInstanceUid: string },
+    dataset: OutgoingDataset,
+    firstBlock: Uint8Array,
+  ): Promise<Outcome> {
+    const { socket, peerMaxPduLength: maxPduLength } = this.#association
+    const contextId = this.#association.storeContextId(instance)
+    if (contextId === undefined) throw new GatewayError('BAD_REQUEST', 'the peer does not take this SOP class')
+    this.#assertOpen()
+    this.#storeMessageId = (this.#storeMessageId % 0xffff) + 1
+    const answer = Promise.withResolvers<Outcome>()
+    answer.promise.catch(() => undefined)
+    this.#outcome = answer
+    const { sopClassUid, sopInstanceUid } = instance
+    const command = encodeStoreRequest(this.#storeMessageId, {
+      sopClassUid,
+      sopInstanceUid,
+      priority: this.#command.priority,
+    })
+    this.#uncork()
+    socket.cork()
+    socket.write(encodeCommandPdus(contextId, command, maxPduLength))
+    const whenDrained = (): Promise<void> => this.#whenDrained()
+    await writeDataset(
+      { socket, contextId, maxPduLength, whenDrained, onProgress: () => this.#association.onOwed(true) },
+      dataset,
+      firstBlock,
+    )
+    this.#association.onOwed(true)
+    try {
+      return await answer.promise
+    } finally {
+      this.#association.onOwed(false)
+    }
+  }
+
+  /** A response has come; false when it answers nothing of ours. */
+  takeResponse(command: Command): boolean {
+    if (!this.#outcome || command.respondedMessageId !== this.#storeMessageId || command.status === undefined)
+      return false
+    const { status, errorComment } = command
+    this.#outcome.resolve({ status, ...(errorComment !== undefined && { comment: errorComment }) })
+    this.#outcome = undefined
+    return true
+  }
+
+  /** Corked until the event loop turns, so that many small responses are one write. */
+  #write(response: ServiceResponse): void {
+    this.#assertOpen()
+    const { socket, peerMaxPduLength } = this.#association
+    if (!this.#isCorked) {
+      this.#isCorked = true
+      socket.cork()
+      process.nextTick(() => this.#uncork())
+    }
+    socket.write(encodeCommandPdus(this.#context.id, this.#encode(response), peerMaxPduLength))
+    if (response.dataset) socket.write(encodeDatasetPdus(this.#context.id, response.dataset, peerMaxPduLength))
+  }
+
+  #encode(response: ServiceResponse): Buffer {
+    const { dataset, ...fields } = response
+    const { commandField, sopClassUid, sopInstanceUid, eventTypeId, actionTypeId } = this.#command
+    return encodeResponse({
+      sopClassUid: sopClassUid ?? this.#context.abstractSyntaxUid,
+      sopInstanceUid,
+      eventTypeId,
+      actionTypeId,
+      ...fields,
+      commandField: commandField | 0x8000,
+      messageId: this.#messageId,
+      hasDataSet: dataset !== undefined,
+    })
+  }
+
+  #uncork(): void {
+    if (!this.#isCorked) return
+    this.#isCorked = false
+    this.#association.socket.uncork()
+  }
+
+  async #whenDrained(): Promise<void> {
+    const { socket } = this.#association
+    this.#association.onOwed(true)
+    const { promise, resolve } = Promise.withResolvers<void>()
+    socket.once('drain', resolve).once('close', resolve)
+    await promise
+    socket.off('drain', resolve).off('close', resolve)
+    this.#association.onOwed(false)
+    this.#assertOpen()
+  }
+
+  #assertOpen(): void {
+    if (!this.#association.isOpen || this.#association.socket.destroyed) throw connectionGone()
+  }
+}
+
+function connectionGone(): GatewayError {
+  return new GatewayError('PEER_UNREACHABLE', 'the association has ended')
+}
