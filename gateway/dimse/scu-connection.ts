@@ -8,6 +8,7 @@ import { GatewayError } from '../errors.ts'
 import { type Command, decodeCommand } from './command.ts'
 import { CommandParts } from './command-parts.ts'
 import type { DatasetTarget } from './dataset-writer.ts'
+import { connectionError, type DialTls } from './dial.ts'
 import {
   type AssociateAccept,
   abortReason,
@@ -30,6 +31,8 @@ export interface ScuTarget {
   readonly port: number
   readonly callingAe: string
   readonly calledAe: string
+  /** Call by TLS. */
+  readonly tls?: DialTls
   /** For the connection, the association's answer, each response and each stall of the peer. Default 30,000. */
   readonly timeoutMs?: number
   /** Ends the work by A-ABORT; the pending promise rejects with its reason. */
@@ -112,8 +115,9 @@ export class ScuConnection extends UpperLayer {
     const association = new dimse.association.Association(this.#target.callingAe, this.#target.calledAe)
     association.setMaxPduLength(advertisedPduLength)
     this.contexts.propose(association, proposals)
-    this.socket.once('connect', () => this.sendAssociationRequest(association))
-    const answer = await this.#next()
+    const answered = this.#next()
+    this.sendAssociationRequest(association)
+    const answer = await answered
     if (answer.kind !== 'accept') throw this.#unexpected()
     this.contexts.take(answer.accept)
     this.#peerMaxPduLength = answer.accept.maxPduLength
@@ -251,7 +255,7 @@ export class ScuConnection extends UpperLayer {
   }
 
   protected override onSocketError(error: Error): void {
-    this.#fail(new GatewayError('PEER_UNREACHABLE', 'connection failed', { cause: error }))
+    this.#fail(connectionError(error, this.#target))
   }
 
   protected override onClosed(): void {
