@@ -149,7 +149,7 @@ export class AcceptedAssociation extends UpperLayer {
       case pduType.releaseResponse:
         return unexpectedPdu('a PDU that only the accepting side sends')
       default:
-        return unrecognizedPdu()
+        return unrecognizedPdu(type)
     }
   }
 

@@ -27,7 +27,17 @@ export interface TestAuthority extends CertificateFiles {
 export async function makeAuthority(dir: string, name: string): Promise<TestAuthority> {
   const at = (file: string): string => join(dir, `${name}-${file}`)
   const files = { certificateFile: at('ca.pem'), keyFile: at('ca.key') }
-  await run('req', '-x509', ...newKey(files.keyFile), '-days', '2', '-subj', `/CN=${name}`, '-out', files.certificateFile)
+  await run(
+    'req',
+    '-x509',
+    ...newKey(files.keyFile),
+    '-days',
+    '2',
+    '-subj',
+    `/CN=${name}`,
+    '-out',
+    files.certificateFile,
+  )
   let count = 0
   return {
     ...(await load(files)),
