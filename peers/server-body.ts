@@ -38,7 +38,7 @@ export async function readInto(request: IncomingMessage, target: Uint8Array, has
       onEnd()
       return
     }
-    target.set(chunk, filled - chunk.length)
+    chunk.copy(target, filled - chunk.length)
     hash?.update(chunk)
     free(chunk)
   }
@@ -60,22 +60,4 @@ function free(chunk: Buffer): void {
   const { buffer } = chunk
   const isOwner = buffer instanceof ArrayBuffer && buffer.byteLength === chunk.byteLength
   if (isOwner) buffer.transfer(0)
-}
-
-/** Buffers of one size, used again, because large ones are costly to allocate and slow to be collected. */
-export interface BufferPool {
-  /** A buffer of at least `bytes`. */
-  take(bytes: number): Buffer
-  give(buffer: Buffer): void
-}
-
-/** Keeps up to `most` free buffers of `bytes`. */
-export function createBufferPool(bytes: number, most: number): BufferPool {
-  const free: Buffer[] = []
-  return {
-    take: wanted => (wanted > bytes ? undefined : free.pop()) ?? Buffer.allocUnsafeSlow(Math.max(bytes, wanted)),
-    give: buffer => {
-      if (free.length < most && buffer.length === bytes) free.push(buffer)
-    },
-  }
 }

@@ -20,12 +20,12 @@ const layers: readonly { readonly layer: number; readonly pure?: boolean; readon
     files:
       /^peers\/(manifest|manifest-decoder|offer|offer-state|cancel|identifying|seal|receipt|envelope|card|fields|leaves|bitmap|json|sodium|clock)\.ts$|^certs\//,
   },
-  { layer: 1, files: /^gateway\/(db|store|jobs|audit)\// },
+  { layer: 1, files: /^gateway\/(db|store|jobs|audit|pixels)\// },
   {
     layer: 2,
     files: /^gateway\/services\/|^peers\/(carrier|carrier-opener|https-client|https-carrier|range-sender)\.ts$/,
   },
-  { layer: 3, files: /^peers\/server[\w-]*\.ts$|^gateway\/(dimse|http)\// },
+  { layer: 3, files: /^peers\/server[\w-]*\.ts$|^gateway\/(dimse|http|hl7)\// },
   { layer: 1, files: /^(policy|peers)\// },
   { layer: 4, files: /^gateway\/(main|cli|run-files)\.ts$|^gateway\/cli\// },
 ]
@@ -34,6 +34,8 @@ const layers: readonly { readonly layer: number; readonly pure?: boolean; readon
 const fences: Readonly<Record<string, RegExp>> = {
   'dcmjs-dimse': /^gateway\/dimse\//,
   dcmjs: /^gateway\/dimse\//,
+  'dcmjs-codecs': /^gateway\/pixels\//,
+  piscina: /^gateway\/pixels\//,
   pg: /^gateway\/(db\/|jobs\/session)/,
   kysely: /^gateway\/(db|store|audit|jobs|services)\/|^policy\/versions|^peers\/(registry|pairing)/,
   'pg-boss': /^gateway\/jobs\//,

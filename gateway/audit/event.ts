@@ -17,6 +17,8 @@ export const eventIds = {
   dataExport: '110106',
   dataImport: '110107',
   networkEntry: '110108',
+  orderRecord: '110109',
+  procedureRecord: '110111',
   query: '110112',
   securityAlert: '110113',
   userAuthentication: '110114',
@@ -190,6 +192,20 @@ export function instancesTransferred(input: Transfer & { action: 'C' | 'R' | 'U'
   }
 }
 
+/** Somebody searched the store (§A.5.3.10). */
+export function queried(input: Common & { requestor: Participant }): AuditEvent {
+  return {
+    event: eventIds.query,
+    action: 'E',
+    ...common(input),
+    participants: [
+      { ...input.requestor, role: roles.source, requestor: true },
+      { userId: 'gateway', role: roles.destination },
+    ],
+    objects: [],
+  }
+}
+
 /** A whole study was deleted (§A.5.3.8). */
 export function studyDeleted(
   input: Common & { participants: readonly Participant[]; objects: readonly AuditObject[] },
@@ -227,4 +243,25 @@ export function userAuthentication(
     participants: input.participants,
     objects: [],
   }
+}
+
+/** An order record was made, read, changed or deleted here (§A.5.3.13): a worklist item, whatever brought it. */
+export function orderRecord(input: RecordChange): AuditEvent {
+  return recordEvent(eventIds.orderRecord, input)
+}
+
+/** A procedure record was made, read, changed or deleted here (§A.5.3.15): a performed procedure step. */
+export function procedureRecord(input: RecordChange): AuditEvent {
+  return recordEvent(eventIds.procedureRecord, input)
+}
+
+type RecordChange = Common & {
+  readonly action: 'C' | 'R' | 'U' | 'D'
+  readonly participants: readonly Participant[]
+  readonly objects: readonly AuditObject[]
+}
+
+function recordEvent(event: EventId, input: RecordChange): AuditEvent {
+  const { action, participants, objects } = input
+  return { event, action, ...common(input), participants, objects }
 }

@@ -23,6 +23,10 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
     summary: 'why a study goes where',
     load: async () => (await import('./policy.ts')).policyExplain,
   },
+  deidentify: {
+    summary: 'de-identify files and folders',
+    load: async () => (await import('./deidentify.ts')).deidentify,
+  },
   'modality list': {
     summary: 'list registered modalities',
     load: async () => (await import('./modality.ts')).modalityList,

@@ -36,6 +36,9 @@ export interface Schema {
   audit_leaves: AuditLeavesTable
   audit_tree: AuditTreeTable
   audit_checkpoints: AuditCheckpointsTable
+  worklist_items: WorklistItemsTable
+  procedure_steps: ProcedureStepsTable
+  modality_jobs: ModalityJobsTable
 }
 
 /** A row of table `T` as it is read. */
@@ -77,6 +80,8 @@ export interface StudiesTable {
   patient: number
   study_instance_uid: string
   orthanc_id: string
+  /** The patient's name as this study has it. */
+  name_folded: Generated<string>
   domain: Generated<string>
   study_date: string | null
   study_time: string | null
@@ -312,4 +317,65 @@ export interface AuditCheckpointsTable {
   root: Digest
   note: string
   created_at: DefaultDate
+}
+
+export interface ModalityJobsTable {
+  id: string
+  kind: 'retrieve' | 'store'
+  modality: string
+  keys: Json
+  method: 'get' | 'move' | null
+  purpose: 'manual' | 'prefetch'
+  requested_by: string
+  study: number | null
+  state: Generated<'waiting' | 'running' | 'done' | 'failed' | 'cancelled'>
+  completed: Generated<number>
+  failed: Generated<number>
+  warning: Generated<number>
+  remaining: number | null
+  attempts: Generated<number>
+  error_code: string | null
+  error: string | null
+  created_at: DefaultDate
+  updated_at: DefaultDate
+}
+
+export type WorklistSource = 'file' | 'rest' | 'hl7'
+export type WorklistState = 'scheduled' | 'started' | 'completed' | 'discontinued' | 'cancelled'
+
+export interface WorklistItemsTable {
+  id: string
+  source: WorklistSource
+  external_key: string | null
+  order_key: string | null
+  state: Generated<WorklistState>
+  study_instance_uid: string
+  step_id: string
+  patient_id: string
+  issuer: string
+  name_folded: string
+  accession_number: string
+  station_aes: string[]
+  modality: string
+  start_date: string
+  start_time: string
+  document: Json
+  created_at: DefaultDate
+  updated_at: DefaultDate
+}
+
+export type ProcedureStepState = 'in-progress' | 'completed' | 'discontinued'
+
+export interface ProcedureStepsTable {
+  id: GeneratedAlways<number>
+  sop_instance_uid: string
+  state: ProcedureStepState
+  calling_ae: string
+  station_ae: string
+  modality: string
+  patient_id: string
+  study_instance_uids: string[]
+  document: Json
+  created_at: DefaultDate
+  updated_at: DefaultDate
 }

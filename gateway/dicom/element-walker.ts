@@ -69,6 +69,25 @@ export async function walk(
   return walker.position
 }
 
+/**
+ * The same walk in steps: it rests before each read of the source and at its end, so that what the visitor gathered can
+ * be passed on meanwhile, and yields how far it has come. Between two rests the visitor meets what one read holds.
+ */
+export async function* walkInSteps(
+  source: ByteSource,
+  start: WalkStart,
+  visitor: Visitor,
+  limits: WalkLimits = defaultLimits,
+): AsyncGenerator<number> {
+  const walker = new Walker(source.sizeBytes, start, visitor, limits)
+  for (let need = walker.run(); need !== undefined; need = walker.run()) {
+    yield walker.position
+    const bytes = await source.read(need.offset, need.length)
+    walker.feed({ offset: need.offset, bytes }, bytes.length < need.length)
+  }
+  yield walker.position
+}
+
 /** Where a walk begins. */
 export interface WalkStart {
   readonly offset: number

@@ -10,6 +10,11 @@ import { integerRange, isBulkVr, isVr, type Vr, vrFacts } from './vr.ts'
 /** A data set as JSON: elements by tag, `GGGGEEEE` in upper case. */
 export type DicomJson = { readonly [tag: string]: JsonElement }
 
+/** The tag of a name in DICOM JSON that is known to be one. */
+export function tagOfName(name: string): Tag {
+  return Number.parseInt(name, 16)
+}
+
 /** One element; without any of the three it is empty. */
 export interface JsonElement {
   readonly vr: Vr

@@ -455,7 +455,13 @@ export class AcceptedAssociation extends UpperLayer {
     if (sopClassUid === undefined || sopInstanceUid === undefined || !association) return undefined
     return new StoreReception({
       service: this.#shared.store,
-      request: { sopClassUid, sopInstanceUid, transferSyntaxUid: context.transferSyntaxUid, association },
+      request: {
+        sopClassUid,
+        sopInstanceUid,
+        transferSyntaxUid: context.transferSyntaxUid,
+        association,
+        originator: command.originator,
+      },
       budget: this.#shared.budget,
       buffers: this.#shared.buffers,
       heldBytesLimit: this.#shared.limits.heldBytesPerAssociation,

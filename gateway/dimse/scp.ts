@@ -4,6 +4,7 @@
  */
 import type { Log } from '../log.ts'
 import type { Caller, CallerCertificate, Identity } from '../services/modality-caller.ts'
+import type { MoveOriginator } from './command.ts'
 import type { DicomCredentials } from './credentials.ts'
 import type { ServiceClass } from './service.ts'
 
@@ -24,6 +25,8 @@ export interface StoreRequest {
   readonly sopInstanceUid: string
   readonly transferSyntaxUid: string
   readonly association: AssociationPeer
+  /** The C-MOVE on whose behalf it comes. */
+  readonly originator?: MoveOriginator | undefined
 }
 
 /**

@@ -30,6 +30,8 @@ export interface ScuRequest {
   readonly cancel?: AbortSignal | undefined
   /** How long the peer may be silent before a response; default that of the target. */
   readonly quietMs?: number | undefined
+  /** The next one unless given. */
+  readonly messageId?: number | undefined
 }
 
 /** Default of the standard for whoever has no better idea; every node that verifies takes it. */
@@ -98,7 +100,7 @@ export class RequestedAssociation {
 
   /** Sends a request that has one response, and returns it. */
   async ask(request: ScuRequest): Promise<ScuResponse> {
-    const outstanding = this.#connection.begin(request.context, request.quietMs)
+    const outstanding = this.#connection.begin(request.context, request)
     this.#write(request, outstanding)
     return await outstanding.responses.next()
   }
@@ -110,7 +112,7 @@ export class RequestedAssociation {
    * @throws GatewayError ASSOCIATION_REFUSED when the context was not accepted, PEER_UNREACHABLE, PEER_PROTOCOL
    */
   async *request(request: ScuRequest): AsyncGenerator<ScuResponse, void, void> {
-    const outstanding = this.#connection.begin(request.context, request.quietMs)
+    const outstanding = this.#connection.begin(request.context, request)
     const cancel = (): void => this.#cancel(outstanding)
     request.cancel?.addEventListener('abort', cancel, { once: true })
     let isFinal = false
@@ -141,7 +143,7 @@ export class RequestedAssociation {
    *   PEER_UNREACHABLE, PEER_PROTOCOL
    */
   async store(instance: Proposal & StoreFields, dataset: OutgoingDataset, firstBlock: Uint8Array): Promise<Outcome> {
-    const { contextId, messageId, responses } = this.#connection.begin(instance, undefined)
+    const { contextId, messageId, responses } = this.#connection.begin(instance)
     const { socket, peerMaxPduLength } = this.#connection
     const command = encodeStoreRequest(messageId, instance)
     try {

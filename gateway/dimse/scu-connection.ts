@@ -8,7 +8,7 @@ import { GatewayError } from '../errors.ts'
 import { type Command, decodeCommand } from './command.ts'
 import { CommandParts } from './command-parts.ts'
 import type { DatasetTarget } from './dataset-writer.ts'
-import { connectionError, type DialTls } from './dial.ts'
+import { connectionError, type DialTarget } from './dial.ts'
 import {
   type AssociateAccept,
   abortReason,
@@ -26,13 +26,9 @@ import { maxAssociationPduBytes, UpperLayer } from './upper-layer.ts'
 import { invalidParameter, unexpectedParameter, unexpectedPdu, unrecognizedPdu } from './violations.ts'
 
 /** The node to call and how long it may take. */
-export interface ScuTarget {
-  readonly host: string
-  readonly port: number
+export interface ScuTarget extends DialTarget {
   readonly callingAe: string
   readonly calledAe: string
-  /** Call by TLS. */
-  readonly tls?: DialTls
   /** For the connection, the association's answer, each response and each stall of the peer. Default 30,000. */
   readonly timeoutMs?: number
   /** Ends the work by A-ABORT; the pending promise rejects with its reason. */
@@ -126,21 +122,25 @@ export class ScuConnection extends UpperLayer {
   /**
    * Makes place for a request: its message id and where its responses will come.
    *
-   * @param quietMs  how long the peer may be silent before a response
+   * @param options.quietMs    how long the peer may be silent before a response
+   * @param options.messageId  the next one unless given
    * @throws GatewayError ASSOCIATION_REFUSED when the context was not accepted, STATE_CONFLICT when another
    *   request is outstanding, and the reason when the association has failed
    */
-  begin(context: Proposal, quietMs: number | undefined): Outstanding {
+  begin(
+    context: Proposal,
+    options: { readonly quietMs?: number | undefined; readonly messageId?: number | undefined } = {},
+  ): Outstanding {
     const contextId = this.contexts.idOf(context)
     if (this.#failure) throw this.#failure.error
     if (this.#outstanding) throw new GatewayError('STATE_CONFLICT', 'another request is outstanding')
-    this.#messageId = (this.#messageId % 0xffff) + 1
+    this.#messageId = options.messageId ?? (this.#messageId % 0xffff) + 1
     const responses = new ScuResponses({
       onFull: () => this.stop('responses'),
       onRoom: () => this.start('responses'),
     })
     this.#outstanding = { contextId, messageId: this.#messageId, responses }
-    this.#quietMs = quietMs ?? this.#timeoutMs
+    this.#quietMs = options.quietMs ?? this.#timeoutMs
     this.#owed(true)
     return this.#outstanding
   }

@@ -29,6 +29,8 @@ export const status = {
   subOperationsFailed: 0xb000,
   cancel: 0xfe00,
   pending: 0xff00,
+  /** Matches are coming, and some optional keys were not supported (PS3.4 Table C.4-1). */
+  pendingWithWarning: 0xff01,
 } as const
 
 /** True for success and for warnings (0001, Bxxx), after which the SCU may forget the instance. */

@@ -14,6 +14,10 @@ export interface Jobs {
   'commit-inbound': { readonly transfer: string }
   /** Remove what a finished or abandoned transfer left on disk. */
   'clean-transfer': { readonly transfer: string }
+  /** Retrieve from a registered node, or send to one. */
+  'modality-job': { readonly job: string }
+  /** Look for priors of a study that has arrived. */
+  'prefetch-priors': { readonly study: number }
 }
 
 export type Lane = keyof Jobs
@@ -26,6 +30,8 @@ export const lanes: { readonly [L in Lane]: Decoder<Jobs[L]> } = {
   deliver: transfer,
   'commit-inbound': transfer,
   'clean-transfer': transfer,
+  'modality-job': object({ job: text({ min: 1, max: 64, expected: 'a job id' }) }),
+  'prefetch-priors': object({ study: integer({ min: 1 }) }),
 }
 
 export const laneNames: readonly Lane[] = Object.keys(lanes).filter((name): name is Lane => Object.hasOwn(lanes, name))

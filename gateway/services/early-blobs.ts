@@ -32,8 +32,8 @@ export function createEarlyBlobs(): EarlyBlobs {
   }
   return {
     add(object, commit) {
-      if (done.has(object.ordinal)) return
       waiting.push(async () => {
+        if (done.has(object.ordinal)) return
         try {
           await commit()
           done.set(object.ordinal, object.fileSha256)

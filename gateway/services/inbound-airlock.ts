@@ -4,11 +4,13 @@
  */
 import { createHash } from 'node:crypto'
 import { type FileHandle, open } from 'node:fs/promises'
+import type { BufferPool } from '../../peers/buffer-pool.ts'
 import type { Manifest } from '../../peers/manifest.ts'
 import type { ObjectRefusal } from '../../peers/receipt.ts'
 import { fileSource } from '../dicom/byte-source.ts'
 import { type InstanceHeader, readInstanceHeader } from '../dicom/instance-header.ts'
 import { isGatewayError } from '../errors.ts'
+import type { Examiner } from './examiner.ts'
 import type { Arrival } from './inbound-arrival.ts'
 
 /** An object that passed. */
@@ -24,7 +26,15 @@ export type AirlockResult =
   | { readonly kind: 'passed'; readonly object: PassedObject }
   | { readonly kind: 'refused'; readonly refusal: ObjectRefusal }
 
-const hashChunkBytes = 1024 * 1024
+/** What the airlock works with. */
+export interface AirlockParts {
+  /** Of `airlockBufferBytes`. */
+  readonly buffers: BufferPool
+  readonly examiner: Examiner
+}
+
+/** Read at once: nearly every image of one frame is smaller, and then read only once. */
+export const airlockBufferBytes = 1024 * 1024
 
 /**
  * Verifies the file at `path` as object `ordinal` of the manifest.
@@ -33,10 +43,13 @@ const hashChunkBytes = 1024 * 1024
  * @throws GatewayError STORAGE_IO when the file cannot be read
  */
 export async function passAirlock(
-  path: string,
-  manifest: Manifest,
-  ordinal: number,
-  arrival?: Arrival,
+  {
+    path,
+    manifest,
+    ordinal,
+    arrival,
+  }: { path: string; manifest: Manifest; ordinal: number; arrival?: Arrival | undefined },
+  { buffers, examiner }: AirlockParts,
 ): Promise<AirlockResult> {
   const expected = manifest.objects[ordinal]
   const study = expected && manifest.studies[expected.study]
@@ -63,20 +76,31 @@ export async function passAirlock(
   const isSigned = (fileSha256: Buffer): boolean => fileSha256.toString('hex') === expected.sha256
 
   if (arrival?.known && arrival.isSigned) {
-    return pass(arrival.fileSha256, expected.sizeBytes, arrival.known.header, arrival.known.datasetSha256)
+    return pass(arrival.fileSha256, expected.sizeBytes, arrival.known.header, Buffer.from(arrival.known.datasetSha256))
   }
   const file = await openObject(path)
   if (!file) return refused('OBJECT_DIGEST')
+  const buffer = buffers.take(airlockBufferBytes)
   try {
     const { size: sizeBytes } = await file.stat()
-    const fileSha256 = arrival?.fileSha256 ?? (await hashFrom(file, 0))
-    if (sizeBytes !== expected.sizeBytes || !isSigned(fileSha256)) return refused('OBJECT_DIGEST')
+    if (sizeBytes !== expected.sizeBytes) return refused('OBJECT_DIGEST')
+    if (sizeBytes <= buffer.length) {
+      const whole = await readWhole(file, buffer.subarray(0, sizeBytes))
+      const question = { at: 0, length: whole.length, signedSha256: expected.sha256 }
+      const [found] = await examiner.examine(whole, [question])
+      if (!found || !isSigned(Buffer.from(found.sha256))) return refused('OBJECT_DIGEST')
+      if (found.known)
+        return pass(Buffer.from(found.sha256), sizeBytes, found.known.header, Buffer.from(found.known.datasetSha256))
+    }
+    const fileSha256 = arrival?.fileSha256 ?? (await hashFrom(file, 0, buffer))
+    if (!isSigned(fileSha256)) return refused('OBJECT_DIGEST')
     const header = await readInstanceHeader(fileSource(file, sizeBytes), { missingUids: 'derive' })
-    return pass(fileSha256, sizeBytes, header, await hashFrom(file, header.datasetOffset))
+    return pass(fileSha256, sizeBytes, header, await hashFrom(file, header.datasetOffset, buffer))
   } catch (error) {
     if (isGatewayError(error, 'DICOM_UNREADABLE') || isGatewayError(error, 'DICOM_LIMIT')) return refused(error.code)
     throw error
   } finally {
+    buffers.give(buffer)
     await file.close()
   }
 }
@@ -91,13 +115,23 @@ async function openObject(path: string): Promise<FileHandle | undefined> {
   }
 }
 
-async function hashFrom(file: FileHandle, start: number): Promise<Buffer> {
+/** The whole file in `target`, or less of it where it became shorter. */
+async function readWhole(file: FileHandle, target: Buffer): Promise<Buffer> {
+  let filled = 0
+  while (filled < target.length) {
+    const { bytesRead } = await file.read(target, filled, target.length - filled, filled)
+    if (bytesRead === 0) break
+    filled += bytesRead
+  }
+  return target.subarray(0, filled)
+}
+
+async function hashFrom(file: FileHandle, start: number, buffer: Buffer): Promise<Buffer> {
   const hash = createHash('sha256')
-  const chunk = Buffer.allocUnsafe(hashChunkBytes)
   for (let position = start; ; ) {
-    const { bytesRead } = await file.read(chunk, 0, chunk.length, position)
+    const { bytesRead } = await file.read(buffer, 0, buffer.length, position)
     if (bytesRead === 0) return hash.digest()
-    hash.update(chunk.subarray(0, bytesRead))
+    hash.update(buffer.subarray(0, bytesRead))
     position += bytesRead
   }
 }

@@ -1,5 +1,7 @@
 /** What the parts of the inbound service share. */
 
+import { Bitmap } from '../../peers/bitmap.ts'
+import type { BufferPool } from '../../peers/buffer-pool.ts'
 import type { SiteKeys } from '../../peers/keys.ts'
 import { type LeafMap, mapLeaves } from '../../peers/leaves.ts'
 import type { Manifest } from '../../peers/manifest.ts'
@@ -14,6 +16,7 @@ import type { Queue } from '../jobs/queue.ts'
 import type { Log } from '../log.ts'
 import type { Blobs } from '../store/blobs.ts'
 import { createEarlyBlobs, type EarlyBlobs } from './early-blobs.ts'
+import type { Examiner } from './examiner.ts'
 import type { Arrival } from './inbound-arrival.ts'
 import { loadOfferBytes } from './inbound-rows.ts'
 import type { InboundStaging } from './inbound-staging.ts'
@@ -40,7 +43,7 @@ export interface InboundLimits {
 /** What the inbound service is built from. */
 export interface InboundParts {
   readonly db: Db
-  readonly blobs: Pick<Blobs, 'assertRoom' | 'commit' | 'release'>
+  readonly blobs: Pick<Blobs, 'assertRoom' | 'adopt' | 'release'>
   readonly queue: Pick<Queue, 'enqueue'>
   readonly keys: Pick<SiteKeys, 'siteId' | 'signingKey' | 'sign' | 'openSealed'>
   /** The audit log's newest signed checkpoint, made when needed. */
@@ -55,12 +58,17 @@ export interface InboundContext extends InboundParts {
   readonly guard: RangeGuard
   readonly plans: PlanCache
   readonly watch: StateWatch
+  /** For reading back what did not arrive in one piece. */
+  readonly buffers: BufferPool
+  readonly examiner: Examiner
 }
 
 /** A transfer's manifest and byte line, with what was learned while its bytes arrived. */
 export interface Plan {
   readonly manifest: Manifest
   readonly map: LeafMap
+  /** Leaves that were made durable since the plan was loaded. */
+  readonly leaves: Bitmap
   readonly arrivals: Map<number, Arrival>
   readonly early: EarlyBlobs
 }
@@ -78,9 +86,11 @@ export function createPlanCache(blobs: Pick<Blobs, 'release'>, most = 8): PlanCa
     const bytes = await loadOfferBytes(db.kysely, id)
     if (!bytes) throw new GatewayError('NOT_FOUND', 'no such transfer')
     const manifest = readStoredOffer(bytes)
+    const map = mapLeaves(manifest.objects.map(object => object.sizeBytes))
     return {
       manifest,
-      map: mapLeaves(manifest.objects.map(object => object.sizeBytes)),
+      map,
+      leaves: new Bitmap(map.leafCount),
       arrivals: new Map(),
       early: createEarlyBlobs(),
     }

@@ -3,17 +3,14 @@
  * transaction makes the study visible together with the receipt and the audit event. Every step may be
  * repeated after a crash: staging keeps its own link to the bytes until that transaction is through.
  */
-import { link, unlink } from 'node:fs/promises'
 import { knownCode, type ObjectRefusal, type ReceiptCounts } from '../../peers/receipt.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Tx } from '../db/db.ts'
-import { type ErrorCode, isGatewayError } from '../errors.ts'
+import { type ErrorCode, GatewayError, isGatewayError } from '../errors.ts'
 import { holdConflict, insertInstances, type NewInstance } from '../store/instances.ts'
-import { errnoOf } from '../store/io-error.ts'
-import { stagedFile } from '../store/staged-file.ts'
 import type { BlobObject } from './early-blobs.ts'
 import { type PassedObject, passAirlock } from './inbound-airlock.ts'
-import { type Arrival, mostHeadersKept } from './inbound-arrival.ts'
+import { type ArrivedRange, mostHeadersKept } from './inbound-arrival.ts'
 import { draftReceipt, type InboundContext, type Plan, transferEnded } from './inbound-context.ts'
 import { type InboundRow, loadInbound, lockInbound, setState } from './inbound-rows.ts'
 import { inParallel } from './parallel.ts'
@@ -35,10 +32,10 @@ export async function importInbound(context: InboundContext, id: string, signal:
   if (!row.peer.isActive) return await hold(context, row, { code: 'PEER_REVOKED', refusals: [] })
   const plan = await context.plans.load(context.db, id)
 
+  const early = await plan.early.settle()
   const { passed, refusals } = await passAll(context, row, plan, signal)
   const [first] = refusals
   if (first) return await hold(context, row, { code: knownCode(first.code), refusals })
-  const early = await plan.early.settle()
   const committed: Passed[] = []
   try {
     const late = passed.filter(object => !early.has(object.ordinal))
@@ -70,7 +67,7 @@ async function passAll(
   await inParallel([...manifest.objects.keys()], 4, async ordinal => {
     signal.throwIfAborted()
     const path = context.staging.path(row.manifestId, ordinal)
-    const result = await passAirlock(path, manifest, ordinal, arrivals.get(ordinal))
+    const result = await passAirlock({ path, manifest, ordinal, arrival: arrivals.get(ordinal) }, context)
     if (result.kind === 'refused') refusals.push(result.refusal)
     else passed.push(keepsHeaders ? result.object : { ...result.object, header: undefined })
   })
@@ -81,30 +78,38 @@ async function passAll(
 
 /** A second name for the file goes to the blob store; staging keeps its own until the import is committed. */
 async function commitBlob(context: InboundContext, manifestId: string, object: BlobObject): Promise<void> {
-  const { ordinal, fileSha256, sizeBytes } = object
-  const path = context.staging.path(manifestId, ordinal)
-  const twin = `${path}.blob`
-  await link(path, twin).catch(async (error: unknown) => {
-    if (errnoOf(error) !== 'EEXIST') throw error
-    await unlink(twin) // of a run that was killed right here
-    await link(path, twin)
-  })
-  await context.blobs.commit(
-    stagedFile({ path: twin, sizeBytes, fileSha256, datasetSha256: undefined, datasetOffset: 0, head: [] }),
-  )
+  await context.blobs.adopt(context.staging.path(manifestId, object.ordinal), object.fileSha256)
 }
 
-/** Puts an object that arrived whole into the blob store in the background; the import waits for it. */
-export function commitEarly(
-  context: InboundContext,
-  manifestId: string,
-  plan: Plan,
-  ordinal: number,
-  { fileSha256, isSigned }: Arrival,
-): void {
-  if (!isSigned) return // the airlock will say so
-  const object = { ordinal, fileSha256, sizeBytes: plan.map.sizeOf(ordinal) }
-  plan.early.add(object, () => commitBlob(context, manifestId, object))
+/**
+ * Takes what a range completed on, in the background, while the rest is on its way: objects that lay wholly
+ * in it go to the blob store, those whose last leaf it brought are read back and verified first. The
+ * import waits for it, and does again what failed.
+ */
+export function takeEarly(context: InboundContext, manifestId: string, plan: Plan, range: ArrivedRange): void {
+  for (const { ordinal, arrival } of range.objects) {
+    plan.arrivals.set(ordinal, arrival)
+    if (!arrival.isSigned) continue // the airlock will say so
+    const object = { ordinal, fileSha256: arrival.fileSha256, sizeBytes: plan.map.sizeOf(ordinal) }
+    plan.early.add(object, () => commitBlob(context, manifestId, object))
+  }
+  plan.leaves.add(range.run)
+  const keepsHeaders = plan.manifest.objects.length <= mostHeadersKept
+  for (const ordinal of range.partial) {
+    const { from, to } = plan.map.runOf(ordinal)
+    const run = plan.leaves.nextRun(from, to - from + 1)
+    if (!keepsHeaders || run?.from !== from || run.to !== to) continue
+    const fileSha256 = Buffer.from(plan.manifest.objects[ordinal]?.sha256 ?? '', 'hex')
+    const object = { ordinal, fileSha256, sizeBytes: plan.map.sizeOf(ordinal) }
+    plan.early.add(object, async () => {
+      const path = context.staging.path(manifestId, ordinal)
+      const result = await passAirlock({ path, manifest: plan.manifest, ordinal }, context)
+      if (result.kind === 'refused') throw new GatewayError('OBJECT_DIGEST', 'the airlock will say so')
+      const { header, datasetSha256 } = result.object
+      plan.arrivals.set(ordinal, { fileSha256, isSigned: true, known: { header, datasetSha256 } })
+      await commitBlob(context, manifestId, object)
+    })
+  }
 }
 
 /** Objects that cannot be made visible because another content has their UID; empty when all is visible. */
@@ -115,15 +120,17 @@ async function makeVisible(
   passed: readonly Passed[],
 ): Promise<ObjectRefusal[]> {
   const to = { siteId: row.peer.siteId, manifestId: row.manifestId }
-  const draft = await draftReceipt(context, to, { kind: 'imported' })
-  const custody = { ...draft, kind: 'custody' as const }
+  // Every byte is durable and verified; its checkpoint is made while the rows are written.
+  const drafting = draftReceipt(context, to, { kind: 'imported' })
+  drafting.catch(() => undefined) // thrown where it is awaited
   for (let attempt = 1; ; attempt++) {
     try {
       await context.db.inTransaction(async tx => {
         const locked = await lockInbound(tx, row.id)
         if (locked?.state !== 'committing') return
         const counts = await insertAll(tx, context, row, plan, passed)
-        await issueReceipt(tx, row.id, custody, context.keys)
+        const draft = await drafting
+        await issueReceipt(tx, row.id, { ...draft, kind: 'custody' }, context.keys)
         await issueReceipt(tx, row.id, { ...draft, counts }, context.keys)
         await setState(tx, row.id, 'imported')
         await addStep(tx, row.id, 'imported', { ...counts })
@@ -193,7 +200,8 @@ async function toInstance(context: InboundContext, row: InboundRow, plan: Plan, 
 async function readHeaderAgain(context: InboundContext, row: InboundRow, plan: Plan, object: Passed) {
   const { ordinal, fileSha256 } = object
   const path = context.staging.path(row.manifestId, ordinal)
-  const result = await passAirlock(path, plan.manifest, ordinal, { fileSha256, isSigned: true })
+  const arrival = { fileSha256, isSigned: true }
+  const result = await passAirlock({ path, manifest: plan.manifest, ordinal, arrival }, context)
   if (result.kind === 'refused') throw new ConflictsFound([result.refusal])
   return result.object.header
 }

@@ -5,6 +5,7 @@
  */
 import { randomUUID } from 'node:crypto'
 import { Bitmap, type LeafRun } from '../../peers/bitmap.ts'
+import { createBufferPool } from '../../peers/buffer-pool.ts'
 import { openCancellation } from '../../peers/cancel.ts'
 import { toleratedDriftMs } from '../../peers/clock.ts'
 import { sha256Hex } from '../../peers/envelope.ts'
@@ -13,7 +14,9 @@ import { checkOffer, type OpenedOffer, openOffer } from '../../peers/offer.ts'
 import { finalOfferStates, type OfferState } from '../../peers/offer-state.ts'
 import { appendAudit } from '../audit/log.ts'
 import { type ErrorCode, GatewayError } from '../errors.ts'
-import { digestRange, readArrivals } from './inbound-arrival.ts'
+import { createExaminer } from './examiner.ts'
+import { airlockBufferBytes } from './inbound-airlock.ts'
+import { examineRange } from './inbound-arrival.ts'
 import {
   createPlanCache,
   draftReceipt,
@@ -26,7 +29,7 @@ import {
   type TransferPeer,
 } from './inbound-context.ts'
 import { createInboundDecisions, type InboundDecisions } from './inbound-decisions.ts'
-import { commitEarly, importInbound } from './inbound-import.ts'
+import { importInbound, takeEarly } from './inbound-import.ts'
 import {
   countReceiving,
   findStaged,
@@ -118,6 +121,8 @@ export async function openInbound(
     guard: createRangeGuard(),
     plans: createPlanCache(parts.blobs),
     watch: createStateWatch(),
+    buffers: createBufferPool(airlockBufferBytes, 8),
+    examiner: createExaminer(),
   }
   const { db, keys, watch } = context
 
@@ -139,8 +144,11 @@ export async function openInbound(
     const { manifest } = offer
     const id = randomUUID()
     const map = mapLeaves(manifest.objects.map(object => object.sizeBytes))
-    const draft = await draftReceipt(context, { siteId: peer.siteId, manifestId: offer.id }, { kind: 'accepted' })
-    await context.staging.create(offer.id)
+    const to = { siteId: peer.siteId, manifestId: offer.id }
+    const [draft] = await Promise.all([
+      draftReceipt(context, to, { kind: 'accepted' }),
+      context.staging.create(offer.id),
+    ])
     await db.inTransaction(async tx => {
       const isNew = await insertInbound(tx, {
         id,
@@ -174,6 +182,7 @@ export async function openInbound(
       const known = await loadOffered(db.kysely, peer.id, offer.id)
       if (known) return await stateOf(known)
       await decideOffer(context, peer, offer)
+      context.examiner.prepare()
       await accept(peer, offer)
       return await stateOf(await find(peer, offer.id))
     },
@@ -201,24 +210,19 @@ export async function openInbound(
     },
     async receiveRange({ transfer, manifestId, run, map }, bytes, digest) {
       const plan = await context.plans.load(db, transfer)
-      const range = digestRange(plan, run, bytes)
-      if (digest && !range.digest.equals(digest)) {
+      const arrived = await examineRange(context.examiner, plan, run, bytes)
+      if (digest && !arrived.digest.equals(digest)) {
         throw new GatewayError('CHUNK_DIGEST', 'the bytes do not have the digest they came with')
       }
       await context.guard.hold(transfer, run, async () => {
         const row = await loadInbound(db.kysely, transfer)
         if (!row) throw new GatewayError('NOT_FOUND', 'no such offer')
         refuseUnlessReceiving(row)
-        const writing = context.staging.write(manifestId, { map, run, bytes, received: row.received })
-        // Read while the thread pool writes and syncs.
-        const [arrivals] = await Promise.all([readArrivals(plan, range, bytes), writing])
+        await context.staging.write(manifestId, { map, run, bytes, received: row.received })
         if (!(await markReceived(db.kysely, transfer, run))) {
           throw new GatewayError('STATE_CONFLICT', 'the transfer takes no ranges any more')
         }
-        for (const [ordinal, arrival] of arrivals) {
-          plan.arrivals.set(ordinal, arrival)
-          commitEarly(context, manifestId, plan, ordinal, arrival)
-        }
+        takeEarly(context, manifestId, plan, arrived)
       })
     },
     async commit(peer, manifestId) {

@@ -3,7 +3,7 @@
  * A blob is written once under `<data>/staging` and renamed to its digest; bytes and name are made
  * durable before a row may name it. Orphans are harmless and swept.
  */
-import { existsSync, renameSync, rmSync, statSync } from 'node:fs'
+import { existsSync, linkSync, renameSync, rmSync, statSync } from 'node:fs'
 import { mkdir, open, readdir, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { GatewayError } from '../errors.ts'
@@ -60,6 +60,13 @@ export interface Blobs {
    * and must not be committed before the promise resolves.
    */
   place(staged: StagedFile): Promise<void>
+  /**
+   * Gives a durable file on the same volume a second name, that of its digest, durably, and protects it
+   * like `commit`; the file keeps its own.
+   *
+   * @throws GatewayError STORAGE_FULL, STORAGE_IO
+   */
+  adopt(path: string, sha256: Buffer): Promise<void>
   /** Protects a blob that a row is going to name; false when it is not there. */
   protect(sha256: Uint8Array): Promise<boolean>
   /** Ends one `commit` or `protect`, after its row was committed or given up. */
@@ -211,6 +218,25 @@ class BlobStore implements Blobs {
     }
   }
 
+  async adopt(path: string, sha256: Buffer): Promise<void> {
+    const target = this.path(sha256)
+    this.#protect(hexOf(sha256))
+    if (this.#sweeps > 0) this.#fresh.add(hexOf(sha256))
+    let linked = false
+    try {
+      await this.#before('rename', target)
+      linked = linkNew(path, target)
+      // A blob that is there is replaced, which heals a damaged one.
+      if (!linked) renameSync(twinOf(path), target)
+      await this.#before('sync-dir', dirname(target))
+      await this.#dirs.sync(dirname(target))
+    } catch (error) {
+      if (linked) rmSync(target, { force: true }) // nothing refers to it yet
+      this.release(sha256)
+      throw storageError(error, 'committing a blob')
+    }
+  }
+
   async protect(sha256: Uint8Array): Promise<boolean> {
     this.#protect(hexOf(sha256))
     if (await this.has(sha256)) return true
@@ -332,4 +358,23 @@ class BlobStore implements Blobs {
 
 function hexOf(sha256: Uint8Array): string {
   return Buffer.from(sha256.buffer, sha256.byteOffset, sha256.byteLength).toString('hex')
+}
+
+/** Links `path` as `target`; false when that name is taken. */
+function linkNew(path: string, target: string): boolean {
+  try {
+    linkSync(path, target)
+    return true
+  } catch (error) {
+    if (errnoOf(error) === 'EEXIST') return false
+    throw error
+  }
+}
+
+/** A second name beside the first, to be renamed: a link cannot replace what is there. */
+function twinOf(path: string): string {
+  const twin = `${path}.blob`
+  rmSync(twin, { force: true }) // of a run that was killed right here
+  linkSync(path, twin)
+  return twin
 }

@@ -173,10 +173,10 @@ function insertFresh(fresh: readonly NewInstance[], events: readonly SealedEvent
       on conflict (issuer, patient_id) do update set updated_at = now()
       returning id, issuer, patient_id
     ), s as (
-      insert into studies (patient, study_instance_uid, orthanc_id, study_date, study_time, accession_number,
-        study_description, modalities, instance_count, size_bytes, attributes, origin, due_at)
-      select p.id, i.study_uid, min(i.study_orthanc), min(i.study_date), min(i.study_time), min(i.accession),
-        min(i.description), coalesce(array_agg(distinct i.modality) filter (where i.modality is not null), '{}'),
+      insert into studies (patient, study_instance_uid, orthanc_id, name_folded, study_date, study_time,
+        accession_number, study_description, modalities, instance_count, size_bytes, attributes, origin, due_at)
+      select p.id, i.study_uid, min(i.study_orthanc), (array_agg(i.name_folded))[1], (array_agg(i.study_date))[1],
+        (array_agg(i.study_time))[1], (array_agg(i.accession))[1], (array_agg(i.description))[1], coalesce(array_agg(distinct i.modality) filter (where i.modality is not null), '{}'),
         count(*), sum(i.size), (array_agg(i.study))[1], (array_agg(i.origin))[1], max(i.due_at)
       from input i join p using (issuer, patient_id)
       group by p.id, i.study_uid order by p.id, i.study_uid
@@ -190,7 +190,7 @@ function insertFresh(fresh: readonly NewInstance[], events: readonly SealedEvent
       returning id, patient, study_instance_uid
     ), se as (
       insert into series (study, series_instance_uid, orthanc_id, modality, instance_count, attributes)
-      select s.id, i.series_uid, min(i.series_orthanc), min(i.modality), count(*), (array_agg(i.series))[1]
+      select s.id, i.series_uid, min(i.series_orthanc), (array_agg(i.modality))[1], count(*), (array_agg(i.series))[1]
       from input i join p using (issuer, patient_id)
         join s on s.patient = p.id and s.study_instance_uid = i.study_uid
       group by s.id, i.series_uid order by s.id, i.series_uid

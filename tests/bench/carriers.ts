@@ -37,16 +37,19 @@ export async function gatewayCarrier(directory: string): Promise<Carrier> {
     load: async study => void (await sendFolders(a.dicomPort, study.folders, 1)),
     async carry(study) {
       const before = await b.count()
-      const beganAt = performance.now()
+      const beganAt = Date.now()
       const [uid] = study.studyInstanceUids
       const { id } = Object(await a.call('POST', '/transfers', { study: uid, destination: 'site-b' }))
-      let state = ''
-      while (state !== 'receipted') {
+      let transfer = Object(await a.call('GET', `/transfers/${id}`))
+      while (transfer.state !== 'receipted') {
+        const { state } = transfer
         if (['held', 'refused', 'cancelled', 'expired'].includes(state)) throw new Error(`the transfer is ${state}`)
-        await new Promise(resolve => setTimeout(resolve, 10))
-        state = String(Object(await a.call('GET', `/transfers/${id}`)).state)
+        // Seldom: the answers cost CPU time that is being measured. The time line has the instant.
+        await new Promise(resolve => setTimeout(resolve, 100))
+        transfer = Object(await a.call('GET', `/transfers/${id}`))
       }
-      const tookMs = performance.now() - beganAt
+      const receipted: unknown = transfer.steps?.find((each: unknown) => Object(each).step === 'receipted')
+      const tookMs = Date.parse(Object(receipted).at) - beganAt
       const arrived = (await b.count()) - before
       if (arrived !== study.instances) throw new Error(`${arrived} of ${study.instances} instances arrived`)
       return { tookMs, otherCpuMs: 0 }

@@ -29,7 +29,7 @@ export async function startGateway(directory: string, name: string): Promise<Run
   await chmod(directory, 0o755)
   const ports = { http: await freePort(), dicom: await freePort(), federation: await freePort() }
   const url = `http://127.0.0.1:${ports.http}`
-  const server = spawnServer(process.execPath, [join(root, 'gateway/cli.ts'), 'start', '--data', data], {
+  const server = spawnServer(process.execPath, [join(root, 'gateway/hanse.mjs'), 'start', '--data', data], {
     HANSE_SITE_NAME: name,
     HANSE_HTTP_PORT: String(ports.http),
     HANSE_DICOM_PORT: String(ports.dicom),

@@ -20,6 +20,8 @@ export interface CorpusFile {
   readonly frames: string
   readonly photometric: string
   readonly charset: string
+  /** First 16 hex digits of the SHA-256 over the samples, then a colon and their type; single-sample images only. */
+  readonly pixelSha256: string
   /** Whether DCMTK's dcmdump opens it. */
   readonly isReadByDcmtk: boolean
   bytes(): Promise<Buffer>
@@ -92,6 +94,7 @@ function readManifest(folder: string): CorpusFile[] | undefined {
       frames: field('frames'),
       photometric: field('photometric'),
       charset: field('charset'),
+      pixelSha256: field('mono_pixel_sha256_16'),
       isReadByDcmtk: field('dcmdump') === 'ok',
       bytes: () => readFile(path),
     }

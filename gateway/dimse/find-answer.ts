@@ -1,0 +1,103 @@
+/** Matches as the identifiers of C-FIND responses, PS3.4 §C.4.1.1.3.2. */
+import { isObject } from '../decode.ts'
+import { type DicomJson, fromJson, type JsonElement, tagOfName } from '../dicom/json.ts'
+import { type Level, levelsOf } from '../dicom/levels.ts'
+import { encodeDataset, type NewElement } from '../dicom/part10-writer.ts'
+import { isPrivateTag, type Tag } from '../dicom/tag.ts'
+import { computedTags } from '../store/search.ts'
+import { levelNames } from './query-retrieve.ts'
+
+const specificCharacterSet = 0x00080005
+const queryRetrieveLevel = 0x00080052
+const retrieveAeTitle = 0x00080054
+const instanceAvailability = 0x00080056
+
+/** Elements of an identifier that say how to ask, not what for. */
+export const notKeys: ReadonlySet<Tag> = new Set([
+  specificCharacterSet,
+  queryRetrieveLevel,
+  0x00080053, // Query/Retrieve View
+  retrieveAeTitle,
+  instanceAvailability,
+  0x00080201, // Timezone Offset From UTC
+])
+
+const order: readonly Level[] = ['patient', 'study', 'series', 'instance']
+
+/** True where a query at this level can match and return the attribute; it is kept per level and never private. */
+export function isSupported(tag: Tag, level: Level): boolean {
+  if (isPrivateTag(tag)) return false
+  const upTo = order.slice(0, order.indexOf(level) + 1)
+  if (order.some(each => computedTags[each].includes(tag))) return upTo.some(each => computedTags[each].includes(tag))
+  return levelsOf(tag).some(each => upTo.includes(each))
+}
+
+/** Makes the identifier of a match: what was asked for, empty where the match has none. */
+export function matchEncoder(options: {
+  readonly keys: DicomJson
+  readonly level: Level
+  readonly aeTitle: string
+  /** The request's character set, which the answer keeps where it can. */
+  readonly terms: readonly string[]
+  readonly transferSyntaxUid: string
+}): (attributes: DicomJson) => Uint8Array {
+  const { keys, level, aeTitle, terms, transferSyntaxUid } = options
+  const fixed: NewElement[] = [
+    { tag: queryRetrieveLevel, value: levelNames[level] },
+    { tag: retrieveAeTitle, value: aeTitle },
+    { tag: instanceAvailability, value: 'ONLINE' },
+  ]
+  const encode = (elements: readonly NewElement[], charset: readonly string[]): Uint8Array => {
+    const declared = charset.length === 0 ? [] : [{ tag: specificCharacterSet, value: [...charset] }]
+    return encodeDataset([...declared, ...fixed, ...elements], transferSyntaxUid)
+  }
+  return attributes => {
+    const answer = project(keys, attributes)
+    const elements = elementsOf(answer)
+    // Every set has ASCII.
+    if (/^[\0-~]*$/.test(JSON.stringify(answer))) return encode(elements, terms)
+    if (terms.length === 0) return encode(elements, ['ISO_IR 192'])
+    try {
+      return encode(elements, terms)
+    } catch {
+      return encode(elements, ['ISO_IR 192'])
+    }
+  }
+}
+
+/** The attributes that `keys` names; of a sequence's items those that its item names, or all. */
+function project(keys: DicomJson, attributes: DicomJson): DicomJson {
+  const answer: Record<string, JsonElement> = {}
+  for (const [name, key] of Object.entries(keys)) {
+    const found = attributes[name]
+    const [item] = key.vr === 'SQ' ? (key.Value ?? []) : []
+    if (!found) answer[name] = { vr: key.vr }
+    else if (isItem(item) && Object.keys(item).length > 0) {
+      answer[name] = { vr: 'SQ', Value: (found.Value ?? []).map(value => (isItem(value) ? project(item, value) : {})) }
+    } else answer[name] = found
+  }
+  return answer
+}
+
+function isItem(value: unknown): value is DicomJson {
+  return isObject(value)
+}
+
+/** An element whose stored value cannot be written, such as text in a number, comes back empty. */
+function elementsOf(answer: DicomJson): NewElement[] {
+  try {
+    return fromJson(answer)
+  } catch {
+    return Object.entries(answer).map(([name, element]) => {
+      try {
+        return fromJson({ [name]: element })[0] ?? empty(name)
+      } catch {
+        return empty(name)
+      }
+    })
+  }
+}
+
+function empty(name: string): NewElement {
+  return { tag: tagOfName(name), value: '' }
+}

@@ -1,0 +1,39 @@
+/** The pixels of stored objects: in another transfer syntax, or frame by frame. The work is done in threads. */
+import type { ByteSource } from '../dicom/byte-source.ts'
+import { type CodecPoolOptions, openCodecPool } from './codec-pool.ts'
+import { type DecodedFrame, decodeFrame } from './decode-frame.ts'
+import type { PixelLayout } from './layout.ts'
+import { openSpool, type SpoolOptions } from './spool.ts'
+import { type Transcoded, transcode } from './transcode.ts'
+
+/** Settings: the spool's and the threads'. */
+export type PixelsOptions = SpoolOptions & CodecPoolOptions
+
+/** What can be done with pixels. It must be closed. */
+export interface Pixels {
+  /**
+   * A Part 10 file in another transfer syntax, without loss of anything that is left in it; must be closed.
+   *
+   * @throws GatewayError TRANSCODE_UNSUPPORTED (the next syntax of `preferredSyntaxes` may do), PIXELS_UNREADABLE,
+   *   DICOM_UNREADABLE, DICOM_LIMIT, STORAGE_FULL, STORAGE_IO, UNAVAILABLE; the reason of `signal`
+   */
+  transcode(source: ByteSource, from: string, to: string, signal: AbortSignal): Promise<Transcoded>
+  /**
+   * One frame, decompressed; `index` counts from 0. The layout is that of `readPixelLayout`.
+   *
+   * @throws GatewayError NOT_FOUND when there is no such frame; otherwise as `transcode`
+   */
+  decodeFrame(source: ByteSource, layout: PixelLayout, index: number, signal: AbortSignal): Promise<DecodedFrame>
+  close(): Promise<void>
+}
+
+/** Opens the spool and the threads. */
+export async function openPixels(options: PixelsOptions): Promise<Pixels> {
+  const spool = await openSpool(options)
+  const pool = openCodecPool(options)
+  return {
+    transcode: (source, from, to, signal) => transcode(source, { from, to, signal }, { pool, spool }),
+    decodeFrame: (source, layout, index, signal) => decodeFrame(source, layout, index, { pool, signal }),
+    close: () => pool.close(),
+  }
+}

@@ -1,0 +1,233 @@
+/**
+ * Searches the hierarchy: ids of candidates by the indexed columns, a long list at a time, then the attributes
+ * of a few hundred of them at a time, on which the query decides. Memory does not grow with the number of
+ * matches, and no transaction stays open while a slow client takes them.
+ */
+import { type RawBuilder, sql } from 'kysely'
+import type { Db } from '../db/db.ts'
+import type { DicomJson, JsonElement } from '../dicom/json.ts'
+import type { Level } from '../dicom/levels.ts'
+import { type MatchSpec, matches } from '../dicom/matching.ts'
+import { formatTag, type Tag } from '../dicom/tag.ts'
+import { candidateConditions } from './candidates.ts'
+
+/** What was found. */
+export interface Match {
+  readonly orthancId: string
+  /** Of its own level and those above it, with what is counted. */
+  readonly attributes: DicomJson
+}
+
+/** What is worked out rather than stored. */
+export interface SearchOptions {
+  /** Attributes that are wanted in the matches; counters cost a look-up each. */
+  readonly returned: ReadonlySet<Tag>
+  readonly signal?: AbortSignal
+}
+
+const idsAtATime = 10_000
+const rowsAtATime = 256
+
+/** Finds what the query asks for, in order of arrival, some at a time. */
+export async function* search(
+  db: Db,
+  spec: MatchSpec,
+  options: SearchOptions,
+): AsyncGenerator<readonly Match[], void, void> {
+  const { level, keys } = spec
+  const conditions = candidateConditions(keys, level)
+  const wanted = new Set([...options.returned, ...keys.map(key => key.tag)])
+  for (let after = 0; ; ) {
+    options.signal?.throwIfAborted()
+    const { rows } = await sql<{ id: number }>`
+      select ${sql.ref(`${alias[level]}.id`)} as id from ${tables[level]}
+       where ${sql.join([sql`${sql.ref(`${alias[level]}.id`)} > ${after}`, ...conditions], sql` and `)}
+       order by 1 limit ${idsAtATime}
+    `.execute(db.kysely)
+    for (let at = 0; at < rows.length; at += rowsAtATime) {
+      options.signal?.throwIfAborted()
+      const ids = rows.slice(at, at + rowsAtATime).map(row => row.id)
+      const found = (await load[level](db, ids, wanted)).filter(({ attributes }) => matches(keys, attributes))
+      if (found.length > 0) yield found
+    }
+    const last = rows.at(-1)
+    if (!last || rows.length < idsAtATime) return
+    after = last.id
+  }
+}
+
+const alias: Readonly<Record<Level, string>> = { patient: 'p', study: 's', series: 'c', instance: 'i' }
+
+const tables: Readonly<Record<Level, RawBuilder<unknown>>> = {
+  patient: sql`patients p`,
+  study: sql`studies s join patients p on p.id = s.patient`,
+  series: sql`series c join studies s on s.id = c.study join patients p on p.id = s.patient`,
+  instance: sql`instances i join series c on c.id = i.series join studies s on s.id = c.study
+    join patients p on p.id = s.patient`,
+}
+
+/** Attributes that are worked out, by level: PS3.4 Tables C.6-1, C.6-5 and §C.3.4. */
+export const computedTags: Readonly<Record<Level, readonly Tag[]>> = {
+  patient: [0x00201200, 0x00201202, 0x00201204],
+  study: [0x00080061, 0x00080062, 0x00201206, 0x00201208],
+  series: [0x00201209],
+  instance: [],
+}
+
+type Loader = (db: Db, ids: readonly number[], wanted: ReadonlySet<Tag>) => Promise<Match[]>
+
+const load: Readonly<Record<Level, Loader>> = { patient, study, series, instance }
+
+interface PatientRow {
+  readonly orthancId: string
+  readonly patientId: string
+  readonly attributes: DicomJson
+  readonly studies: number | null
+  readonly series: number | null
+  readonly instances: number | null
+}
+
+async function patient(db: Db, ids: readonly number[], wanted: ReadonlySet<Tag>): Promise<Match[]> {
+  const isCounted = computedTags.patient.some(tag => wanted.has(tag))
+  const { rows } = await sql<PatientRow>`
+    select p.orthanc_id as "orthancId", p.patient_id as "patientId", p.attributes, counted.*
+      from patients p
+      left join lateral (
+        select count(*) as studies, sum(s.instance_count) as instances,
+               (select count(*) from series c join studies s on s.id = c.study where s.patient = p.id) as series
+          from studies s where s.patient = p.id
+      ) counted on ${isCounted}
+     where p.id = any(${ids}::bigint[]) order by p.id
+  `.execute(db.kysely)
+  return rows.map(row => ({
+    orthancId: row.orthancId,
+    attributes: {
+      ...row.attributes,
+      ...text('LO', 0x00100020, row.patientId),
+      ...count(0x00201200, row.studies),
+      ...count(0x00201202, row.series),
+      ...count(0x00201204, row.instances),
+    },
+  }))
+}
+
+interface StudyRow {
+  readonly id: number
+  readonly orthancId: string
+  readonly uid: string
+  readonly attributes: DicomJson
+  readonly modalities: readonly string[]
+  readonly instances: number
+  readonly patientId: string
+  readonly series: number | null
+  readonly classes: readonly string[] | null
+}
+
+async function study(db: Db, ids: readonly number[], wanted: ReadonlySet<Tag>): Promise<Match[]> {
+  const rows = await studyRows(db, ids, wanted)
+  return rows.map(row => ({ orthancId: row.orthancId, attributes: studyAttributes(row) }))
+}
+
+async function studyRows(db: Db, ids: readonly number[], wanted: ReadonlySet<Tag>): Promise<StudyRow[]> {
+  const { rows } = await sql<StudyRow>`
+    select s.id, s.orthanc_id as "orthancId", s.study_instance_uid as uid, s.attributes, s.modalities,
+           s.instance_count as instances, p.patient_id as "patientId", counted.series, classes.classes
+      from studies s
+      join patients p on p.id = s.patient
+      left join lateral (select count(*) as series from series c where c.study = s.id) counted on ${wanted.has(0x00201206)}
+      left join lateral (
+        select array_agg(distinct i.sop_class_uid) as classes
+          from series c join instances i on i.series = c.id where c.study = s.id
+      ) classes on ${wanted.has(0x00080062)}
+     where s.id = any(${ids}::bigint[]) order by s.id
+  `.execute(db.kysely)
+  return rows
+}
+
+function studyAttributes(row: StudyRow): DicomJson {
+  return {
+    ...row.attributes,
+    ...text('LO', 0x00100020, row.patientId),
+    ...text('UI', 0x0020000d, row.uid),
+    '00080061': { vr: 'CS', Value: row.modalities },
+    ...(row.classes && { '00080062': { vr: 'UI' as const, Value: row.classes } }),
+    ...count(0x00201206, row.series),
+    ...count(0x00201208, row.instances),
+  }
+}
+
+interface SeriesRow {
+  readonly id: number
+  readonly orthancId: string
+  readonly study: number
+  readonly uid: string
+  readonly attributes: DicomJson
+  readonly instances: number
+}
+
+async function series(db: Db, ids: readonly number[], wanted: ReadonlySet<Tag>): Promise<Match[]> {
+  return [...(await seriesById(db, ids, wanted)).values()]
+}
+
+/** Series with the attributes of their studies, each of which is read once. */
+async function seriesById(db: Db, ids: readonly number[], wanted: ReadonlySet<Tag>): Promise<Map<number, Match>> {
+  const { rows } = await sql<SeriesRow>`
+    select c.id, c.orthanc_id as "orthancId", c.study, c.series_instance_uid as uid, c.attributes,
+           c.instance_count as instances
+      from series c where c.id = any(${ids}::bigint[]) order by c.id
+  `.execute(db.kysely)
+  const studies = await studyRows(db, [...new Set(rows.map(row => row.study))], wanted)
+  const above = new Map(studies.map(row => [row.id, studyAttributes(row)]))
+  return new Map(
+    rows.map(row => [
+      row.id,
+      {
+        orthancId: row.orthancId,
+        attributes: {
+          ...above.get(row.study),
+          ...row.attributes,
+          ...text('UI', 0x0020000e, row.uid),
+          ...count(0x00201209, row.instances),
+        },
+      },
+    ]),
+  )
+}
+
+interface InstanceRow {
+  readonly orthancId: string
+  readonly series: number
+  readonly uid: string
+  readonly sopClassUid: string
+  readonly transferSyntaxUid: string
+  readonly attributes: DicomJson
+}
+
+async function instance(db: Db, ids: readonly number[], wanted: ReadonlySet<Tag>): Promise<Match[]> {
+  const { rows } = await sql<InstanceRow>`
+    select i.orthanc_id as "orthancId", i.series, i.sop_instance_uid as uid, i.sop_class_uid as "sopClassUid",
+           i.transfer_syntax_uid as "transferSyntaxUid", i.attributes
+      from instances i where i.id = any(${ids}::bigint[]) order by i.id
+  `.execute(db.kysely)
+  const above = await seriesById(db, [...new Set(rows.map(row => row.series))], wanted)
+  return rows.map(row => ({
+    orthancId: row.orthancId,
+    attributes: {
+      ...above.get(row.series)?.attributes,
+      ...row.attributes,
+      ...text('UI', 0x00080018, row.uid),
+      ...text('UI', 0x00080016, row.sopClassUid),
+      // Available Transfer Syntax UID, PS3.18 Table 10.6.3-5.
+      ...text('UI', 0x00083002, row.transferSyntaxUid),
+    },
+  }))
+}
+
+/** What the store's columns say stands even where the data set has it otherwise, or not at all. */
+function text(vr: 'LO' | 'UI', tag: Tag, value: string): Record<string, JsonElement> {
+  return value === '' ? {} : { [formatTag(tag)]: { vr, Value: [value] } }
+}
+
+function count(tag: Tag, value: number | null): Record<string, JsonElement> {
+  return value === null ? {} : { [formatTag(tag)]: { vr: 'IS', Value: [Number(value)] } }
+}

@@ -1,0 +1,63 @@
+/**
+ * The second layer behind Table E.1-1: which attributes without a row keep text or bulk bytes. The table leaves about
+ * 240 LO and 120 ST, LT, UC and UT attributes without a row; whoever typed into them may have typed a name, so only
+ * those named here are kept, and searched for the patient's identifiers all the same. They say how an image was made
+ * or what a code means.
+ */
+import { type Tag, tagOf } from '../../gateway/dicom/tag.ts'
+
+const textKeywords = `
+Manufacturer ManufacturerModelName ManufacturerRelatedModelGroup SoftwareVersions CodeMeaning ExtendedCodeMeaning
+ExtendedCodeValue LongCodeValue URNCodeValue CodingSchemeRegistry CodingSchemeName CodingSchemeURL
+CodingSchemeExternalID MappingResourceName Radiopharmaceutical InterventionDrugName
+SecondaryCaptureDeviceManufacturer SecondaryCaptureDeviceManufacturerModelName SecondaryCaptureDeviceSoftwareVersions
+DigitalImageFormatAcquired ContrastBolusRoute TriggerSourceOrType CardiacFramingType RadiopharmaceuticalRoute
+PVCRejection TypeOfFilters PaddleDescription AcquisitionMode DoseModeName PhosphorType AcquisitionDeviceProcessingCode
+TransducerData ProcessingFunction DetectorManufacturerName DetectorManufacturerModelName ReceiveCoilManufacturerName
+MultiCoilConfiguration TransmitCoilManufacturerName ApplicableSafetyStandardDescription ASLTechniqueDescription
+ASLCrusherDescription ASLBolusCutoffTechnique FieldOfViewDescription ApplicationName ApplicationVersion
+ApplicationManufacturer AlgorithmDescription ImageFilterDescription DetectorMode GridAbsorbingMaterial
+GridSpacingMaterial ExposureControlModeDescription DetectorDescription TargetPositionReferenceIndicator
+PositionReferenceIndicator DimensionDescriptionLabel DimensionIndexPrivateCreator FunctionalGroupPrivateCreator
+IOLManufacturer OphthalmicAxialLengthDataSourceDescription PixelValueMappingExplanation
+OphthalmicImageTypeDescription PixelSpacingCalibrationDescription RescaleType WindowCenterWidthExplanation
+LUTExplanation ModalityLUTType FrameOfInterestDescription MaskOperationExplanation PartialViewDescription
+AttenuationCorrectionMethod ReconstructionMethod DetectorLinesOfResponseUsed ScatterCorrectionMethod
+HistogramExplanation SegmentAlgorithmName AlgorithmName AlgorithmVersion AlgorithmSource LensDescription
+OpticalPathDescription MIMETypeOfEncapsulatedDocument FontName CSSFontName HL7InstanceIdentifier DataSetName
+DataSetVersion DataSetSource OECFColumnNames SpatialFrequencyResponseColumnNames EXIFVersion SpectralSensitivity
+SourceIsotopeName EffectiveDoseCalculationMethodDescription ManufacturerModelVersion FractionPattern
+PatientSpeciesDescription MetaboliteMapDescription PrivateCreatorReference SelectorAttributeName
+SelectorAttributeKeyword SelectorAttributePrivateCreator SelectorSequencePointerPrivateCreator ImageDisplayFormat`
+
+const bulkKeywords = `
+PixelData FloatPixelData DoubleFloatPixelData ExtendedOffsetTable ExtendedOffsetTableLengths
+RedPaletteColorLookupTableData GreenPaletteColorLookupTableData BluePaletteColorLookupTableData
+AlphaPaletteColorLookupTableData LargeRedPaletteColorLookupTableData LargeGreenPaletteColorLookupTableData
+LargeBluePaletteColorLookupTableData SegmentedRedPaletteColorLookupTableData
+SegmentedGreenPaletteColorLookupTableData SegmentedBluePaletteColorLookupTableData
+SegmentedAlphaPaletteColorLookupTableData BlendingLookupTableData ICCProfile WeightingLookupTableData
+ChannelMinimumValue ChannelMaximumValue WaveformPaddingValue WaveformData VerticesOfThePolygonalOutline
+TwoDimensionalToThreeDimensionalMapData VectorGridData PointCoordinatesData VectorCoordinateData FloatingPointValues
+UValueData VValueData CompensatorProximalThicknessMap CompensatorDistalThicknessMap BlockEdgeData
+FirstOrderPhaseCorrectionAngle SpectroscopyData FilterLookupTableData DoublePointCoordinatesData VolumetricCurvePoints
+VolumetricCurveUpDirections LongPrimitivePointIndexList LongTrianglePointIndexList LongEdgePointIndexList
+LongVertexPointIndexList TrackPointIndexList AnnotationIndexList TrianglePointIndexList EdgePointIndexList
+VertexPointIndexList PrimitivePointIndexList RecommendedDisplayCIELabValueList CoefficientsSDVN CoefficientsSDHN
+CoefficientsSDDN FillPattern LUTData`
+
+/** Attributes without a row whose text is kept. */
+export const retainedText: ReadonlySet<Tag> = tagsOf(textKeywords)
+
+/** Attributes without a row whose bytes or words are kept. */
+export const retainedBulk: ReadonlySet<Tag> = tagsOf(bulkKeywords)
+
+function tagsOf(keywords: string): ReadonlySet<Tag> {
+  return new Set(
+    keywords
+      .trim()
+      .split(/\s+/)
+      .map(tagOf)
+      .filter(tag => tag !== undefined),
+  )
+}
