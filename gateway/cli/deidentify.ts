@@ -1,10 +1,10 @@
 /** `hanse deidentify`: files and folders, without a gateway. */
 import { randomBytes } from 'node:crypto'
 import { createWriteStream } from 'node:fs'
-import { mkdir, open } from 'node:fs/promises'
-import { resolve } from 'node:path'
+import { mkdir, open, rm } from 'node:fs/promises'
+import { join, resolve } from 'node:path'
 import { finished } from 'node:stream/promises'
-import { Deidentifier, type Done } from '../../policy/deid/engine.ts'
+import { Deidentifier, type Done, type PixelCodec } from '../../policy/deid/engine.ts'
 import type { Held } from '../../policy/deid/hold.ts'
 import { addIdentifiers, type Identifiers, noIdentifiers } from '../../policy/deid/identifiers.ts'
 import { basicWith, presetNames, presetProfile } from '../../policy/deid/presets.ts'
@@ -12,6 +12,8 @@ import { decodeProfile, type Profile } from '../../policy/deid/profile.ts'
 import { projectKeyBytes } from '../../policy/deid/project.ts'
 import { fileSource } from '../dicom/byte-source.ts'
 import { isGatewayError } from '../errors.ts'
+import { openPixels, type Pixels } from '../pixels/pixels.ts'
+import { nativePixels } from '../services/native-pixels.ts'
 import { type Args, type Command, exitCodes, type Io, UsageError } from './command.ts'
 import { inputFiles, refuseOverlap } from './deidentify/inputs.ts'
 import { openDraft } from './deidentify/output-folder.ts'
@@ -63,7 +65,9 @@ export const deidentify: Command = {
       table === undefined ? undefined : readPseudonyms(resolve(io.cwd, table)),
     )
     await using report = openReport(args.text('report'), io)
-    return await deidentifyAll(args.operands, { engine, out, report, io })
+    await using pixels = new LazyPixels(join(out, `.hanse-spool-${process.pid}`))
+    const codec = nativePixels(() => pixels.open(), io.signal)
+    return await deidentifyAll(args.operands, { engine, out, report, codec, io })
   },
 }
 
@@ -71,7 +75,28 @@ interface Run {
   readonly engine: Deidentifier
   readonly out: string
   readonly report: Report
+  readonly codec: PixelCodec
   readonly io: Io
+}
+
+/** Codec threads, started when a compressed image has text to be blanked. */
+class LazyPixels implements AsyncDisposable {
+  readonly #dir: string
+  #pixels: Promise<Pixels> | undefined
+
+  constructor(dir: string) {
+    this.#dir = dir
+  }
+
+  open(): Promise<Pixels> {
+    this.#pixels ??= openPixels({ dir: this.#dir })
+    return this.#pixels
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await (await this.#pixels)?.close()
+    await rm(this.#dir, { recursive: true, force: true })
+  }
 }
 
 /** First the identifiers of each study, so that every file is searched for those of all; then file by file. */
@@ -121,13 +146,13 @@ async function deidentifyFile(
   path: string,
   number: number,
   byStudy: ReadonlyMap<string, Identifiers>,
-  { engine, out }: Run,
+  { engine, out, codec }: Run,
 ): Promise<FileOutcome> {
   await using file = await open(path)
   const { size } = await file.stat()
   const source = fileSource(file, size)
   await using draft = openDraft(out, number, size)
-  const outcome = await engine.run(source, draft.spool, { knownOfStudy: uid => byStudy.get(uid) })
+  const outcome = await engine.run(source, draft.spool, { knownOfStudy: uid => byStudy.get(uid), codec })
   if (outcome.kind === 'done') {
     const { certificate, output } = outcome
     return { result: 'written', file: await draft.keep(output, certificate), certificate }

@@ -29,6 +29,8 @@ export function openDraft(folder: string, number: number, sourceBytes: number): 
         at += (await file.write(chunk, at, chunk.length - at, size + at)).bytesWritten
       size += chunk.length
     }
+    // A second writing, of encoded pixels, is shorter than the first.
+    await file.truncate(size)
     return fileSource(file, size)
   }
   return {
