@@ -44,9 +44,18 @@ const scanAfterFailureMs = 5_000
 const scanLimit = 50
 const manualLifetimeHours = 24 * 7
 
-/** Starts watching for due studies and evaluating them. */
-export function startRouting(options: { db: Db; queue: Queue; log: Log }): Routing {
-  const { db, queue } = options
+/**
+ * Starts watching for due studies and evaluating them.
+ *
+ * @param options.onArrived  called in the transaction in which a study has become due
+ */
+export function startRouting(options: {
+  db: Db
+  queue: Queue
+  log: Log
+  onArrived?: (tx: Tx, study: number) => Promise<void>
+}): Routing {
+  const { db, queue, onArrived } = options
   const log = options.log.child({ part: 'routing' })
   let closed = false
   let scanning: Promise<void> = Promise.resolve()
@@ -63,6 +72,7 @@ export function startRouting(options: { db: Db; queue: Queue; log: Log }): Routi
           returning id`.execute(tx)
         for (const { id } of due.rows) {
           await queue.enqueue(tx, 'evaluate-study', { study: id }, { singletonKey: String(id) })
+          await onArrived?.(tx, id)
         }
       })
     } catch (error) {
