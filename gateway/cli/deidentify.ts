@@ -10,13 +10,13 @@ import { addIdentifiers, type Identifiers, noIdentifiers } from '../../policy/de
 import { basicWith, presetNames, presetProfile } from '../../policy/deid/presets.ts'
 import { decodeProfile, type Profile } from '../../policy/deid/profile.ts'
 import { projectKeyBytes } from '../../policy/deid/project.ts'
-import { fileSource } from '../dicom/byte-source.ts'
+import { type ByteSource, bufferSource, fileSource } from '../dicom/byte-source.ts'
 import { isGatewayError } from '../errors.ts'
 import { openPixels, type Pixels } from '../pixels/pixels.ts'
 import { nativePixels } from '../services/native-pixels.ts'
 import { type Args, type Command, exitCodes, type Io, UsageError } from './command.ts'
 import { inputFiles, refuseOverlap } from './deidentify/inputs.ts'
-import { openDraft } from './deidentify/output-folder.ts'
+import { maxMemoryBytes, openDraft, type Written } from './deidentify/output-folder.ts'
 import { createProjectKey, readJson, readProjectKey, readPseudonyms } from './deidentify/project-file.ts'
 import { counted } from './table.ts'
 
@@ -67,7 +67,7 @@ export const deidentify: Command = {
     await using report = openReport(args.text('report'), io)
     await using pixels = new LazyPixels(join(out, `.hanse-spool-${process.pid}`))
     const codec = nativePixels(() => pixels.open(), io.signal)
-    return await deidentifyAll(args.operands, { engine, out, report, codec, io })
+    return await deidentifyAll(args.operands, { engine, out, report, codec, io, written: new Map() })
   },
 }
 
@@ -76,6 +76,7 @@ interface Run {
   readonly out: string
   readonly report: Report
   readonly codec: PixelCodec
+  readonly written: Written
   readonly io: Io
 }
 
@@ -113,7 +114,7 @@ async function deidentifyAll(names: readonly string[], run: Run): Promise<number
   const counts = { written: 0, held: 0, skipped: 0 }
   for (const [index, path] of files.entries()) {
     io.signal.throwIfAborted()
-    const outcome = await deidentifyFile(path, index, byStudy, run)
+    const outcome = await deidentifyFile(path, byStudy, run)
     counts[outcome.result]++
     await report.write({ source: path, ...outcome })
     if (outcome.result === 'held') {
@@ -144,14 +145,13 @@ type FileOutcome =
 
 async function deidentifyFile(
   path: string,
-  number: number,
   byStudy: ReadonlyMap<string, Identifiers>,
-  { engine, out, codec }: Run,
+  { engine, out, codec, written }: Run,
 ): Promise<FileOutcome> {
   await using file = await open(path)
   const { size } = await file.stat()
-  const source = fileSource(file, size)
-  await using draft = openDraft(out, number, size)
+  const source = size <= maxMemoryBytes ? bufferSource(await file.readFile()) : fileSource(file, size)
+  await using draft = openDraft(out, written, size)
   const outcome = await engine.run(source, draft.spool, { knownOfStudy: uid => byStudy.get(uid), codec })
   if (outcome.kind === 'done') {
     const { certificate, output } = outcome
@@ -163,7 +163,7 @@ async function deidentifyFile(
 }
 
 /** What does not even begin like DICOM is some other file of the folder. */
-async function hasPrefix(source: ReturnType<typeof fileSource>): Promise<boolean> {
+async function hasPrefix(source: ByteSource): Promise<boolean> {
   return Buffer.from(await source.read(128, 4)).toString('latin1') === 'DICM'
 }
 
