@@ -36,6 +36,7 @@ import { GatewayError } from './errors.ts'
 import { apiRoutes, installOpenApi } from './http/api/routes.ts'
 import { installGauges } from './http/gauges.ts'
 import { openMetrics } from './http/metrics.ts'
+import { orthancModalityRoutes } from './http/orthanc/modalities.ts'
 import { orthancRoutes } from './http/orthanc/routes.ts'
 import { limitRefusals } from './http/refusals.ts'
 import { buildHttpServer } from './http/server.ts'
@@ -262,6 +263,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
           version,
         }),
       })
+      const remote = openRemote({ db, findNode, node })
+      await orthancModalityRoutes(app, { modalities, remote })
       await apiRoutes(app, {
         db,
         blobs,
@@ -273,7 +276,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         inbound,
         conflicts: openConflicts({ db, blobs, dueAt, ownIssuers }),
         modalities,
-        remote: openRemote({ db, findNode, node }),
+        remote,
         modalityJobs,
         prefetch,
         audit,

@@ -45,6 +45,7 @@ export async function installOpenApi(app: FastifyInstance, version: string): Pro
         { name: 'Status' },
         { name: 'Peers' },
         { name: 'Transfers' },
+        { name: 'Modalities' },
         { name: 'Conflicts' },
         { name: 'Policy' },
         { name: 'Audit' },
