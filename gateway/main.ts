@@ -19,12 +19,20 @@ import { appendAudit } from './audit/log.ts'
 import type { Config } from './config.ts'
 import { readSecret } from './config.ts'
 import { lockDataDir } from './db/data-lock.ts'
-import { type Db, openDatabase } from './db/db.ts'
+import { type Db, openDatabase, type Tx } from './db/db.ts'
 import { openPrivateCluster } from './db/embedded.ts'
 import { migrate } from './db/migrations.ts'
+import { pixelConverter } from './dimse/converter.ts'
+import { openCredentials } from './dimse/credentials.ts'
 import { findService } from './dimse/find.ts'
+import { getService } from './dimse/get.ts'
 import { ingestStore } from './dimse/ingest-sink.ts'
 import { openScp } from './dimse/listener.ts'
+import { moveService } from './dimse/move.ts'
+import type { Converter } from './dimse/outgoing.ts'
+import { OwnMoves } from './dimse/own-moves.ts'
+import { remoteNode } from './dimse/remote-node.ts'
+import { GatewayError } from './errors.ts'
 import { apiRoutes, installOpenApi } from './http/api/routes.ts'
 import { installGauges } from './http/gauges.ts'
 import { openMetrics } from './http/metrics.ts'
@@ -33,16 +41,21 @@ import { limitRefusals } from './http/refusals.ts'
 import { buildHttpServer } from './http/server.ts'
 import { openQueue } from './jobs/queue.ts'
 import type { Log } from './log.ts'
+import { openPixels } from './pixels/pixels.ts'
 import { adminToken, type Listeners, writeListeners } from './run-files.ts'
 import { openAuditLog } from './services/audit-log.ts'
 import { openConflicts } from './services/conflicts.ts'
+import type { NodeTarget } from './services/dicom-node.ts'
 import { startHousekeeping } from './services/housekeeping.ts'
 import { openInbound } from './services/inbound.ts'
 import { openIngest } from './services/ingest.ts'
-import { openModalities } from './services/modalities.ts'
+import { type Modalities, openModalities } from './services/modalities.ts'
+import { openModalityJobs } from './services/modality-jobs.ts'
 import { openOutbound } from './services/outbound.ts'
+import { openPrefetch } from './services/prefetch.ts'
 import { openQuery } from './services/query.ts'
 import { openRefusals } from './services/refusals.ts'
+import { openRemote } from './services/remote.ts'
 import { openRetrieve } from './services/retrieve.ts'
 import { startRouting } from './services/routing.ts'
 import { loadStatus } from './services/status.ts'
@@ -91,9 +104,23 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const pairing = openPairing({ db, keys, peers, card, appendAudit, clocks, proxy })
 
   const ownIssuers = new Set(config.site.ownIssuers)
-  const modalities = use(starting, await openModalities({ db, log }))
-  const dueAt = ({ callingAe }: Origin): Date =>
-    new Date(Date.now() + (modalities.stableAgeMs(callingAe) ?? config.studies.stableAgeMs))
+  const dicomCredentials = use(
+    starting,
+    await openCredentials({ source: { ...config.dicom.tls, issue: () => keys.dicomTls(dicomHostsOf(config)) }, log }),
+  )
+  const modalities = use(
+    starting,
+    await openModalities({
+      db,
+      log,
+      aeTitle: config.dicom.aeTitle,
+      credentials: () => dicomCredentials.current(),
+    }),
+  )
+  const dueAt = ({ callingAe, purpose }: Origin): Date | undefined =>
+    purpose === 'prefetch'
+      ? undefined
+      : new Date(Date.now() + (modalities.stableAgeMs(callingAe) ?? config.studies.stableAgeMs))
   const ingest = use(
     starting,
     openIngest({
@@ -103,7 +130,32 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       dueAt,
     }),
   )
-  const routing = use(starting, startRouting({ db, queue, log }))
+  const retrieve = openRetrieve({ db, blobs, ownIssuers })
+  const pixels = use(
+    starting,
+    await openPixels({ dir: join(config.data, 'spool'), assertRoom: bytes => blobs.assertRoom(bytes) }),
+  )
+  const stopping = new AbortController()
+  starting.defer(() => stopping.abort(new GatewayError('UNAVAILABLE', 'the gateway is stopping')))
+  const converter = (name: string): Converter | undefined => {
+    const { allowTranscoding = true, transferSyntaxes } = modalities.find(name) ?? {}
+    return allowTranscoding ? pixelConverter(pixels, stopping.signal, transferSyntaxes) : undefined
+  }
+  const ownMoves = new OwnMoves(config.dicom.aeTitle)
+  const node = remoteNode({
+    store: purpose => ingestStore(ingest, () => purpose),
+    ownMoves,
+    converter: ({ name }) => converter(name),
+  })
+  const findNode = (name: string): NodeTarget => modalities.target(name)
+  const modalityJobs = openModalityJobs({ db, queue, findNode, retrieve, node, log })
+  queue.work('modality-job', { concurrency: 4 }, ({ job }, signal) => modalityJobs.run(job, signal))
+  const prefetch = openPrefetch({ db, queue, jobs: modalityJobs, findNode, node, log })
+  queue.work('prefetch-priors', { concurrency: 2 }, ({ study }, signal, { attempt }) =>
+    prefetch.run(study, signal, attempt),
+  )
+  const onArrived = (tx: Tx, study: number): Promise<void> => prefetch.arrived(tx, study)
+  const routing = use(starting, startRouting({ db, queue, log, onArrived }))
   const checkpoint = async (): Promise<string> => (await audit.checkpoint()).note
   const inbound = await openInbound({ db, blobs, queue, keys, checkpoint, log, dataDir: config.data })
   const openCarrier = carrierOpener({ keys, clocks, proxy })
@@ -134,6 +186,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   )
   federationUrl ??= reachable('https', config.federation.host, federation.address.port)
 
+  const { port: dicomTlsPort } = config.dicom.tls
   const scp = use(
     starting,
     await openScp({
@@ -145,12 +198,26 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       limits: {
         associations: config.limits.associations,
         associationsPerAddress: config.limits.associationsPerAddress,
+        associationsPerAe: config.limits.associationsPerAe,
       },
-      isKnownCaller: caller => modalities.isKnown(caller),
+      tls:
+        dicomTlsPort === undefined
+          ? undefined
+          : {
+              port: dicomTlsPort,
+              clients: config.dicom.tls.clientCertificates,
+              credentials: dicomCredentials,
+              isRegistered: fingerprint => modalities.hasCertificate(fingerprint),
+            },
+      identifyCaller: caller => modalities.identify(caller),
       onRefused: ({ callingAe, remoteAddress, reason, repeats }) =>
         refused({ protocol: 'dimse', userId: callingAe || 'unknown', address: remoteAddress, reason, repeats }),
-      store: ingestStore(ingest),
-      services: [findService({ query: openQuery({ db }), aeTitle: config.dicom.aeTitle })],
+      store: ingestStore(ingest, ({ originator }) => ownMoves.purposeOf(originator)),
+      services: [
+        findService({ query: openQuery({ db }), aeTitle: config.dicom.aeTitle }),
+        getService({ retrieve, converter: ({ callingAe }) => converter(callingAe) }),
+        moveService({ retrieve, destination: aeTitle => moveDestination(modalities, aeTitle), converter, log }),
+      ],
       log,
     }),
   )
@@ -185,7 +252,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       await installOpenApi(app, version)
       orthancRoutes(app, {
         db,
-        retrieve: openRetrieve({ db, blobs }),
+        retrieve,
         upload: { db, ingest, limitBytes: config.limits.instanceBytes, concurrency: config.limits.uploads },
         system: () => ({
           name: config.site.name,
@@ -206,6 +273,9 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         inbound,
         conflicts: openConflicts({ db, blobs, dueAt, ownIssuers }),
         modalities,
+        remote: openRemote({ db, findNode, node }),
+        modalityJobs,
+        prefetch,
         audit,
         health: { isReady },
         status: () =>
@@ -230,7 +300,12 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       url: reachable(config.http.tls ? 'https' : 'http', config.http.host, portOf(http.server.address())),
       port: portOf(http.server.address()),
     },
-    dicom: { aeTitle: config.dicom.aeTitle, host: config.dicom.host, port: scp.address.port },
+    dicom: {
+      aeTitle: config.dicom.aeTitle,
+      host: config.dicom.host,
+      port: scp.address.port,
+      ...(scp.tlsAddress && { tlsPort: scp.tlsAddress.port }),
+    },
     federation: { url: federationUrl, port: federation.address.port },
   }
   await writeListeners(config.data, listeners)
@@ -254,6 +329,12 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       await running.disposeAsync()
     },
   }
+}
+
+/** Whom a C-MOVE may name: what is registered and can be called. */
+function moveDestination(modalities: Modalities, aeTitle: string): NodeTarget | undefined {
+  const found = modalities.find(aeTitle)
+  return found?.host === undefined || found.port === undefined ? undefined : modalities.target(found.name)
 }
 
 /** Registers how a part is closed. */
@@ -296,6 +377,12 @@ function hostsOf(config: Config): string[] {
   return [...new Set([...named, ...bound, 'localhost', '127.0.0.1'])]
 }
 
+/** The same for DICOM TLS. */
+function dicomHostsOf(config: Config): string[] {
+  const { host } = config.dicom
+  return [...new Set([...hostsOf(config), ...(isWildcard(host) ? [] : [host])])]
+}
+
 const isWildcard = (host: string): boolean => host === '0.0.0.0' || host === '::'
 
 /** A URL under which the listener can be reached from here. */
@@ -311,7 +398,8 @@ function portOf(address: ReturnType<import('node:net').Server['address']>): numb
 function describeListeners(listeners: Listeners | undefined): { http: string; dicom: string; federation: string } {
   if (!listeners) return { http: '', dicom: '', federation: '' }
   const { http, dicom, federation } = listeners
-  return { http: http.url, dicom: `${dicom.aeTitle}@${dicom.host}:${dicom.port}`, federation: federation.url }
+  const tls = dicom.tlsPort === undefined ? '' : `, TLS on port ${dicom.tlsPort}`
+  return { http: http.url, dicom: `${dicom.aeTitle}@${dicom.host}:${dicom.port}${tls}`, federation: federation.url }
 }
 
 async function recordActivity(db: Db, what: 'start' | 'stop'): Promise<void> {

@@ -1,4 +1,5 @@
 /** C-MOVE as its provider: instances go to a registered destination over an association of their own, PS3.4 §C.4.2. */
+
 import { errorLine } from '../errors.ts'
 import type { Log } from '../log.ts'
 import type { Retrieve } from '../services/retrieve.ts'
@@ -8,6 +9,7 @@ import { Arrivals, outgoingOf, planOf, retrieveService } from './retrieve-servic
 import { type ScuTarget, storeScu } from './scu.ts'
 import type { ServiceClass } from './service.ts'
 import { status } from './status.ts'
+import { stopGrace } from './stop-grace.ts'
 import { SubOperations } from './sub-operations.ts'
 
 /** What the service needs. */
@@ -16,7 +18,7 @@ export interface MoveOptions {
   /** Whom an AE title names; undefined for nobody who may be sent to. */
   readonly destination: (aeTitle: string) => ScuTarget | undefined
   /** For what the destination does not take as it is stored. */
-  readonly converter?: Converter | undefined
+  readonly converter?: (destination: string) => Converter | undefined
   readonly log: Log
 }
 
@@ -43,16 +45,11 @@ export function moveService({ retrieve, destination, converter, log }: MoveOptio
     await account.tell()
 
     const arrivals = new Arrivals()
-    const hard = new AbortController()
-    let grace: NodeJS.Timeout | undefined
-    const onCancel = (): void => {
-      grace = setTimeout(() => hard.abort(signal.reason), stopGraceMs)
-    }
-    signal.addEventListener('abort', onCancel, { once: true })
+    using grace = stopGrace(signal, stopGraceMs)
     const telling = setInterval(() => void account.tell().catch(() => undefined), pendingEveryMs)
     try {
       await storeScu(
-        { ...target, signal: hard.signal },
+        { ...target, signal: grace.hard },
         outgoingOf(retrieve, plan, signal),
         async (instance, result) => {
           if (account.count(instance.sopInstanceUid, result)) arrivals.add(instance.study)
@@ -62,15 +59,13 @@ export function moveService({ retrieve, destination, converter, log }: MoveOptio
           stop: signal,
           originator: { aeTitle: association.callingAe, messageId: command.messageId ?? 0 },
           priority: command.priority,
-          converter,
+          converter: converter?.(to),
         },
       )
     } catch (error) {
       log.warn({ destination: to, cause: errorLine(error) }, 'C-MOVE could not send everything')
       if (!signal.aborted) for await (const rest of plan.instances(account.counted)) account.fail(rest.sopInstanceUid)
     } finally {
-      signal.removeEventListener('abort', onCancel)
-      clearTimeout(grace)
       clearInterval(telling)
       await plan.end(parties, arrivals.byStudy)
     }

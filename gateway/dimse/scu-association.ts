@@ -6,10 +6,10 @@
  * nothing is parsed or encoded. dcmjs-dimse's own client reads every file into objects and manages
  * 22 instances a second where this loop manages 900.
  */
-import { connect } from 'node:net'
 import { encodeCancelRequest, encodeEchoRequest, encodeStoreRequest, type StoreFields } from './command.ts'
 import { verificationSopClass } from './contexts.ts'
 import { type OutgoingDataset, writeDataset } from './dataset-writer.ts'
+import { dial } from './dial.ts'
 import { encodeCommandPdus, encodeDatasetPdus } from './pdu.ts'
 import { type Outstanding, ScuConnection, type ScuTarget } from './scu-connection.ts'
 import type { ContextProposal, Proposal } from './scu-contexts.ts'
@@ -30,6 +30,8 @@ export interface ScuRequest {
   readonly cancel?: AbortSignal | undefined
   /** How long the peer may be silent before a response; default that of the target. */
   readonly quietMs?: number | undefined
+  /** The next one unless given. */
+  readonly messageId?: number | undefined
 }
 
 /** Default of the standard for whoever has no better idea; every node that verifies takes it. */
@@ -53,8 +55,7 @@ export async function openAssociation(
   proposals: readonly ContextProposal[],
   services: IncomingServices = {},
 ): Promise<RequestedAssociation> {
-  target.signal?.throwIfAborted()
-  const socket = connect({ host: target.host, port: target.port, noDelay: true })
+  const socket = await dial(target)
   const connection = new ScuConnection(socket, target, services)
   socket.on('data', (chunk: Buffer) => connection.receive(chunk))
   await connection.open(proposals)
@@ -99,7 +100,7 @@ export class RequestedAssociation {
 
   /** Sends a request that has one response, and returns it. */
   async ask(request: ScuRequest): Promise<ScuResponse> {
-    const outstanding = this.#connection.begin(request.context, request.quietMs)
+    const outstanding = this.#connection.begin(request.context, request)
     this.#write(request, outstanding)
     return await outstanding.responses.next()
   }
@@ -111,7 +112,7 @@ export class RequestedAssociation {
    * @throws GatewayError ASSOCIATION_REFUSED when the context was not accepted, PEER_UNREACHABLE, PEER_PROTOCOL
    */
   async *request(request: ScuRequest): AsyncGenerator<ScuResponse, void, void> {
-    const outstanding = this.#connection.begin(request.context, request.quietMs)
+    const outstanding = this.#connection.begin(request.context, request)
     const cancel = (): void => this.#cancel(outstanding)
     request.cancel?.addEventListener('abort', cancel, { once: true })
     let isFinal = false
@@ -142,7 +143,7 @@ export class RequestedAssociation {
    *   PEER_UNREACHABLE, PEER_PROTOCOL
    */
   async store(instance: Proposal & StoreFields, dataset: OutgoingDataset, firstBlock: Uint8Array): Promise<Outcome> {
-    const { contextId, messageId, responses } = this.#connection.begin(instance, undefined)
+    const { contextId, messageId, responses } = this.#connection.begin(instance)
     const { socket, peerMaxPduLength } = this.#connection
     const command = encodeStoreRequest(messageId, instance)
     try {

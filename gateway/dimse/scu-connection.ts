@@ -8,6 +8,7 @@ import { GatewayError } from '../errors.ts'
 import { type Command, decodeCommand } from './command.ts'
 import { CommandParts } from './command-parts.ts'
 import type { DatasetTarget } from './dataset-writer.ts'
+import { connectionError, type DialTarget } from './dial.ts'
 import {
   type AssociateAccept,
   abortReason,
@@ -25,9 +26,7 @@ import { maxAssociationPduBytes, UpperLayer } from './upper-layer.ts'
 import { invalidParameter, unexpectedParameter, unexpectedPdu, unrecognizedPdu } from './violations.ts'
 
 /** The node to call and how long it may take. */
-export interface ScuTarget {
-  readonly host: string
-  readonly port: number
+export interface ScuTarget extends DialTarget {
   readonly callingAe: string
   readonly calledAe: string
   /** For the connection, the association's answer, each response and each stall of the peer. Default 30,000. */
@@ -112,8 +111,9 @@ export class ScuConnection extends UpperLayer {
     const association = new dimse.association.Association(this.#target.callingAe, this.#target.calledAe)
     association.setMaxPduLength(advertisedPduLength)
     this.contexts.propose(association, proposals)
-    this.socket.once('connect', () => this.sendAssociationRequest(association))
-    const answer = await this.#next()
+    const answered = this.#next()
+    this.sendAssociationRequest(association)
+    const answer = await answered
     if (answer.kind !== 'accept') throw this.#unexpected()
     this.contexts.take(answer.accept)
     this.#peerMaxPduLength = answer.accept.maxPduLength
@@ -122,21 +122,25 @@ export class ScuConnection extends UpperLayer {
   /**
    * Makes place for a request: its message id and where its responses will come.
    *
-   * @param quietMs  how long the peer may be silent before a response
+   * @param options.quietMs    how long the peer may be silent before a response
+   * @param options.messageId  the next one unless given
    * @throws GatewayError ASSOCIATION_REFUSED when the context was not accepted, STATE_CONFLICT when another
    *   request is outstanding, and the reason when the association has failed
    */
-  begin(context: Proposal, quietMs: number | undefined): Outstanding {
+  begin(
+    context: Proposal,
+    options: { readonly quietMs?: number | undefined; readonly messageId?: number | undefined } = {},
+  ): Outstanding {
     const contextId = this.contexts.idOf(context)
     if (this.#failure) throw this.#failure.error
     if (this.#outstanding) throw new GatewayError('STATE_CONFLICT', 'another request is outstanding')
-    this.#messageId = (this.#messageId % 0xffff) + 1
+    this.#messageId = options.messageId ?? (this.#messageId % 0xffff) + 1
     const responses = new ScuResponses({
       onFull: () => this.stop('responses'),
       onRoom: () => this.start('responses'),
     })
     this.#outstanding = { contextId, messageId: this.#messageId, responses }
-    this.#quietMs = quietMs ?? this.#timeoutMs
+    this.#quietMs = options.quietMs ?? this.#timeoutMs
     this.#owed(true)
     return this.#outstanding
   }
@@ -198,7 +202,7 @@ export class ScuConnection extends UpperLayer {
       case pduType.associateRequest:
         return unexpectedPdu('a PDU that only the requesting side sends')
       default:
-        return unrecognizedPdu()
+        return unrecognizedPdu(type)
     }
   }
 
@@ -251,7 +255,7 @@ export class ScuConnection extends UpperLayer {
   }
 
   protected override onSocketError(error: Error): void {
-    this.#fail(new GatewayError('PEER_UNREACHABLE', 'connection failed', { cause: error }))
+    this.#fail(connectionError(error, this.#target))
   }
 
   protected override onClosed(): void {

@@ -1,4 +1,4 @@
-/** The account of a C-MOVE's or C-GET's sub-operations, PS3.4 §C.4.2.1.5 to §C.4.2.1.9 and Table C.4-2. */
+/** The account of sub-operations: of a C-MOVE, a C-GET, or a send of ours (PS3.4 §C.4.2.1, Table C.4-2). */
 import { encodeDataset } from '../dicom/part10-writer.ts'
 import type { StoreResult } from './outgoing.ts'
 import type { ServiceChannel, ServiceResponse } from './service.ts'
@@ -9,10 +9,13 @@ const pendingEveryMs = 500
 /** A value of UI has a length of 16 bits in Explicit VR (PS3.5 §7.1.2). */
 const maxListBytes = 65_534
 
-/** Counts sub-operations and tells the requester. */
+/** Counts of a response. */
+type Counts = NonNullable<ServiceResponse['counts']>
+
+/** Counts sub-operations and tells the requester, where there is one. */
 export class SubOperations {
   readonly #total: number
-  readonly #channel: Pick<ServiceChannel, 'send'>
+  readonly #channel: Pick<ServiceChannel, 'send'> | undefined
   #completed = 0
   #failed = 0
   #warning = 0
@@ -20,7 +23,7 @@ export class SubOperations {
   #failedBytes = 0
   #toldAt = Number.NEGATIVE_INFINITY
 
-  constructor(total: number, channel: Pick<ServiceChannel, 'send'>) {
+  constructor(total: number, channel?: Pick<ServiceChannel, 'send'>) {
     this.#total = total
     this.#channel = channel
   }
@@ -32,6 +35,10 @@ export class SubOperations {
 
   get remaining(): number {
     return this.#total - this.counted
+  }
+
+  get counts(): { readonly completed: number; readonly failed: number; readonly warning: number } {
+    return { completed: this.#completed, failed: this.#failed, warning: this.#warning }
   }
 
   /** Counts what became of an instance; true when it arrived. */
@@ -62,28 +69,31 @@ export class SubOperations {
     const now = performance.now()
     if (now - this.#toldAt < pendingEveryMs) return
     this.#toldAt = now
-    await this.#channel.send({ status: status.pending, counts: this.#counts({ remaining: this.remaining }) })
+    await this.#channel?.send({ status: status.pending, counts: this.#told({ remaining: this.remaining }) })
+  }
+
+  /** How it ended: everything arrived, nothing did, or something in between. */
+  end(): { readonly status: number; readonly failedSopInstanceUids: readonly string[] } {
+    const hasArrived = this.#completed > 0 || this.#warning > 0
+    const isWhole = this.#failed === 0 && this.#warning === 0
+    const partly = hasArrived ? status.subOperationsFailed : status.cannotPerformSubOperations
+    return { status: isWhole ? status.success : partly, failedSopInstanceUids: this.#failedUids }
   }
 
   /** The final response, which names what failed. */
   final(transferSyntaxUid: string, how: { readonly isCancelled: boolean }): ServiceResponse {
     const list = this.#list(transferSyntaxUid)
     if (how.isCancelled && this.remaining > 0) {
-      return { status: status.cancel, counts: this.#counts({ remaining: this.remaining }), ...list }
+      return { status: status.cancel, counts: this.#told({ remaining: this.remaining }), ...list }
     }
-    const counts = this.#counts({})
-    if (this.#failed === 0 && this.#warning === 0) return { status: status.success, counts }
-    const hasArrived = this.#completed > 0 || this.#warning > 0
-    return {
-      status: hasArrived ? status.subOperationsFailed : status.cannotPerformSubOperations,
-      comment: `${this.#failed} of ${this.#total} sub-operations failed`,
-      counts,
-      ...list,
-    }
+    const { status: code } = this.end()
+    const counts = this.#told({})
+    if (code === status.success) return { status: code, counts }
+    return { status: code, comment: `${this.#failed} of ${this.#total} sub-operations failed`, counts, ...list }
   }
 
   /** The numbers have 16 bits; what is more is told as their largest. */
-  #counts({ remaining }: { readonly remaining?: number }): NonNullable<ServiceResponse['counts']> {
+  #told({ remaining }: { readonly remaining?: number }): Counts {
     const most = (count: number): number => Math.min(count, 0xffff)
     return {
       ...(remaining !== undefined && { remaining: most(remaining) }),

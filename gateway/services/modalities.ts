@@ -1,67 +1,71 @@
 /**
- * The registry of modalities and archives that may talk DICOM to us: a versioned setting in the
- * database, kept in memory, effective at once in every process.
+ * The registry of modalities and archives that talk DICOM to us or are called by us: a versioned
+ * setting in the database, kept in memory, effective at once in every process.
  */
-import { lookup } from 'node:dns/promises'
-import { isIP } from 'node:net'
 import { sql } from 'kysely'
 import { eventTypes, securityAlert } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
 import { type Listener, listen } from '../db/listen.ts'
-import { type Decoder, decode, integer, list, object, optional, text } from '../decode.ts'
+import { decode, describe, list } from '../decode.ts'
 import { GatewayError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import type { Principal } from '../principal.ts'
-
-/** A registered caller. */
-export interface Modality {
-  /** DICOM PS3.5 6.2, VR AE. */
-  readonly aeTitle: string
-  /** IP address or host name it must call from; absent: from anywhere. */
-  readonly host?: string | undefined
-  readonly description?: string | undefined
-  /** How long nothing more may arrive from it until its study counts as complete; the site's default when absent. */
-  readonly stableAgeSeconds?: number | undefined
-}
+import { HostAddresses } from './host-addresses.ts'
+import { type Modality, type ModalityInput, type ModalityService, modalityInput, storedModality } from './modality.ts'
+import { type Caller, type Identity, identifyCaller } from './modality-caller.ts'
+import { type ModalityTarget, type OwnCredentials, targetOf } from './modality-target.ts'
 
 export interface Modalities {
   list(): readonly Modality[]
-  /** Registers a caller, or changes it. */
-  put(principal: Principal, modality: Modality): Promise<void>
+  /** By symbolic name, else by AE title; of several with the title the first one that can be called. */
+  find(nameOrAeTitle: string): Modality | undefined
+  /**
+   * What is needed to call it.
+   *
+   * @throws GatewayError NOT_FOUND when it is not registered, STATE_CONFLICT when it has no host or port
+   */
+  target(nameOrAeTitle: string): ModalityTarget
+  /** Registers a modality, or changes it. */
+  put(principal: Principal, modality: ModalityInput): Promise<void>
   /** @throws GatewayError NOT_FOUND */
-  remove(principal: Principal, aeTitle: string): Promise<void>
-  /** Asked for each association of a caller that `unknownCallers` does not serve already. */
+  remove(principal: Principal, name: string): Promise<void>
+  /** Who a caller is. */
+  identify(caller: Caller): Promise<Identity>
+  /** May this caller ask for this? False for callers who are not registered. */
+  mayUse(caller: Caller, service: ModalityService): Promise<boolean>
+  /** Is this caller registered? */
+  isKnown(caller: Caller): Promise<boolean>
+  /** Is a certificate with this SHA-256 (64 lower-case hex digits) registered? */
+  hasCertificate(fingerprint: string): boolean
   /** Stable age of a caller's studies in ms, where it has one of its own. */
   stableAgeMs(callingAe: string | undefined): number | undefined
-  isKnown(caller: { callingAe: string; remoteAddress: string }): Promise<boolean>
   close(): Promise<void>
 }
 
-const modality: Decoder<Modality> = object({
-  aeTitle: text({
-    min: 1,
-    max: 16,
-    pattern: /^(?=.*[^ ])[ -[\]-~]+$/,
-    expected: 'an AE title of 1 to 16 ASCII characters',
-  }),
-  host: optional(text({ min: 1, max: 253, pattern: /^[0-9A-Za-z.:_-]+$/, expected: 'a host name or IP address' })),
-  description: optional(text({ max: 200 })),
-  stableAgeSeconds: optional(integer({ min: 1, max: 7 * 24 * 3600 })),
-})
-const modalities = list(modality, { max: 10_000 })
-
 const setting = 'modalities'
 const channel = 'hanse_settings'
+const stored = list(storedModality, { max: 10_000 })
 
-/** Opens the registry and follows its changes. */
-export async function openModalities(options: { db: Db; log: Log }): Promise<Modalities> {
-  const { db, log } = options
+/**
+ * Opens the registry and follows its changes.
+ *
+ * @param options.aeTitle      our own AE title, with which we call
+ * @param options.credentials  with which we call by TLS; asked for each call
+ */
+export async function openModalities(options: {
+  db: Db
+  log: Log
+  aeTitle?: string
+  credentials?: () => OwnCredentials
+}): Promise<Modalities> {
+  const { db, log, aeTitle = 'HANSE' } = options
+  const addresses = new HostAddresses()
   let known: readonly Modality[] = []
 
   const reload = async (): Promise<void> => {
     const row = await db.kysely.selectFrom('settings').select('value').where('name', '=', setting).executeTakeFirst()
-    const result = decode(modalities, row?.value ?? [])
+    const result = decode(stored, row?.value ?? [])
     if (result.ok) known = result.value
     else log.error({ setting }, 'the stored registry of modalities is damaged, the last good one stays in force')
   }
@@ -76,7 +80,7 @@ export async function openModalities(options: { db: Db; log: Log }): Promise<Mod
 
   const change = async (
     principal: Principal,
-    reason: string,
+    subject: { readonly reason: string; readonly name: string },
     edit: (now: readonly Modality[]) => readonly Modality[],
   ): Promise<void> => {
     await db.inTransaction(async tx => {
@@ -87,7 +91,7 @@ export async function openModalities(options: { db: Db; log: Log }): Promise<Mod
         .where('name', '=', setting)
         .forUpdate()
         .executeTakeFirstOrThrow()
-      const now = decode(modalities, row.value)
+      const now = decode(stored, row.value)
       const next = edit(now.ok ? now.value : [])
       await sql`update settings set value = ${JSON.stringify(next)}::jsonb, version = version + 1, updated_at = now()
         where name = ${setting}`.execute(tx)
@@ -97,7 +101,8 @@ export async function openModalities(options: { db: Db; log: Log }): Promise<Mod
           type: eventTypes.networkConfiguration,
           participants: [{ userId: principal.id, requestor: true }],
           objects: [{ kind: 'setting', name: setting }],
-          reason,
+          reason: subject.reason,
+          detail: { modality: subject.name },
         }),
       )
       await sql`select pg_notify(${channel}, ${setting})`.execute(tx)
@@ -105,41 +110,50 @@ export async function openModalities(options: { db: Db; log: Log }): Promise<Mod
     await reload()
   }
 
+  const find = (key: string): Modality | undefined => {
+    const title = key.trim()
+    const titled = known.filter(entry => entry.aeTitle.trim() === title)
+    return known.find(entry => entry.name === key) ?? titled.find(isCallable) ?? titled[0]
+  }
+  const identify = (caller: Caller) => identifyCaller(caller, known, addresses)
+
   return {
     list: () => known,
+    find,
+    target: key => {
+      const entry = find(key)
+      if (!entry) throw new GatewayError('NOT_FOUND', 'no modality is registered under this name or AE title')
+      return targetOf(entry, aeTitle, options.credentials?.())
+    },
     put: (principal, entry) => {
-      const checked = decode(modality, entry)
-      if (!checked.ok)
-        throw new GatewayError('BAD_REQUEST', checked.problems.map(p => `${p.path}: ${p.message}`).join('; '))
+      const checked = decode(modalityInput, entry)
+      if (!checked.ok) throw new GatewayError('BAD_REQUEST', describe(checked.problems))
       const { value } = checked
-      return change(principal, 'modality-registered', now => [
-        ...now.filter(other => other.aeTitle !== value.aeTitle),
-        value,
-      ])
+      return change(principal, { reason: 'modality-registered', name: value.name }, now => {
+        const at = now.findIndex(other => other.name === value.name)
+        return at < 0 ? [...now, value] : now.with(at, value)
+      })
     },
-    remove: async (principal, aeTitle) => {
-      if (!known.some(entry => entry.aeTitle === aeTitle))
-        throw new GatewayError('NOT_FOUND', `no modality is called ${aeTitle}`)
-      await change(principal, 'modality-removed', now => now.filter(entry => entry.aeTitle !== aeTitle))
+    remove: async (principal, name) => {
+      if (!known.some(entry => entry.name === name))
+        throw new GatewayError('NOT_FOUND', `no modality is called ${name}`)
+      await change(principal, { reason: 'modality-removed', name }, now => now.filter(entry => entry.name !== name))
     },
+    identify,
+    mayUse: async (caller, service) => {
+      const identity = await identify(caller)
+      return identity.kind === 'registered' && identity.modality.permissions.includes(service)
+    },
+    isKnown: async caller => (await identify(caller)).kind === 'registered',
+    hasCertificate: fingerprint => known.some(entry => entry.certificateFingerprint === fingerprint),
     stableAgeMs: callingAe => {
-      const seconds = known.find(entry => entry.aeTitle.trim() === callingAe)?.stableAgeSeconds
+      const seconds = known.find(
+        entry => entry.aeTitle.trim() === callingAe && entry.stableAgeSeconds !== undefined,
+      )?.stableAgeSeconds
       return seconds === undefined ? undefined : seconds * 1000
-    },
-    isKnown: async ({ callingAe, remoteAddress }) => {
-      for (const entry of known) {
-        if (entry.aeTitle.trim() !== callingAe) continue
-        if (entry.host === undefined || (await addressesOf(entry.host)).has(remoteAddress)) return true
-      }
-      return false
     },
     close: () => listener.close(),
   }
 }
 
-/** The addresses of a host; none when its name does not resolve. */
-async function addressesOf(host: string): Promise<ReadonlySet<string>> {
-  if (isIP(host)) return new Set([host])
-  const found = await lookup(host, { all: true }).catch(() => [])
-  return new Set(found.map(entry => entry.address))
-}
+const isCallable = (entry: Modality): boolean => entry.host !== undefined && entry.port !== undefined

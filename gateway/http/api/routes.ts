@@ -11,12 +11,13 @@ import { type Health, healthRoutes } from './health.ts'
 import { modalityRoutes } from './modalities.ts'
 import { type PeerServices, peerRoutes } from './peers.ts'
 import { policyRoutes } from './policy.ts'
+import { type RemoteServices, remoteRoutes } from './remote.ts'
 import { statusRoute } from './status.ts'
 import { type StoreServices, storeRoutes } from './store.ts'
 import { tokenRoutes } from './tokens.ts'
 import { type TransferServices, transferRoutes } from './transfers.ts'
 
-export interface ApiServices extends PeerServices, TransferServices, StoreServices {
+export interface ApiServices extends PeerServices, TransferServices, StoreServices, RemoteServices {
   readonly health: Health
   readonly status: () => Promise<GatewayStatus>
   readonly routing: Routing
@@ -68,6 +69,7 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       peerRoutes(scope, services)
       transferRoutes(scope, services)
       modalityRoutes(scope, services.modalities)
+      remoteRoutes(scope, services)
       conflictRoutes(scope, services.conflicts)
       policyRoutes(scope, services.db, services.routing)
       auditRoutes(scope, services)

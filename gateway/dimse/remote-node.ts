@@ -1,0 +1,102 @@
+/** Other DICOM nodes, spoken to: echo, find, retrieve and store as the services want them. */
+import { toJson } from '../dicom/json.ts'
+import type { NewElement } from '../dicom/part10-writer.ts'
+import type { DicomNode, NodeProgress, NodeResult, NodeTarget, RetrievePurpose } from '../services/dicom-node.ts'
+import type { RetrieveKeys } from '../services/retrieve-plan.ts'
+import { findScu } from './find-scu.ts'
+import { getScu } from './get-scu.ts'
+import { moveScu } from './move-scu.ts'
+import type { Converter } from './outgoing.ts'
+import type { OwnMoves } from './own-moves.ts'
+import { levelNames, queryRetrieveSopClass } from './query-retrieve.ts'
+import { Arrivals, outgoingOf } from './retrieve-service.ts'
+import type { StoreService } from './scp.ts'
+import { echoScu, storeScu } from './scu.ts'
+import type { ScuTarget } from './scu-association.ts'
+import { stopGrace } from './stop-grace.ts'
+import { SubOperations } from './sub-operations.ts'
+
+/** What it needs. */
+export interface RemoteNodeOptions {
+  /** The way into our store for what is fetched with a purpose. */
+  readonly store: (purpose: RetrievePurpose) => StoreService
+  readonly ownMoves: OwnMoves
+  /** For what a node does not take as it is stored. */
+  readonly converter?: (to: NodeTarget) => Converter | undefined
+}
+
+/** How long a node may take to end in order what was cancelled. */
+const stopGraceMs = 5_000
+
+/** Makes the services' view of other nodes. */
+export function remoteNode({ store, ownMoves, converter }: RemoteNodeOptions): DicomNode {
+  return {
+    echo: (to, signal) => echoScu({ ...to, signal }),
+
+    async *find(to, { level, keys }, signal) {
+      using grace = stopGrace(signal, stopGraceMs)
+      const sopClassUid = queryRetrieveSopClass(level === 'patient' ? 'patient-root' : 'study-root', 'find')
+      const identifier = [{ tag: 0x00080052, value: levelNames[level] }, ...keys]
+      const request = { sopClassUid, identifier, cancel: signal }
+      for await (const match of findScu({ ...to, signal: grace.hard }, request)) yield toJson(match)
+    },
+
+    async retrieve(from, { keys, method, purpose }, onProgress, signal) {
+      using grace = stopGrace(signal, stopGraceMs)
+      const target: ScuTarget = { ...from, signal: grace.hard }
+      const request = {
+        sopClassUid: queryRetrieveSopClass(keys.level === 'patient' ? 'patient-root' : 'study-root', method),
+        identifier: identifierOf(keys),
+        cancel: signal,
+      }
+      if (method === 'get') return await getScu(target, { ...request, store: store(purpose) }, onProgress)
+      const messageId = ownMoves.begin(purpose)
+      try {
+        return await moveScu(target, { ...request, destination: from.callingAe, messageId }, onProgress)
+      } finally {
+        ownMoves.end(messageId)
+      }
+    },
+
+    async store(to, { retrieve, plan }, onProgress, signal) {
+      using grace = stopGrace(signal, stopGraceMs)
+      const account = new SubOperations(plan.instanceCount)
+      const arrivals = new Arrivals()
+      await storeScu(
+        { ...to, signal: grace.hard },
+        outgoingOf(retrieve, plan, signal),
+        (instance, result) => {
+          if (account.count(instance.sopInstanceUid, result)) arrivals.add(instance.study)
+          onProgress(progressOf(account))
+        },
+        { stop: signal, converter: converter?.(to) },
+      )
+      signal.throwIfAborted()
+      account.countRest()
+      const { status, failedSopInstanceUids } = account.end()
+      const result: NodeResult = { ...progressOf(account), status, failedSopInstanceUids }
+      return { ...result, sent: arrivals.byStudy }
+    },
+  }
+}
+
+const progressOf = ({ remaining, counts }: SubOperations): NodeProgress => ({ remaining, ...counts })
+
+function identifierOf({
+  level,
+  patientId,
+  issuer,
+  studyUids,
+  seriesUids,
+  sopInstanceUids,
+}: RetrieveKeys): NewElement[] {
+  const given: readonly (readonly [tag: number, value: string | readonly string[] | undefined])[] = [
+    [0x00080018, sopInstanceUids],
+    [0x00080052, levelNames[level]],
+    [0x00100020, patientId],
+    [0x00100021, issuer],
+    [0x0020000d, studyUids],
+    [0x0020000e, seriesUids],
+  ]
+  return given.flatMap(([tag, value]) => (value === undefined ? [] : [{ tag, value }]))
+}

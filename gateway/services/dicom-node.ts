@@ -1,0 +1,81 @@
+/** Other DICOM nodes as the services see them; `dimse/remote-node.ts` speaks to them. */
+import type { DicomJson } from '../dicom/json.ts'
+import type { NewElement } from '../dicom/part10-writer.ts'
+import type { Retrieve } from './retrieve.ts'
+import type { RetrieveKeys, RetrievePlan } from './retrieve-plan.ts'
+
+/** How a registered node is called. */
+export interface NodeTarget {
+  /** Its symbolic name, for logs. */
+  readonly name: string
+  readonly host: string
+  readonly port: number
+  readonly callingAe: string
+  readonly calledAe: string
+  readonly timeoutMs?: number
+}
+
+/**
+ * Finds a registered node by its name or AE title.
+ *
+ * @throws GatewayError NOT_FOUND when it is not registered, STATE_CONFLICT when it cannot be called
+ */
+export type FindNode = (nameOrAeTitle: string) => NodeTarget
+
+/** A status of PS3.7 Annex C and PS3.4, with the node's comment where it is one of ours to show. */
+export interface NodeOutcome {
+  readonly status: number
+}
+
+/** Sub-operations of a retrieval or a send so far. */
+export interface NodeProgress {
+  readonly remaining: number | undefined
+  readonly completed: number
+  readonly failed: number
+  readonly warning: number
+}
+
+/** How a retrieval or a send ended. */
+export interface NodeResult extends NodeProgress {
+  readonly status: number
+  readonly failedSopInstanceUids: readonly string[]
+}
+
+/** A query of the Study Root model, or of the Patient Root model at patient level. */
+export interface NodeQuery {
+  readonly level: RetrieveKeys['level']
+  /** Matching and return keys; Query/Retrieve Level is added. */
+  readonly keys: readonly NewElement[]
+}
+
+/** By which service instances are retrieved. */
+export type RetrieveMethod = 'get' | 'move'
+
+/** What a retrieval is for: what came for a prefetch is sent on to nobody. */
+export type RetrievePurpose = 'manual' | 'prefetch'
+
+/** Asks other nodes. Every call opens an association of its own and ends it. */
+export interface DicomNode {
+  /** @throws GatewayError PEER_UNREACHABLE, ASSOCIATION_REFUSED, PEER_PROTOCOL */
+  echo(to: NodeTarget, signal: AbortSignal): Promise<NodeOutcome>
+  /** Matches as they come; who stops reading cancels. @throws also REMOTE_STATUS */
+  find(to: NodeTarget, query: NodeQuery, signal: AbortSignal): AsyncIterable<DicomJson>
+  /**
+   * Retrieves into our own store, by C-GET or by C-MOVE to ourselves.
+   *
+   * @throws GatewayError ASSOCIATION_REFUSED where the node does not offer the service
+   */
+  retrieve(
+    from: NodeTarget,
+    request: { readonly keys: RetrieveKeys; readonly method: RetrieveMethod; readonly purpose: RetrievePurpose },
+    onProgress: (progress: NodeProgress) => void,
+    signal: AbortSignal,
+  ): Promise<NodeResult>
+  /** Sends the instances of a plan that has begun. */
+  store(
+    to: NodeTarget,
+    what: { readonly retrieve: Retrieve; readonly plan: RetrievePlan },
+    onProgress: (progress: NodeProgress) => void,
+    signal: AbortSignal,
+  ): Promise<NodeResult & { /** Arrived instances by study of the plan. */ readonly sent: ReadonlyMap<number, number> }>
+}
