@@ -22,9 +22,18 @@ import { lockDataDir } from './db/data-lock.ts'
 import { type Db, openDatabase } from './db/db.ts'
 import { openPrivateCluster } from './db/embedded.ts'
 import { migrate } from './db/migrations.ts'
+import { archiveWire } from './dimse/archive-wire.ts'
+import { commitmentService, commitmentWire } from './dimse/commitment.ts'
+import { pixelConverter } from './dimse/converter.ts'
 import { findService } from './dimse/find.ts'
+import { getService } from './dimse/get.ts'
 import { ingestStore } from './dimse/ingest-sink.ts'
 import { openScp } from './dimse/listener.ts'
+import { moveService } from './dimse/move.ts'
+import type { Converter } from './dimse/outgoing.ts'
+import { OwnMoves } from './dimse/own-moves.ts'
+import { remoteNode } from './dimse/remote-node.ts'
+import { GatewayError } from './errors.ts'
 import { apiRoutes, installOpenApi } from './http/api/routes.ts'
 import { installGauges } from './http/gauges.ts'
 import { openMetrics } from './http/metrics.ts'
@@ -33,16 +42,23 @@ import { limitRefusals } from './http/refusals.ts'
 import { buildHttpServer } from './http/server.ts'
 import { openQueue } from './jobs/queue.ts'
 import type { Log } from './log.ts'
+import { openPixels } from './pixels/pixels.ts'
 import { adminToken, type Listeners, writeListeners } from './run-files.ts'
+import { openArchive } from './services/archive.ts'
 import { openAuditLog } from './services/audit-log.ts'
+import { openCommitments } from './services/commitment.ts'
 import { openConflicts } from './services/conflicts.ts'
+import type { NodeTarget } from './services/dicom-node.ts'
 import { startHousekeeping } from './services/housekeeping.ts'
 import { openInbound } from './services/inbound.ts'
 import { openIngest } from './services/ingest.ts'
-import { openModalities } from './services/modalities.ts'
+import { type Modalities, openModalities } from './services/modalities.ts'
+import { openModalityJobs } from './services/modality-jobs.ts'
 import { openOutbound } from './services/outbound.ts'
+import { openPatientLinks } from './services/patient-links.ts'
 import { openQuery } from './services/query.ts'
 import { openRefusals } from './services/refusals.ts'
+import { openRemote } from './services/remote.ts'
 import { openRetrieve } from './services/retrieve.ts'
 import { startRouting } from './services/routing.ts'
 import { loadStatus } from './services/status.ts'
@@ -92,8 +108,10 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
 
   const ownIssuers = new Set(config.site.ownIssuers)
   const modalities = use(starting, await openModalities({ db, log, aeTitle: config.dicom.aeTitle }))
-  const dueAt = ({ callingAe }: Origin): Date =>
-    new Date(Date.now() + (modalities.stableAgeMs(callingAe) ?? config.studies.stableAgeMs))
+  const dueAt = ({ callingAe, purpose }: Origin): Date | undefined =>
+    purpose === 'prefetch'
+      ? undefined
+      : new Date(Date.now() + (modalities.stableAgeMs(callingAe) ?? config.studies.stableAgeMs))
   const ingest = use(
     starting,
     openIngest({
@@ -103,7 +121,27 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       dueAt,
     }),
   )
-  const routing = use(starting, startRouting({ db, queue, log }))
+  const routing = use(starting, startRouting({ db, queue, log, findArchive: name => modalities.find(name) }))
+  const retrieve = openRetrieve({ db, blobs, ownIssuers })
+  const pixels = use(
+    starting,
+    await openPixels({ dir: join(config.data, 'spool'), assertRoom: bytes => blobs.assertRoom(bytes) }),
+  )
+  const stopping = new AbortController()
+  starting.defer(() => stopping.abort(new GatewayError('UNAVAILABLE', 'the gateway is stopping')))
+  const converter = (name: string): Converter | undefined => {
+    const { allowTranscoding = true, transferSyntaxes } = modalities.find(name) ?? {}
+    return allowTranscoding ? pixelConverter(pixels, stopping.signal, transferSyntaxes) : undefined
+  }
+  const ownMoves = new OwnMoves(config.dicom.aeTitle)
+  const node = remoteNode({
+    store: purpose => ingestStore(ingest, () => purpose),
+    ownMoves,
+    converter: ({ name }) => converter(name),
+  })
+  const findNode = (name: string): NodeTarget => modalities.target(name)
+  const modalityJobs = openModalityJobs({ db, queue, findNode, retrieve, node, log })
+  queue.work('modality-job', { concurrency: 4 }, ({ job }, signal) => modalityJobs.run(job, signal))
   const checkpoint = async (): Promise<string> => (await audit.checkpoint()).note
   const inbound = await openInbound({ db, blobs, queue, keys, checkpoint, log, dataDir: config.data })
   const openCarrier = carrierOpener({ keys, clocks, proxy })
@@ -111,7 +149,24 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   queue.work('commit-inbound', { concurrency: 2 }, ({ transfer }, signal) => inbound.runCommit(transfer, signal))
   queue.work('deliver', { concurrency: 8 }, ({ transfer }, signal) => outbound.run(transfer, signal))
   await outbound.recover('all')
-  use(starting, startHousekeeping({ db, blobs, inbound, outbound, log }))
+  const { aeTitle } = config.dicom
+  const commitments = openCommitments({ db, blobs, queue, wire: commitmentWire(modalities), aeTitle, log })
+  queue.work('verify-commitment', { concurrency: 2 }, (job, signal) => commitments.verify(job.commitment, signal))
+  queue.work('carry-commitment', { concurrency: 4 }, (job, signal) => commitments.carry(job.commitment, signal))
+  const archive = openArchive({
+    db,
+    blobs,
+    queue,
+    keys,
+    checkpoint,
+    commitments,
+    wire: archiveWire({ target: findNode, converter }),
+    findArchive: name => modalities.find(name),
+    aeTitle,
+    log,
+  })
+  queue.work('archive', { concurrency: 4 }, ({ transfer }, signal) => archive.run(transfer, signal))
+  use(starting, startHousekeeping({ db, blobs, inbound, outbound, archive, commitments, log }))
 
   const refused = openRefusals({ db, log })
   const onRefused = limitRefusals<RefusedConnection>(({ code, address, repeats }) => {
@@ -146,11 +201,16 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         associations: config.limits.associations,
         associationsPerAddress: config.limits.associationsPerAddress,
       },
-      isKnownCaller: caller => modalities.isKnown(caller),
+      identifyCaller: caller => modalities.identify(caller),
       onRefused: ({ callingAe, remoteAddress, reason, repeats }) =>
         refused({ protocol: 'dimse', userId: callingAe || 'unknown', address: remoteAddress, reason, repeats }),
-      store: ingestStore(ingest),
-      services: [findService({ query: openQuery({ db }), aeTitle: config.dicom.aeTitle })],
+      store: ingestStore(ingest, ({ originator }) => ownMoves.purposeOf(originator)),
+      services: [
+        findService({ query: openQuery({ db }), aeTitle: config.dicom.aeTitle }),
+        getService({ retrieve, converter: ({ callingAe }) => converter(callingAe) }),
+        commitmentService(commitments),
+        moveService({ retrieve, destination: aeTitle => moveDestination(modalities, aeTitle), converter, log }),
+      ],
       log,
     }),
   )
@@ -185,7 +245,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       await installOpenApi(app, version)
       orthancRoutes(app, {
         db,
-        retrieve: openRetrieve({ db, blobs }),
+        commitment: { db, commitments, modalities },
+        retrieve,
         upload: { db, ingest, limitBytes: config.limits.instanceBytes, concurrency: config.limits.uploads },
         system: () => ({
           name: config.site.name,
@@ -206,6 +267,9 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         inbound,
         conflicts: openConflicts({ db, blobs, dueAt, ownIssuers }),
         modalities,
+        remote: openRemote({ db, findNode, node }),
+        modalityJobs,
+        patientLinks: openPatientLinks({ db, queue }),
         audit,
         health: { isReady },
         status: () =>
@@ -254,6 +318,12 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       await running.disposeAsync()
     },
   }
+}
+
+/** Whom a C-MOVE may name: what is registered and can be called. */
+function moveDestination(modalities: Modalities, aeTitle: string): NodeTarget | undefined {
+  const found = modalities.find(aeTitle)
+  return found?.host === undefined || found.port === undefined ? undefined : modalities.target(found.name)
 }
 
 /** Registers how a part is closed. */

@@ -1,11 +1,11 @@
 /**
  * The site's own keys: the CA and TLS leaf, the Ed25519 signing key, the X25519 sealing key.
  *
- * They live in two files below `dir`, mode 0600, outside the database and its backups:
+ * They live in files below `dir`, mode 0600, outside the database and its backups:
  * - `site.json` is the identity: CA with its key, both seeds, the history of replaced keys. It is
  *   written once, in one rename, so that a crash leaves either a whole identity or none. Losing it
  *   means pairing with every peer again.
- * - `tls.pem`, key and certificate of the TLS leaf, can always be made again below the CA.
+ * - `tls.pem` and `dicom-tls.pem`, key and certificate of a TLS leaf each, can always be made again below the CA.
  */
 import { randomBytes, X509Certificate } from 'node:crypto'
 import { chmod, mkdir, open, readFile, rename, stat } from 'node:fs/promises'
@@ -42,6 +42,8 @@ export interface SiteKeys extends Signer {
   tls(): Credential
   /** Issues the TLS leaf anew when it ends within a third of its life or misses a host; true when it did. */
   renewTls(hosts: readonly string[]): Promise<boolean>
+  /** The TLS leaf of the DICOM listener, a file of its own; issued anew under the same conditions. */
+  dicomTls(hosts: readonly string[]): Promise<Credential>
   /** A client certificate from our CA that is good for being paired and nothing else. */
   issueInvitation(options: { id: string; lifetimeMs: number }): Promise<Credential>
   /** Opens what was sealed to our sealing key, former ones included; undefined when it is not ours. */
@@ -77,7 +79,7 @@ export async function openSiteKeys(options: {
     ...identity.former.filter(({ use }) => use === 'seal').map(({ seed }) => sealingKeyPair(seed)),
   ]
 
-  const renew = async (hosts: readonly string[]): Promise<Credential> => {
+  const renew = async (file: LeafFile, hosts: readonly string[]): Promise<Credential> => {
     const leaf = await issueLeaf(identity.ca, {
       use: 'site',
       commonName: siteId,
@@ -86,11 +88,14 @@ export async function openSiteKeys(options: {
       lifetimeMs: tlsLifetimeMs,
       now: clock(),
     })
-    await writeSecret(join(dir, 'tls.pem'), leaf.key + leaf.certificate)
+    await writeSecret(join(dir, file), leaf.key + leaf.certificate)
     return leaf
   }
-  const found = await readTls(dir)
-  let tls = found && isFresh(found, identity.ca, options.hosts, clock()) ? found : await renew(options.hosts)
+  const openLeaf = async (file: LeafFile, hosts: readonly string[]): Promise<Credential> => {
+    const found = await readTls(dir, file)
+    return found && isFresh(found, identity.ca, hosts, clock()) ? found : await renew(file, hosts)
+  }
+  let tls = await openLeaf('tls.pem', options.hosts)
 
   return {
     siteId,
@@ -107,15 +112,18 @@ export async function openSiteKeys(options: {
     tls: () => tls,
     renewTls: async hosts => {
       if (isFresh(tls, identity.ca, hosts, clock())) return false
-      tls = await renew(hosts)
+      tls = await renew('tls.pem', hosts)
       return true
     },
+    dicomTls: hosts => openLeaf('dicom-tls.pem', hosts),
     issueInvitation: ({ id, lifetimeMs }) =>
       issueLeaf(identity.ca, { use: 'invitation', commonName: id, hosts: [], lifetimeMs, now: clock() }),
     sign: (context: SignatureContext, bytes: Uint8Array) => signWith(signing.privateKey, context, bytes),
     openSealed: box => firstDefined(boxes, keys => openSealedBytes(box, keys)),
   }
 }
+
+type LeafFile = 'tls.pem' | 'dicom-tls.pem'
 
 interface FormerSeed {
   readonly use: 'sign' | 'seal'
@@ -177,8 +185,8 @@ async function createIdentity(dir: string, now: number): Promise<Identity> {
   return { ca, signingSeed, sealingSeed, validFrom: now, former: [] }
 }
 
-async function readTls(dir: string): Promise<Credential | undefined> {
-  const content = await readSecret(join(dir, 'tls.pem'))
+async function readTls(dir: string, file: LeafFile): Promise<Credential | undefined> {
+  const content = await readSecret(join(dir, file))
   const parts = content?.match(
     /^(-----BEGIN PRIVATE KEY-----.*?-----END PRIVATE KEY-----\n)(-----BEGIN CERTIFICATE-----.*)$/s,
   )

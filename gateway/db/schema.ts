@@ -39,9 +39,9 @@ export interface Schema {
   audit_leaves: AuditLeavesTable
   audit_tree: AuditTreeTable
   audit_checkpoints: AuditCheckpointsTable
-  modality_jobs: ModalityJobsTable
   worklist_items: WorklistItemsTable
   procedure_steps: ProcedureStepsTable
+  modality_jobs: ModalityJobsTable
 }
 
 /** A row of table `T` as it is read. */

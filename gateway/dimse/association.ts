@@ -9,7 +9,8 @@ import type { Socket } from 'node:net'
 import { errorLine } from '../errors.ts'
 import type { Log } from '../log.ts'
 import type { ReceiveBudget } from './budget.ts'
-import { type CallerPolicy, type Denial, deny } from './callers.ts'
+import type { CallerCounts } from './caller-counts.ts'
+import { type Admission, admit, type CallerPolicy, type Denial, denial } from './callers.ts'
 import { type Command, commandField, decodeCommand, encodeResponse } from './command.ts'
 import { CommandParts } from './command-parts.ts'
 import { type AcceptedContext, contextResult, negotiate } from './contexts.ts'
@@ -25,6 +26,7 @@ import {
   type Rejection,
   type Violation,
 } from './pdu.ts'
+import { permit, refusalOf } from './permissions.ts'
 import type { ReceiveBuffers } from './receive-buffers.ts'
 import type { RefusalReports } from './refusals.ts'
 import { checkRequest } from './requests.ts'
@@ -40,6 +42,8 @@ import { invalidParameter, unexpectedParameter, unexpectedPdu, unrecognizedPdu }
 /** What all associations of a listener share. */
 export interface AssociationContext {
   readonly callers: CallerPolicy
+  /** Accepted associations by `Admission.countedAs`. */
+  readonly perAe: CallerCounts
   readonly privateSopClasses: ReadonlySet<string>
   readonly services: ReadonlyMap<string, ServiceClass>
   readonly store: StoreService
@@ -50,6 +54,9 @@ export interface AssociationContext {
   readonly refusals: RefusalReports
   readonly log: Log
 }
+
+/** The other end of the connection. */
+type Remote = Pick<AssociationPeer, 'remoteAddress' | 'certificate'>
 
 /** A message whose data set is coming. */
 interface Incoming {
@@ -66,12 +73,13 @@ interface Incoming {
 export class AcceptedAssociation extends UpperLayer {
   readonly #shared: AssociationContext
   readonly #refuseAs: Denial | undefined
-  readonly #remoteAddress: string
+  readonly #remote: Remote
   readonly #connectedAt = performance.now()
   readonly #whenClosed = Promise.withResolvers<void>()
   #log: Log
   #state: 'new' | 'deciding' | 'associated' = 'new'
   #peer: AssociationPeer | undefined
+  #admission: Admission | undefined
   #peerMaxPduLength = 0
   #contexts = new Map<number, AcceptedContext>()
   /** Contexts in which the peer takes instances. */
@@ -88,12 +96,12 @@ export class AcceptedAssociation extends UpperLayer {
   #stored = 0
 
   /** @param refuseAs  set when the listener is over a limit: the request is read and refused */
-  constructor(socket: Socket, remoteAddress: string, shared: AssociationContext, refuseAs?: Denial) {
+  constructor(socket: Socket, remote: Remote, shared: AssociationContext, refuseAs?: Denial) {
     super(socket, { pduMs: shared.limits.pduMs, graceMs: shared.limits.graceMs }, shared.buffers)
     this.#shared = shared
-    this.#remoteAddress = remoteAddress
+    this.#remote = remote
     this.#refuseAs = refuseAs
-    this.#log = shared.log.child({ remoteAddress })
+    this.#log = shared.log.child({ remoteAddress: remote.remoteAddress })
     this.watch()
   }
 
@@ -161,8 +169,11 @@ export class AcceptedAssociation extends UpperLayer {
     const { associationRequestMs, idleMs, pduMs } = this.#shared.limits
     if (this.#state !== 'associated') return this.#connectedAt + associationRequestMs
     if (this.#incoming || this.#command.isUnderWay) return quietSince + pduMs
-    if (!this.#serving) return quietSince + idleMs
-    return this.#owedSince === undefined ? Number.POSITIVE_INFINITY : Math.max(quietSince, this.#owedSince) + pduMs
+    if (this.#serving) {
+      return this.#owedSince === undefined ? Number.POSITIVE_INFINITY : Math.max(quietSince, this.#owedSince) + pduMs
+    }
+    const ownSeconds = this.#admission?.modality?.limits?.idleSeconds
+    return quietSince + (ownSeconds === undefined ? idleMs : ownSeconds * 1000)
   }
 
   protected override onExpired(): void {
@@ -187,6 +198,7 @@ export class AcceptedAssociation extends UpperLayer {
     this.#discard()
     if (this.#state === 'associated') {
       this.#shared.counters.associationsOpen -= 1
+      if (this.#admission) this.#shared.perAe.remove(this.#admission.countedAs)
       this.#log.debug({ instances: this.#stored }, 'association closed')
     }
     void this.#settled().then(() => this.#whenClosed.resolve())
@@ -223,14 +235,15 @@ export class AcceptedAssociation extends UpperLayer {
     }
     this.#state = 'deciding'
     const { callingAe, calledAe } = request
-    const peer = { callingAe, calledAe, remoteAddress: this.#remoteAddress }
+    const peer = { callingAe, calledAe, ...this.#remote }
     this.#peer = peer
     this.#log = this.#log.child({ callingAe, calledAe })
     this.#answer(async () => {
-      const denial = this.#refuseAs ?? (await deny(request, peer, this.#shared.callers))
+      const decision = this.#refuseAs ?? (await admit(request, peer, this.#shared.callers))
       if (!this.isOpen) return
-      if (denial) this.#refuse(denial, peer)
-      else this.#accept(request)
+      const outcome = decision.kind === 'admitted' ? this.#limit(decision) : decision
+      if (outcome.kind === 'denied') this.#refuse(outcome, peer)
+      else this.#accept(request, outcome, peer)
     })
   }
 
@@ -245,9 +258,24 @@ export class AcceptedAssociation extends UpperLayer {
       })
   }
 
-  #accept(request: AssociateRequest): void {
-    const answers = negotiate(request.contexts, this.#shared)
+  #limit(admission: Admission): Admission | Denial {
+    const { perAe, limits } = this.#shared
+    if (perAe.of(admission.countedAs) < (admission.modality?.limits?.associations ?? limits.associationsPerAe))
+      return admission
+    return denial('localLimit', 'limit', 'association refused: too many associations of this AE title are open')
+  }
+
+  #accept(request: AssociateRequest, admission: Admission, peer: AssociationPeer): void {
     const providers = new Set(request.roles.filter(role => role.scp).map(role => role.sopClassUid))
+    const received = admission.services.has('get') ? providers : new Set<string>()
+    const offered = negotiate(request.contexts, this.#shared)
+    const { contexts: answers, refused } = permit(offered, admission.services, received)
+    if (refused.size > 0) {
+      const message = `association accepted in part: ${refusalOf(refused, admission)}`
+      this.#shared.refusals.report(peer, { reason: 'not-permitted', message })
+    }
+    this.#admission = admission
+    this.#shared.perAe.add(admission.countedAs)
     for (const answer of answers) {
       if (answer.result !== contextResult.accepted) continue
       this.#contexts.set(answer.id, answer)
@@ -335,7 +363,7 @@ export class AcceptedAssociation extends UpperLayer {
       return
     }
     const reply = (outcome: Outcome): void => this.#reply(command, messageId, context, outcome)
-    const outcome = checkRequest(command, context)
+    const outcome = this.#mayAsk(command) ? checkRequest(command, context) : { status: status.notAuthorized }
     const isGood = outcome.status === status.success
     const { service } = context
     const serve = (dataset: Uint8Array | undefined): void => {
@@ -354,6 +382,11 @@ export class AcceptedAssociation extends UpperLayer {
       reception: isStore ? this.#receive(command, context) : undefined,
       collector: isGood && typeof service === 'object' ? new DatasetCollector(serve, reply) : undefined,
     }
+  }
+
+  /** Who may not store has storage contexts all the same, to receive by C-GET. */
+  #mayAsk(command: Command): boolean {
+    return command.commandField !== commandField.storeRequest || this.#admission?.services.has('store') === true
   }
 
   /** Has a service work on a request while reading goes on. */
@@ -422,7 +455,13 @@ export class AcceptedAssociation extends UpperLayer {
     if (sopClassUid === undefined || sopInstanceUid === undefined || !association) return undefined
     return new StoreReception({
       service: this.#shared.store,
-      request: { sopClassUid, sopInstanceUid, transferSyntaxUid: context.transferSyntaxUid, association },
+      request: {
+        sopClassUid,
+        sopInstanceUid,
+        transferSyntaxUid: context.transferSyntaxUid,
+        association,
+        originator: command.originator,
+      },
       budget: this.#shared.budget,
       buffers: this.#shared.buffers,
       heldBytesLimit: this.#shared.limits.heldBytesPerAssociation,

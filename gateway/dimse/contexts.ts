@@ -13,7 +13,13 @@ import type { ServiceClass } from './service.ts'
 export const verificationSopClass = '1.2.840.10008.1.1'
 
 /** Result of a presentation context, PS3.8 Table 9-18. */
-export const contextResult = { accepted: 0, noReason: 2, abstractSyntax: 3, transferSyntaxes: 4 } as const
+export const contextResult = {
+  accepted: 0,
+  userRejection: 1,
+  noReason: 2,
+  abstractSyntax: 3,
+  transferSyntaxes: 4,
+} as const
 
 /** A context as it is answered; `transferSyntaxUid` is set when it is accepted. */
 export type NegotiatedContext = {

@@ -5,6 +5,7 @@ import type { RetrieveParties } from '../services/retrieve-plan.ts'
 import { commandField } from './command.ts'
 import { type Converter, type Prepared, prepareAhead, type StoreResult } from './outgoing.ts'
 import { Arrivals, outgoingOf, type PlannedOutgoing, planOf, retrieveService } from './retrieve-service.ts'
+import type { AssociationPeer } from './scp.ts'
 import type { ServiceChannel, ServiceClass, ServiceRequest } from './service.ts'
 import { SubOperations } from './sub-operations.ts'
 
@@ -12,7 +13,7 @@ import { SubOperations } from './sub-operations.ts'
 export interface GetOptions {
   readonly retrieve: Retrieve
   /** For what the requester does not take as it is stored. */
-  readonly converter?: Converter | undefined
+  readonly converter?: (requester: AssociationPeer) => Converter | undefined
 }
 
 /** The C-GET SCP. */
@@ -26,7 +27,7 @@ export function getService({ retrieve, converter }: GetOptions): ServiceClass {
     const arrivals = new Arrivals()
     try {
       const instances = outgoingOf(retrieve, plan, request.signal)
-      for await (const [instance, prepared] of prepareAhead(channel, instances, converter)) {
+      for await (const [instance, prepared] of prepareAhead(channel, instances, converter?.(request.association))) {
         const result = await store(channel, instance, prepared)
         if (account.count(instance.sopInstanceUid, result)) arrivals.add(instance.study)
         if (request.signal.aborted) break

@@ -1,4 +1,5 @@
 /** C-MOVE as its provider: instances go to a registered destination over an association of their own, PS3.4 §C.4.2. */
+
 import { errorLine } from '../errors.ts'
 import type { Log } from '../log.ts'
 import type { Retrieve } from '../services/retrieve.ts'
@@ -17,7 +18,7 @@ export interface MoveOptions {
   /** Whom an AE title names; undefined for nobody who may be sent to. */
   readonly destination: (aeTitle: string) => ScuTarget | undefined
   /** For what the destination does not take as it is stored. */
-  readonly converter?: Converter | undefined
+  readonly converter?: (destination: string) => Converter | undefined
   readonly log: Log
 }
 
@@ -58,7 +59,7 @@ export function moveService({ retrieve, destination, converter, log }: MoveOptio
           stop: signal,
           originator: { aeTitle: association.callingAe, messageId: command.messageId ?? 0 },
           priority: command.priority,
-          converter,
+          converter: converter?.(to),
         },
       )
     } catch (error) {

@@ -2,6 +2,7 @@
  * Instances on their way out: each is opened while the one before it is being sent, and converted where the
  * receiver does not take it as it is stored.
  */
+import { isGatewayError } from '../errors.ts'
 import { type OutgoingDataset, readBlock } from './dataset-writer.ts'
 import type { Proposal } from './scu-contexts.ts'
 import type { Outcome } from './status.ts'
@@ -46,11 +47,11 @@ export type Prepared =
     }
   | Exclude<StoreResult, { readonly kind: 'responded' }>
 
-/** The transfer syntax in which an instance goes to a receiver; undefined when there is none. */
-export function syntaxFor(acceptor: Acceptor, instance: Proposal, converter?: Converter): string | undefined {
+/** The transfer syntaxes in which an instance can go to a receiver, the best one first. */
+function syntaxesFor(acceptor: Acceptor, instance: Proposal, converter?: Converter): string[] {
   const { sopClassUid, transferSyntaxUid: stored } = instance
-  if (acceptor.accepts(instance)) return stored
-  return converter?.targets(stored).find(transferSyntaxUid => acceptor.accepts({ sopClassUid, transferSyntaxUid }))
+  const isTaken = (transferSyntaxUid: string): boolean => acceptor.accepts({ sopClassUid, transferSyntaxUid })
+  return [stored, ...(converter?.targets(stored) ?? [])].filter(isTaken)
 }
 
 /** Opens each data set while the one before it is in use; the user closes those that are ready. */
@@ -82,8 +83,20 @@ async function prepare(
   instance: OutgoingInstance,
   converter: Converter | undefined,
 ): Promise<Prepared> {
-  const transferSyntaxUid = syntaxFor(acceptor, instance, converter)
-  if (transferSyntaxUid === undefined) return { kind: 'not-accepted' }
+  let result: Prepared = { kind: 'not-accepted' }
+  for (const transferSyntaxUid of syntaxesFor(acceptor, instance, converter)) {
+    result = await prepareIn(transferSyntaxUid, instance, converter)
+    // A single object may refuse one conversion and still take another one.
+    if (result.kind !== 'unreadable' || !isGatewayError(result.error, 'TRANSCODE_UNSUPPORTED')) return result
+  }
+  return result
+}
+
+async function prepareIn(
+  transferSyntaxUid: string,
+  instance: OutgoingInstance,
+  converter: Converter | undefined,
+): Promise<Prepared> {
   let dataset: OutgoingDataset | undefined
   try {
     const stored = await instance.open()

@@ -26,7 +26,7 @@ export class RefusalReports {
     this.#onRefused = onRefused
   }
 
-  report(peer: AssociationPeer, denial: Denial, now = performance.now()): void {
+  report(peer: AssociationPeer, denial: Pick<Denial, 'reason' | 'message'>, now = performance.now()): void {
     const key = [denial.reason, peer.remoteAddress, peer.callingAe, peer.calledAe].join('\n')
     const before = this.#remembered.get(key)
     if (before && now - before.reportedAt < quietMs) {
@@ -38,7 +38,9 @@ export class RefusalReports {
     this.#remembered.set(key, { reportedAt: now, repeats: 0 })
     const [oldest] = this.#remembered.keys()
     if (this.#remembered.size > maxRemembered && oldest !== undefined) this.#remembered.delete(oldest)
-    this.#log.warn({ ...peer, reason: denial.reason, repeats }, denial.message)
-    this.#onRefused?.({ ...peer, reason: denial.reason, repeats })
+    const { callingAe, calledAe, remoteAddress, certificate } = peer
+    const caller = { callingAe, calledAe, remoteAddress, reason: denial.reason, repeats }
+    this.#log.warn({ ...caller, certificate: certificate?.fingerprint }, denial.message)
+    this.#onRefused?.(caller)
   }
 }

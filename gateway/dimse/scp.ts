@@ -3,6 +3,9 @@
  * its counters. `openScp` of `listener.ts` opens one.
  */
 import type { Log } from '../log.ts'
+import type { Caller, CallerCertificate, Identity } from '../services/modality-caller.ts'
+import type { MoveOriginator } from './command.ts'
+import type { DicomCredentials } from './credentials.ts'
 import type { ServiceClass } from './service.ts'
 
 /** Who sends: the origin of what arrives on an association. */
@@ -12,6 +15,8 @@ export interface AssociationPeer {
   readonly calledAe: string
   /** Without the prefix of a mapped IPv4 address. */
   readonly remoteAddress: string
+  /** What it presented by TLS, verified or registered. */
+  readonly certificate?: CallerCertificate | undefined
 }
 
 /** One C-STORE request whose data set is about to come. */
@@ -20,6 +25,8 @@ export interface StoreRequest {
   readonly sopInstanceUid: string
   readonly transferSyntaxUid: string
   readonly association: AssociationPeer
+  /** The C-MOVE on whose behalf it comes. */
+  readonly originator?: MoveOriginator | undefined
 }
 
 /**
@@ -53,9 +60,17 @@ export interface StoreService {
 /** Who is served besides known callers: nobody, callers on this machine, or everybody. */
 export type UnknownCallers = 'refuse' | 'loopback' | 'all'
 
-/** A refused association, for the audit log. Equal ones are reported once a minute. */
+/** A refused association, or a part of one, for the audit log. Equal ones are reported once a minute. */
 export interface Refusal extends AssociationPeer {
-  readonly reason: 'unknown-caller' | 'called-ae' | 'limit' | 'unavailable' | 'protocol'
+  readonly reason:
+    | 'unknown-caller'
+    | 'called-ae'
+    | 'limit'
+    | 'unavailable'
+    | 'protocol'
+    | 'certificate'
+    | 'tls'
+    | 'not-permitted'
   /** How many equal ones were not reported since the last report. */
   readonly repeats: number
 }
@@ -66,13 +81,17 @@ export interface ScpLimits {
   readonly associations: number
   /** Of these from one address; loopback addresses, behind which proxies sit, have no such limit. */
   readonly associationsPerAddress: number
+  /** Of these of one registered caller without a limit of its own, or of one unknown AE title. */
+  readonly associationsPerAe: number
+  /** TLS handshakes at a time; the oldest is given up for a new one. */
+  readonly handshakes: number
   /** Advertised to the peer: the longest P-DATA-TF that it may send, at most 262,144 bytes. */
   readonly maxPduLength: number
   /** Data of one association that is held in memory before its socket is paused. */
   readonly heldBytesPerAssociation: number
   /** The same for all associations together. */
   readonly heldBytes: number
-  /** ARTIM timer of PS3.8 §9.1.5: from the connection to its A-ASSOCIATE-RQ. */
+  /** ARTIM timer of PS3.8 §9.1.5: from the connection to its A-ASSOCIATE-RQ; a TLS handshake has as long again. */
   readonly associationRequestMs: number
   /** Silence between messages. */
   readonly idleMs: number
@@ -85,6 +104,8 @@ export interface ScpLimits {
 export const defaultScpLimits: ScpLimits = {
   associations: 512,
   associationsPerAddress: 256,
+  associationsPerAe: 256,
+  handshakes: 128,
   maxPduLength: 262_144,
   heldBytesPerAssociation: 4_194_304,
   heldBytes: 67_108_864,
@@ -92,6 +113,19 @@ export const defaultScpLimits: ScpLimits = {
   idleMs: 300_000,
   pduMs: 120_000,
   graceMs: 2_000,
+}
+
+/** Who must present a certificate by TLS. */
+export type TlsClients = 'required' | 'optional' | 'off'
+
+/** The TLS listener. */
+export interface ScpTls {
+  /** 0 takes a free one. */
+  readonly port: number
+  readonly clients: TlsClients
+  readonly credentials: DicomCredentials
+  /** Is a client certificate with this fingerprint registered? Then nobody needs to vouch for it. */
+  readonly isRegistered: (fingerprint: string) => boolean
 }
 
 /** What an SCP needs to run. */
@@ -103,8 +137,10 @@ export interface ScpOptions {
   readonly aeTitle: string
   readonly checkCalledAe?: boolean
   readonly unknownCallers?: UnknownCallers
-  /** Is this caller registered? Asked only where `unknownCallers` does not already serve it. */
-  readonly isKnownCaller?: (caller: { callingAe: string; remoteAddress: string }) => Promise<boolean> | boolean
+  /** Who is this caller? Whoever is not registered may verify and store where `unknownCallers` says so. */
+  readonly identifyCaller?: (caller: Caller) => Promise<Identity>
+  /** A second listener, for TLS; the limits are those of both together. */
+  readonly tls?: ScpTls | undefined
   /** SOP classes outside of PS3.6 that are stored as well. */
   readonly privateSopClasses?: Iterable<string>
   /** Services beside verification and storage. */
@@ -139,6 +175,8 @@ export interface ListenAddress {
 /** A running SCP. */
 export interface Scp {
   readonly address: ListenAddress
+  /** Of the TLS listener, where there is one. */
+  readonly tlsAddress: ListenAddress | undefined
   counters(): Readonly<ScpCounters>
   /**
    * Takes no more connections, lets messages that are under way end for at most `graceMs`, then

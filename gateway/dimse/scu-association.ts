@@ -6,10 +6,10 @@
  * nothing is parsed or encoded. dcmjs-dimse's own client reads every file into objects and manages
  * 22 instances a second where this loop manages 900.
  */
-import { connect } from 'node:net'
 import { encodeCancelRequest, encodeEchoRequest, encodeStoreRequest, type StoreFields } from './command.ts'
 import { verificationSopClass } from './contexts.ts'
 import { type OutgoingDataset, writeDataset } from './dataset-writer.ts'
+import { dial } from './dial.ts'
 import { encodeCommandPdus, encodeDatasetPdus } from './pdu.ts'
 import { type Outstanding, ScuConnection, type ScuTarget } from './scu-connection.ts'
 import type { ContextProposal, Proposal } from './scu-contexts.ts'
@@ -55,8 +55,7 @@ export async function openAssociation(
   proposals: readonly ContextProposal[],
   services: IncomingServices = {},
 ): Promise<RequestedAssociation> {
-  target.signal?.throwIfAborted()
-  const socket = connect({ host: target.host, port: target.port, noDelay: true })
+  const socket = await dial(target)
   const connection = new ScuConnection(socket, target, services)
   socket.on('data', (chunk: Buffer) => connection.receive(chunk))
   await connection.open(proposals)

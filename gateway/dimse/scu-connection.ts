@@ -8,6 +8,7 @@ import { GatewayError } from '../errors.ts'
 import { type Command, decodeCommand } from './command.ts'
 import { CommandParts } from './command-parts.ts'
 import type { DatasetTarget } from './dataset-writer.ts'
+import { connectionError, type DialTarget } from './dial.ts'
 import {
   type AssociateAccept,
   abortReason,
@@ -25,9 +26,7 @@ import { maxAssociationPduBytes, UpperLayer } from './upper-layer.ts'
 import { invalidParameter, unexpectedParameter, unexpectedPdu, unrecognizedPdu } from './violations.ts'
 
 /** The node to call and how long it may take. */
-export interface ScuTarget {
-  readonly host: string
-  readonly port: number
+export interface ScuTarget extends DialTarget {
   readonly callingAe: string
   readonly calledAe: string
   /** For the connection, the association's answer, each response and each stall of the peer. Default 30,000. */
@@ -112,8 +111,9 @@ export class ScuConnection extends UpperLayer {
     const association = new dimse.association.Association(this.#target.callingAe, this.#target.calledAe)
     association.setMaxPduLength(advertisedPduLength)
     this.contexts.propose(association, proposals)
-    this.socket.once('connect', () => this.sendAssociationRequest(association))
-    const answer = await this.#next()
+    const answered = this.#next()
+    this.sendAssociationRequest(association)
+    const answer = await answered
     if (answer.kind !== 'accept') throw this.#unexpected()
     this.contexts.take(answer.accept)
     this.#peerMaxPduLength = answer.accept.maxPduLength
@@ -255,7 +255,7 @@ export class ScuConnection extends UpperLayer {
   }
 
   protected override onSocketError(error: Error): void {
-    this.#fail(new GatewayError('PEER_UNREACHABLE', 'connection failed', { cause: error }))
+    this.#fail(connectionError(error, this.#target))
   }
 
   protected override onClosed(): void {

@@ -1,17 +1,22 @@
 /** A cancellation that first asks, and after a while insists. */
+import { isGatewayError } from '../errors.ts'
 
 /** The signal of last resort; to be disposed when the work has ended. */
 export interface StopGrace extends Disposable {
-  /** Aborts `graceMs` after the signal that it follows. */
+  /** Aborts after the signal that it follows. */
   readonly hard: AbortSignal
 }
 
-/** Lets what is under way end by itself for a while after `signal`. */
+/**
+ * Lets what is under way end by itself for `graceMs` after it was cancelled; at once where the one who wanted it is
+ * gone (PEER_UNREACHABLE).
+ */
 export function stopGrace(signal: AbortSignal, graceMs: number): StopGrace {
   const hard = new AbortController()
   let timer: NodeJS.Timeout | undefined
   const onAbort = (): void => {
-    timer = setTimeout(() => hard.abort(signal.reason), graceMs)
+    const waitMs = isGatewayError(signal.reason, 'PEER_UNREACHABLE') ? 0 : graceMs
+    timer = setTimeout(() => hard.abort(signal.reason), waitMs)
   }
   if (signal.aborted) onAbort()
   else signal.addEventListener('abort', onAbort, { once: true })

@@ -10,4 +10,6 @@ export interface Origin {
   readonly remoteAddress?: string
   readonly peerId?: string
   readonly transferId?: string
+  /** Fetched by us for this: what came for a prefetch is sent on to nobody. */
+  readonly purpose?: 'manual' | 'prefetch'
 }

@@ -12,6 +12,7 @@ import {
   item,
   jpegBaseline,
   type RawPdu,
+  registered,
   responseOf,
   startScp,
   storeCommand,
@@ -167,10 +168,10 @@ test('known callers are served where unknown ones are refused, and refusals name
   const asked: unknown[] = []
   const { port, refusals, received } = await startScp(t, {
     unknownCallers: 'refuse',
-    isKnownCaller: async caller => {
+    identifyCaller: async caller => {
       asked.push(caller)
       if (caller.callingAe === 'DOWN') throw new Error('database')
-      return caller.callingAe === 'RAW'
+      return await registered('RAW')(caller)
     },
   })
   const known = await associate(t, port)
@@ -195,7 +196,7 @@ test('known callers are served where unknown ones are refused, and refusals name
       ['DOWN', 'unavailable'],
     ],
   )
-  assert.deepEqual(asked[0], { callingAe: 'RAW', remoteAddress: '127.0.0.1' })
+  assert.deepEqual(asked[0], { callingAe: 'RAW', remoteAddress: '127.0.0.1', certificate: undefined })
   assert.equal(received.length, 1)
 })
 

@@ -6,9 +6,12 @@ import { open, readdir, rm } from 'node:fs/promises'
 import { connect, type Socket } from 'node:net'
 import { join } from 'node:path'
 import type { TestContext } from 'node:test'
+import { decode, describe } from '../../gateway/decode.ts'
 import { openScp } from '../../gateway/dimse/listener.ts'
 import type { Refusal, Scp, ScpOptions, StoreRequest, StoreService } from '../../gateway/dimse/scp.ts'
 import { openLog } from '../../gateway/log.ts'
+import { type ModalityInput, modalityInput, modalityServices } from '../../gateway/services/modality.ts'
+import type { Caller, Identity } from '../../gateway/services/modality-caller.ts'
 import { temporaryDir } from '../support/blobs.ts'
 
 export const ctImageStorage = '1.2.840.10008.5.1.4.1.1.2'
@@ -78,6 +81,14 @@ export async function startScp(t: TestContext, options: Partial<ScpOptions> = {}
   })
   t.after(() => scp.close({ graceMs: 0 }))
   return { scp, port: scp.address.port, directory, received, refusals, files: () => readdir(directory) }
+}
+
+/** For `identifyCaller`: this AE title is registered, with all permissions unless told otherwise. */
+export function registered(aeTitle: string, entry: Partial<ModalityInput> = {}): (caller: Caller) => Promise<Identity> {
+  const decoded = decode(modalityInput, { permissions: modalityServices, ...entry, aeTitle })
+  if (!decoded.ok) throw new Error(describe(decoded.problems))
+  return async ({ callingAe }) =>
+    callingAe === aeTitle ? { kind: 'registered', modality: decoded.value } : { kind: 'unknown' }
 }
 
 /** A presentation context as a raw peer proposes it. */

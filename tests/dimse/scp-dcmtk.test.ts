@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { temporaryDir } from '../support/blobs.ts'
 import { missing, run, runOk, startStorescp } from '../support/dcmtk.ts'
-import { datasetOffsetOf, sampleFile, startScp } from './fixture.ts'
+import { datasetOffsetOf, registered, sampleFile, startScp } from './fixture.ts'
 
 const skip = missing('echoscu', 'storescu', 'storescp', 'dcmsend', 'dcmconv', 'dcmcjpeg', 'dcmcjpls', 'dcmcrle')
 
@@ -118,7 +118,7 @@ test('storescu hears of a refused caller, and of a called title that is not ours
   const strict = await startScp(t, {
     unknownCallers: 'refuse',
     checkCalledAe: true,
-    isKnownCaller: ({ callingAe }) => callingAe === 'CT1',
+    identifyCaller: registered('CT1'),
   })
   const args = (calling: string, called: string): string[] => [
     '-aet',

@@ -9,12 +9,16 @@ import { commandField } from '../../gateway/dimse/command.ts'
 import { findScu } from '../../gateway/dimse/find-scu.ts'
 import { getScu } from '../../gateway/dimse/get-scu.ts'
 import { queryRetrieveSopClass } from '../../gateway/dimse/query-retrieve.ts'
+import type { ScpOptions } from '../../gateway/dimse/scp.ts'
 import type { ServiceChannel, ServiceClass, ServiceHandler, ServiceRequest } from '../../gateway/dimse/service.ts'
 import { temporaryDir } from '../support/blobs.ts'
 import { missing, run } from '../support/dcmtk.ts'
 import { buildInstance } from '../support/dicom-builder.ts'
 import { until } from '../support/until.ts'
-import { explicitLittleEndian, fileStore, implicitLittleEndian, startScp } from './fixture.ts'
+import { explicitLittleEndian, fileStore, implicitLittleEndian, registered, startScp } from './fixture.ts'
+
+/** Whoever calls is registered with all permissions. */
+const everybody: NonNullable<ScpOptions['identifyCaller']> = caller => registered(caller.callingAe)(caller)
 
 const skip = missing('findscu', 'getscu')
 
@@ -51,7 +55,10 @@ const matches =
   }
 
 async function startFind(t: TestContext, handle: ServiceHandler): Promise<number> {
-  const { port } = await startScp(t, { services: [serviceOf(find, commandField.findRequest, handle)] })
+  const { port } = await startScp(t, {
+    identifyCaller: everybody,
+    services: [serviceOf(find, commandField.findRequest, handle)],
+  })
   return port
 }
 
@@ -123,7 +130,10 @@ test('a handler that fails is a failure status, and the association goes on', { 
 })
 
 test('a request that the service does not know is told so', { skip }, async t => {
-  const { port } = await startScp(t, { services: [serviceOf(find, commandField.moveRequest, matches(1))] })
+  const { port } = await startScp(t, {
+    identifyCaller: everybody,
+    services: [serviceOf(find, commandField.moveRequest, matches(1))],
+  })
 
   const { output } = await run(t, 'findscu', ['-v', '-S', '-k', '0008,0052=STUDY', '127.0.0.1', String(port)])
 
@@ -228,7 +238,10 @@ test('sub-operations of a C-GET go back on its association, byte by byte', { ski
     counts = await sendAll(request, channel)
     return { status: 0x0000, counts }
   }
-  const { port } = await startScp(t, { services: [serviceOf(get, commandField.getRequest, handle)] })
+  const { port } = await startScp(t, {
+    identifyCaller: everybody,
+    services: [serviceOf(get, commandField.getRequest, handle)],
+  })
 
   const { service, received } = await fileStore(await temporaryDir(t))
   const identifier = [{ tag: 0x00080052, value: 'STUDY' }]
@@ -263,7 +276,10 @@ test('without the role of a provider nothing is sent to the requester', async t 
     counts = await sendAll(request, channel)
     return { status: 0xa702 }
   }
-  const { port } = await startScp(t, { services: [serviceOf(get, commandField.getRequest, handle)] })
+  const { port } = await startScp(t, {
+    identifyCaller: everybody,
+    services: [serviceOf(get, commandField.getRequest, handle)],
+  })
 
   const query = {
     sopClassUid: get,

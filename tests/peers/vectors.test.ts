@@ -85,6 +85,7 @@ function siteKeys(vector: { keys: Record<string, string>; keysValidFrom: string 
     caCertificate: new X509Certificate(bytes(caCertificate)).toString(),
     tls: unused,
     renewTls: unused,
+    dicomTls: unused,
     issueInvitation: unused,
     openSealed: unused,
   }

@@ -6,17 +6,19 @@ import type { Modalities } from '../../services/modalities.ts'
 import type { Routing } from '../../services/routing.ts'
 import type { GatewayStatus } from '../../services/status.ts'
 import { type AuditService, auditRoutes } from './audit.ts'
+import { type CommitmentServices, commitmentRoutes } from './commitments.ts'
 import { conflictRoutes } from './conflicts.ts'
 import { type Health, healthRoutes } from './health.ts'
 import { modalityRoutes } from './modalities.ts'
 import { type PeerServices, peerRoutes } from './peers.ts'
 import { policyRoutes } from './policy.ts'
+import { type RemoteServices, remoteRoutes } from './remote.ts'
 import { statusRoute } from './status.ts'
 import { type StoreServices, storeRoutes } from './store.ts'
 import { tokenRoutes } from './tokens.ts'
 import { type TransferServices, transferRoutes } from './transfers.ts'
 
-export interface ApiServices extends PeerServices, TransferServices, StoreServices {
+export interface ApiServices extends PeerServices, TransferServices, StoreServices, RemoteServices, CommitmentServices {
   readonly health: Health
   readonly status: () => Promise<GatewayStatus>
   readonly routing: Routing
@@ -44,6 +46,7 @@ export async function installOpenApi(app: FastifyInstance, version: string): Pro
         { name: 'Status' },
         { name: 'Peers' },
         { name: 'Transfers' },
+        { name: 'Commitments', description: 'Storage commitment, and on to the archive' },
         { name: 'Conflicts' },
         { name: 'Policy' },
         { name: 'Audit' },
@@ -68,6 +71,8 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       peerRoutes(scope, services)
       transferRoutes(scope, services)
       modalityRoutes(scope, services.modalities)
+      remoteRoutes(scope, services)
+      commitmentRoutes(scope, services)
       conflictRoutes(scope, services.conflicts)
       policyRoutes(scope, services.db, services.routing)
       auditRoutes(scope, services)
