@@ -22,6 +22,7 @@ export interface ServingAssociation {
   storeContextId(proposal: Proposal): number | undefined
   /** The peer owes us something from now on, or no longer. */
   onOwed(owed: boolean): void
+  abortNow(): void
 }
 
 /** Pending responses are written together until so many bytes wait. */
@@ -37,6 +38,7 @@ export class Serving implements ServiceChannel {
   #storeMessageId = 0
   #outcome: PromiseWithResolvers<Outcome> | undefined
   #isCorked = false
+  #mayStore = true
 
   constructor(association: ServingAssociation, command: Command, messageId: number, context: AcceptedContext) {
     this.#association = association
@@ -52,6 +54,16 @@ export class Serving implements ServiceChannel {
   /** C-CANCEL for this message has come (PS3.7 §9.3.2.3). */
   cancel(messageId: number | undefined): void {
     if (messageId === this.#messageId) this.#cancelled.abort()
+  }
+
+  /**
+   * Nothing more is read until the final response, so that no sub-operation can be answered.
+   *
+   * @returns false when one is under way
+   */
+  stopStoring(): boolean {
+    this.#mayStore = false
+    return this.#outcome === undefined
   }
 
   /** The association is gone. */
@@ -89,6 +101,10 @@ export class Serving implements ServiceChannel {
     const contextId = this.#association.storeContextId(instance)
     if (contextId === undefined) throw new GatewayError('BAD_REQUEST', 'the peer does not take this SOP class')
     this.#assertOpen()
+    if (!this.#mayStore) {
+      this.#association.abortNow()
+      throw new GatewayError('PEER_PROTOCOL', 'the peer sends requests where it owes responses')
+    }
     this.#storeMessageId = (this.#storeMessageId % 0xffff) + 1
     const answer = Promise.withResolvers<Outcome>()
     answer.promise.catch(() => undefined)
@@ -103,11 +119,14 @@ export class Serving implements ServiceChannel {
     socket.cork()
     socket.write(encodeCommandPdus(contextId, command, maxPduLength))
     const whenDrained = (): Promise<void> => this.#whenDrained()
-    await writeDataset(
-      { socket, contextId, maxPduLength, whenDrained, onProgress: () => this.#association.onOwed(true) },
-      dataset,
-      firstBlock,
-    )
+    const onProgress = (): void => this.#association.onOwed(true)
+    try {
+      await writeDataset({ socket, contextId, maxPduLength, whenDrained, onProgress }, dataset, firstBlock)
+    } catch (error) {
+      // Half a message is out: nothing that followed could be understood.
+      this.#association.abortNow()
+      throw error
+    }
     this.#association.onOwed(true)
     try {
       return await answer.promise
