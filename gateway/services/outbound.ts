@@ -203,6 +203,8 @@ function isOurTurn(row: OutboundRow): boolean {
     case 'cancelled':
       return row.isAccepted && !row.isClosed
     case 'receipted':
+    case 'delivered':
+    case 'archived':
     case 'refused':
     case 'expired':
       return false

@@ -141,7 +141,7 @@ test('an image that was compressed without loss comes back the same, with every 
   const images = files.filter(file => file.rows !== '' && !undecodable.has(file.name))
   let round = 0
 
-  for (const [index, file] of shareOf(images, 20).entries()) {
+  for (const [index, file] of shareOf(images, 30).entries()) {
     const bytes = await explicit(pixels, file)
     const samples = await nativePixels(bytes)
     const to = isSoak ? compressed : compressed.slice(index % compressed.length).slice(0, 1)
@@ -168,7 +168,7 @@ test('decompressing changes nothing but the attributes of the pixels', async t =
   if (files === undefined) return
   const pixels = await testPixels(t)
 
-  for (const file of shareOf(files, 8)) {
+  for (const file of shareOf(files, 10)) {
     if (!transferSyntax(uidOf(file))?.encapsulated || undecodable.has(file.name)) continue
     const original = await file.bytes()
     const bytes = await explicit(pixels, file)
