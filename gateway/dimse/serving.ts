@@ -26,7 +26,7 @@ export interface ServingAssociation {
 }
 
 /** Pending responses are written together until so many bytes wait. */
-const corkedBytes = 65_536
+const batchBytes = 65_536
 
 /** The channel of one request. */
 export class Serving implements ServiceChannel {
@@ -37,7 +37,12 @@ export class Serving implements ServiceChannel {
   readonly #cancelled = new AbortController()
   #storeMessageId = 0
   #outcome: PromiseWithResolvers<Outcome> | undefined
-  #isCorked = false
+  /** Responses that are not written yet. */
+  #batch: Uint8Array[] = []
+  #batchedBytes = 0
+  #flushing: NodeJS.Immediate | undefined
+  /** The last pending response without anything of its own, encoded. */
+  #plain: { readonly status: number; readonly hasDataSet: boolean; readonly pdus: Buffer } | undefined
   #mayStore = true
 
   constructor(association: ServingAssociation, command: Command, messageId: number, context: AcceptedContext) {
@@ -75,17 +80,22 @@ export class Serving implements ServiceChannel {
   }
 
   async send(pending: ServiceResponse): Promise<void> {
-    this.#write(pending)
-    const { socket } = this.#association
-    if (socket.writableLength < corkedBytes) return
-    this.#uncork()
-    if (socket.writableNeedDrain) await this.#whenDrained()
+    this.#assertOpen()
+    this.#add(pending)
+    if (this.#batchedBytes < batchBytes) {
+      this.#flushing ??= setImmediate(() => this.#flush())
+      return
+    }
+    this.#flush()
+    if (this.#association.socket.writableNeedDrain) await this.#whenDrained()
+    // A turn of the event loop, in which a C-CANCEL is read.
+    else await new Promise(setImmediate)
   }
 
   /** Sends the last response. */
   finish(response: ServiceResponse): void {
-    if (this.#association.isOpen && !this.#association.socket.destroyed) this.#write(response)
-    this.#uncork()
+    this.#add(response)
+    this.#flush()
   }
 
   accepts(proposal: Proposal): boolean {
@@ -115,7 +125,7 @@ export class Serving implements ServiceChannel {
       sopInstanceUid,
       priority: this.#command.priority,
     })
-    this.#uncork()
+    this.#flush()
     socket.cork()
     socket.write(encodeCommandPdus(contextId, command, maxPduLength))
     const whenDrained = (): Promise<void> => this.#whenDrained()
@@ -145,17 +155,28 @@ export class Serving implements ServiceChannel {
     return true
   }
 
-  /** Corked until the event loop turns, so that many small responses are one write. */
-  #write(response: ServiceResponse): void {
-    this.#assertOpen()
-    const { socket, peerMaxPduLength } = this.#association
-    if (!this.#isCorked) {
-      this.#isCorked = true
-      socket.cork()
-      process.nextTick(() => this.#uncork())
-    }
-    socket.write(encodeCommandPdus(this.#context.id, this.#encode(response), peerMaxPduLength))
-    if (response.dataset) socket.write(encodeDatasetPdus(this.#context.id, response.dataset, peerMaxPduLength))
+  #add(response: ServiceResponse): void {
+    const { peerMaxPduLength } = this.#association
+    this.#put(this.#commandPdus(response))
+    if (response.dataset) this.#put(encodeDatasetPdus(this.#context.id, response.dataset, peerMaxPduLength))
+  }
+
+  #put(pdus: Uint8Array): void {
+    this.#batch.push(pdus)
+    this.#batchedBytes += pdus.length
+  }
+
+  /** Most pending responses of a query have nothing of their own but their data set. */
+  #commandPdus(response: ServiceResponse): Buffer {
+    const { status, dataset, ...fields } = response
+    const hasDataSet = dataset !== undefined
+    const isPlain = Object.values(fields).every(field => field === undefined)
+    const known = this.#plain
+    if (isPlain && known?.status === status && known.hasDataSet === hasDataSet) return known.pdus
+    const encoded = this.#encode(response)
+    const pdus = encodeCommandPdus(this.#context.id, encoded, this.#association.peerMaxPduLength)
+    if (isPlain) this.#plain = { status, hasDataSet, pdus }
+    return pdus
   }
 
   #encode(response: ServiceResponse): Buffer {
@@ -173,10 +194,14 @@ export class Serving implements ServiceChannel {
     })
   }
 
-  #uncork(): void {
-    if (!this.#isCorked) return
-    this.#isCorked = false
-    this.#association.socket.uncork()
+  #flush(): void {
+    clearImmediate(this.#flushing)
+    this.#flushing = undefined
+    const bytes = Buffer.concat(this.#batch)
+    this.#batch = []
+    this.#batchedBytes = 0
+    const { isOpen, socket } = this.#association
+    if (bytes.length > 0 && isOpen && !socket.destroyed) socket.write(bytes)
   }
 
   async #whenDrained(): Promise<void> {
