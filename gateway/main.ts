@@ -19,7 +19,7 @@ import { appendAudit } from './audit/log.ts'
 import type { Config } from './config.ts'
 import { readSecret } from './config.ts'
 import { lockDataDir } from './db/data-lock.ts'
-import { type Db, openDatabase } from './db/db.ts'
+import { type Db, openDatabase, type Tx } from './db/db.ts'
 import { openPrivateCluster } from './db/embedded.ts'
 import { migrate } from './db/migrations.ts'
 import { pixelConverter } from './dimse/converter.ts'
@@ -53,6 +53,7 @@ import { openIngest } from './services/ingest.ts'
 import { type Modalities, openModalities } from './services/modalities.ts'
 import { openModalityJobs } from './services/modality-jobs.ts'
 import { openOutbound } from './services/outbound.ts'
+import { openPrefetch } from './services/prefetch.ts'
 import { openQuery } from './services/query.ts'
 import { openRefusals } from './services/refusals.ts'
 import { openRemote } from './services/remote.ts'
@@ -130,7 +131,6 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       dueAt,
     }),
   )
-  const routing = use(starting, startRouting({ db, queue, log }))
   const retrieve = openRetrieve({ db, blobs, ownIssuers })
   const pixels = use(
     starting,
@@ -151,6 +151,12 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const findNode = (name: string): NodeTarget => modalities.target(name)
   const modalityJobs = openModalityJobs({ db, queue, findNode, retrieve, node, log })
   queue.work('modality-job', { concurrency: 4 }, ({ job }, signal) => modalityJobs.run(job, signal))
+  const prefetch = openPrefetch({ db, queue, jobs: modalityJobs, findNode, node, log })
+  queue.work('prefetch-priors', { concurrency: 2 }, ({ study }, signal, { attempt }) =>
+    prefetch.run(study, signal, attempt),
+  )
+  const onArrived = (tx: Tx, study: number): Promise<void> => prefetch.arrived(tx, study)
+  const routing = use(starting, startRouting({ db, queue, log, onArrived }))
   const checkpoint = async (): Promise<string> => (await audit.checkpoint()).note
   const inbound = await openInbound({ db, blobs, queue, keys, checkpoint, log, dataDir: config.data })
   const openCarrier = carrierOpener({ keys, clocks, proxy })
@@ -272,6 +278,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         modalities,
         remote,
         modalityJobs,
+        prefetch,
         audit,
         health: { isReady },
         status: () =>
