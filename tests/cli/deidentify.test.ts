@@ -102,7 +102,11 @@ test('two instances of the same UID with other content are both written, the sam
   const dir = await temporaryDir(t)
   const of = (rows: number) => buildInstance({ sopInstanceUid: '1.2.3.4', studyInstanceUid: '1.2.3', rows }).bytes
   await mkdir(join(dir, 'in'))
-  for (const [name, rows] of [['a', 64], ['b', 64], ['c', 32]] as const)
+  for (const [name, rows] of [
+    ['a', 64],
+    ['b', 64],
+    ['c', 32],
+  ] as const)
     await writeFile(join(dir, 'in', name), of(rows))
 
   const { code, out } = await hanse(['deidentify', '--profile', 'basic', '--out', join(dir, 'out'), join(dir, 'in')])

@@ -15,7 +15,7 @@ import { openScp } from '../../gateway/dimse/listener.ts'
 import { worklistService } from '../../gateway/dimse/worklist.ts'
 import { openLog } from '../../gateway/log.ts'
 import { openWorklist, type Worklist } from '../../gateway/services/worklist.ts'
-import { fileStore } from '../dimse/fixture.ts'
+import { everybody, fileStore } from '../dimse/fixture.ts'
 import { temporaryDir } from '../support/blobs.ts'
 import { testDatabase } from '../support/database.ts'
 import { freePort, missing, run, runOk, untilListening } from '../support/dcmtk.ts'
@@ -32,6 +32,7 @@ async function open(t: TestContext): Promise<{ worklist: Worklist; port: number;
     host: '127.0.0.1',
     port: 0,
     aeTitle: 'HANSE',
+    identifyCaller: everybody,
     store: service,
     services: [worklistService({ worklist })],
     log: openLog({ level: 'silent' }),

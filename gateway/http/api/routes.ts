@@ -16,8 +16,9 @@ import { statusRoute } from './status.ts'
 import { type StoreServices, storeRoutes } from './store.ts'
 import { tokenRoutes } from './tokens.ts'
 import { type TransferServices, transferRoutes } from './transfers.ts'
+import { type WorklistServices, worklistRoutes } from './worklist.ts'
 
-export interface ApiServices extends PeerServices, TransferServices, StoreServices, RemoteServices {
+export interface ApiServices extends PeerServices, TransferServices, StoreServices, RemoteServices, WorklistServices {
   readonly health: Health
   readonly status: () => Promise<GatewayStatus>
   readonly routing: Routing
@@ -50,6 +51,7 @@ export async function installOpenApi(app: FastifyInstance, version: string): Pro
         { name: 'Audit' },
         { name: 'Store' },
         { name: 'Tokens' },
+        { name: 'Worklist' },
         { name: 'Orthanc', description: 'Compatible with Orthanc 1.10' },
       ],
     },
@@ -75,6 +77,7 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       auditRoutes(scope, services)
       storeRoutes(scope, services)
       tokenRoutes(scope, services.db)
+      worklistRoutes(scope, services)
       scope.get('/openapi.json', { schema: { hide: true } }, async () => scope.swagger())
     },
     { prefix: '/api/v1' },
