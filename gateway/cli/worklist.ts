@@ -53,7 +53,9 @@ export const worklistList: Command = {
       show(items(answer, 'items'), io)
       if (field(answer, 'next') !== '-') io.note('there are more: see --from and --limit')
       for (const problem of items(await client.call('GET', '/worklist/files'), 'problems'))
-        io.note(`not taken: ${field(problem, 'path') || 'the folder'}: ${field(problem, 'reason')}`)
+        io.note(
+          `not taken: ${at(problem, 'path') === '' ? 'the folder' : field(problem, 'path')}: ${field(problem, 'reason')}`,
+        )
     }
     return exitCodes.ok
   },

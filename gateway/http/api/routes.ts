@@ -6,6 +6,7 @@ import type { Modalities } from '../../services/modalities.ts'
 import type { Routing } from '../../services/routing.ts'
 import type { GatewayStatus } from '../../services/status.ts'
 import { type AuditService, auditRoutes } from './audit.ts'
+import { type CommitmentServices, commitmentRoutes } from './commitments.ts'
 import { conflictRoutes } from './conflicts.ts'
 import { type Health, healthRoutes } from './health.ts'
 import { modalityRoutes } from './modalities.ts'
@@ -18,7 +19,13 @@ import { tokenRoutes } from './tokens.ts'
 import { type TransferServices, transferRoutes } from './transfers.ts'
 import { type WorklistServices, worklistRoutes } from './worklist.ts'
 
-export interface ApiServices extends PeerServices, TransferServices, StoreServices, RemoteServices, WorklistServices {
+export interface ApiServices
+  extends PeerServices,
+    TransferServices,
+    StoreServices,
+    RemoteServices,
+    CommitmentServices,
+    WorklistServices {
   readonly health: Health
   readonly status: () => Promise<GatewayStatus>
   readonly routing: Routing
@@ -46,6 +53,8 @@ export async function installOpenApi(app: FastifyInstance, version: string): Pro
         { name: 'Status' },
         { name: 'Peers' },
         { name: 'Transfers' },
+        { name: 'Modalities' },
+        { name: 'Commitments', description: 'Storage commitment, and on to the archive' },
         { name: 'Conflicts' },
         { name: 'Policy' },
         { name: 'Audit' },
@@ -72,6 +81,7 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       transferRoutes(scope, services)
       modalityRoutes(scope, services.modalities)
       remoteRoutes(scope, services)
+      commitmentRoutes(scope, services)
       conflictRoutes(scope, services.conflicts)
       policyRoutes(scope, services.db, services.routing)
       auditRoutes(scope, services)
