@@ -9,6 +9,7 @@ import {
   explicitVrBigEndian,
   explicitVrLittleEndian,
   implicitVrLittleEndian,
+  isUid,
   storageSopClasses,
   transferSyntax,
 } from '../../gateway/dicom/uid.ts'
@@ -117,7 +118,7 @@ const opaqueClasses = /^1\.2\.840\.10008\.5\.1\.4\.1\.1\.(?:104\.\d+|66|9\.100\.
 
 function refuseClass(sopClassUid: string, { sopClasses }: Profile): void {
   const refuse = (why: string): never => {
-    throw new HoldError('sop-class', why, { tag: 0x00080016, rule: sopClassUid.slice(0, 64) })
+    throw new HoldError('sop-class', why, { tag: 0x00080016, rule: shownUid(sopClassUid) })
   }
   if (sopClasses.refuse.includes(sopClassUid)) refuse('the profile refuses this SOP class')
   if (sopClasses.only !== undefined && !sopClasses.only.includes(sopClassUid))
@@ -160,10 +161,15 @@ function syntaxOf({ transferSyntaxUid, encoding, isDeflated }: Part10Layout): st
   if (declared === undefined || declared.encapsulated || declared.deflated)
     throw new HoldError('transfer-syntax', 'the transfer syntax is private, unknown, or not what the bytes show', {
       tag: 0x00020010,
-      rule: transferSyntaxUid.slice(0, 64),
+      rule: shownUid(transferSyntaxUid),
     })
   if (!encoding.explicitVr) return implicitVrLittleEndian
   return encoding.bigEndian ? explicitVrBigEndian : explicitVrLittleEndian
+}
+
+/** A reason is read by others: what is no UID is not repeated. */
+function shownUid(text: string): string {
+  return isUid(text) ? text : 'not a UID'
 }
 
 function holds(dataset: Dataset, tag: number): boolean {
