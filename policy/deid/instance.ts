@@ -13,7 +13,7 @@ import {
   storageSopClasses,
   transferSyntax,
 } from '../../gateway/dicom/uid.ts'
-import { isBulkVr } from '../../gateway/dicom/vr.ts'
+import { isBulkVr, type Vr, vrFacts } from '../../gateway/dicom/vr.ts'
 import { contentReference } from './content.ts'
 import { HoldError } from './hold.ts'
 import type { Profile } from './profile.ts'
@@ -33,7 +33,9 @@ export interface Instance {
   readonly hasContentReferences: boolean
 }
 
-const maxTextBytes = 16_777_216
+/** Longer texts are not searched, and so not kept; numbers as text are contours of millions of points. */
+const maxTextBytes = 1_048_576
+const maxNumbersBytes = 67_108_864
 const maxUnknownBytes = 65_536
 const maxTotalBytes = 134_217_728
 const maxInflatedBytes = 4_294_967_296
@@ -70,13 +72,17 @@ function reader(): DatasetBuilder {
     ({ vr, length }, _depth, holdsItems) => {
       if (holdsItems) return 'enter'
       // UN may be private text of implicit VR; larger ones are none.
-      if ((isBulkVr(vr) && (vr !== 'UN' || length > maxUnknownBytes)) || length > maxTextBytes || length > leftBytes)
+      if ((isBulkVr(vr) && (vr !== 'UN' || length > maxUnknownBytes)) || length > maxBytesOf(vr) || length > leftBytes)
         return 'skip'
       leftBytes -= length
       return 'value'
     },
     bytes => Buffer.from(bytes),
   )
+}
+
+function maxBytesOf(vr: Vr): number {
+  return vrFacts(vr).kind === 'binary' || vr === 'DS' || vr === 'IS' ? maxNumbersBytes : maxTextBytes
 }
 
 function classified(dataset: Dataset, layout: Part10Layout, profile: Profile): Instance {

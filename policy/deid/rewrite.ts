@@ -300,6 +300,7 @@ function changedText(
     throw new HoldError('too-large', 'a text is longer than what is searched', { tag, rule: 'text' })
   const { kind, multiValued } = vrFacts(vr)
   const text = kind === 'text' ? charset.decode(value, vr === 'PN' ? 'names' : 'text') : latin1(value)
+  if ((vr === 'DS' || vr === 'IS') && areDecimals(text)) return undefined
   const values = multiValued ? text.split('\\') : [text]
   const changed = values.map(one => changedValue(one, vr, tag, decision, context))
   if (changed.every((one, index) => one === values[index])) return undefined
@@ -379,6 +380,11 @@ function changedAge(text: string, trimmed: string, { basis }: Profile): string {
   const years = /^(\d{3})Y$/.exec(trimmed)?.[1]
   if (years !== undefined && Number(years) > 89 && basis === 'safe-harbor') return '090Y'
   return /^\d{3}[DWMY]$/.test(trimmed) ? text : ''
+}
+
+/** Contours have millions of values: all of them at once, where they are plain. */
+function areDecimals(text: string): boolean {
+  return /^[-+0-9.\\ ]*$/.test(text) && !/\d{17}|[-+.]{2}|\d[-+]/.test(text)
 }
 
 function isCodeString(text: string): boolean {
