@@ -112,9 +112,9 @@ export async function sendRound(round: Round, signal: AbortSignal): Promise<Roun
     if (end.kind === 'complete') end = other
     stop.abort(new Error('round ended'))
   }
-  const nextRun = (): LeafRun | undefined => {
+  const nextRun = (leaves: number): LeafRun | undefined => {
     if (stopping.aborted) return undefined
-    const run = want.nextRun(cursor, pace.leaves)
+    const run = want.nextRun(cursor, leaves)
     cursor = run ? run.to + 1 : want.leaves
     return run
   }
@@ -185,9 +185,12 @@ export async function sendRound(round: Round, signal: AbortSignal): Promise<Roun
 
   const lane = async (): Promise<void> => {
     let ahead: Promise<Prepared> | undefined
+    let isFirst = true
     try {
       for (;;) {
-        const current = ahead ?? takeNext()
+        // The first is small: it is on the line while the others are read.
+        const current = ahead ?? takeNext(isFirst ? 1 : pace.leaves)
+        isFirst = false
         ahead = undefined
         const prepared = await current
         if (!prepared) return
@@ -208,15 +211,15 @@ export async function sendRound(round: Round, signal: AbortSignal): Promise<Roun
       )
     }
   }
-  const takeNext = async (): Promise<Prepared | undefined> => {
-    const run = nextRun()
+  const takeNext = async (leaves: number): Promise<Prepared | undefined> => {
+    const run = nextRun(leaves)
     return run && (await prepare(run, await buffers.take(stopping)))
   }
   /** Only with a buffer that nobody waits for: reading ahead must not keep another transfer from sending. */
   const readAhead = (): Promise<Prepared> | undefined => {
     const buffer = stopping.aborted ? undefined : buffers.tryTake()
     if (!buffer) return undefined
-    const run = nextRun()
+    const run = nextRun(pace.leaves)
     if (run) {
       const prepared = prepare(run, buffer)
       prepared.catch(() => undefined) // awaited after the current send

@@ -14,7 +14,7 @@ import { frameBytes } from './image.ts'
 export interface CodecPoolOptions {
   /** Default: one less than there are processors, at least 1, at most 4. */
   readonly threads?: number
-  /** What a frame may take at least; large ones get a second more for each MiB. Default 30 s. */
+  /** What a frame may take; large ones get as much again for each 30 MiB without compression. Default 30 s. */
   readonly frameDeadlineMs?: number
 }
 
@@ -36,6 +36,7 @@ export interface CodecPool {
 
 const tickMs = 500
 const idleMs = 30_000
+const deadlineBytes = 30 * 1_048_576
 
 /** Opens the pool; threads start when there is work and end when there is none. */
 export function openCodecPool(options: CodecPoolOptions = {}): CodecPool {
@@ -56,14 +57,14 @@ export function openCodecPool(options: CodecPoolOptions = {}): CodecPool {
   let objects = 0
 
   const code = async (task: FrameTask, signal: AbortSignal): Promise<FrameAnswer> => {
-    const deadlineMs = frameDeadlineMs + (frameBytes(task.native) / 1_048_576) * 1_000
+    const deadlineMs = frameDeadlineMs * (1 + frameBytes(task.native) / deadlineBytes)
     using deadline = runningDeadline(deadlineMs)
     try {
       const transferList = task.bytes.buffer instanceof ArrayBuffer ? [task.bytes.buffer] : []
       return await piscina.run(task, { signal: AbortSignal.any([signal, deadline.signal]), transferList })
     } catch (cause) {
       signal.throwIfAborted()
-      if (isClosed) throw new GatewayError('UNAVAILABLE', 'the gateway is stopping')
+      if (isClosed) throw stopping()
       const message = deadline.signal.aborted ? 'it takes longer than allowed' : 'its codec failed'
       throw new GatewayError('PIXELS_UNREADABLE', `cannot decode frame: ${message}`, { cause })
     }
@@ -75,8 +76,12 @@ export function openCodecPool(options: CodecPoolOptions = {}): CodecPool {
     async run(prepare, signal) {
       const release = await turns.take(signal)
       try {
-        const answer = await code(await prepare(), signal)
-        if (answer.kind === 'failed') throw new GatewayError(answer.code, answer.message)
+        const task = await prepare()
+        if (isClosed) throw stopping()
+        const answer = await code(task, signal)
+        if (answer.kind === 'failed') {
+          throw new GatewayError(answer.code, answer.message, { context: { reason: answer.reason } })
+        }
         return answer.bytes
       } finally {
         release()
@@ -87,6 +92,10 @@ export function openCodecPool(options: CodecPoolOptions = {}): CodecPool {
       await piscina.destroy()
     },
   }
+}
+
+function stopping(): GatewayError {
+  return new GatewayError('UNAVAILABLE', 'the gateway is stopping')
 }
 
 /**

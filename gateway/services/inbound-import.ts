@@ -9,6 +9,7 @@ import type { Tx } from '../db/db.ts'
 import { type ErrorCode, GatewayError, isGatewayError } from '../errors.ts'
 import { holdConflict, insertInstances, type NewInstance } from '../store/instances.ts'
 import type { BlobObject } from './early-blobs.ts'
+import { routeImported } from './import-routing.ts'
 import { type PassedObject, passAirlock } from './inbound-airlock.ts'
 import { type ArrivedRange, mostHeadersKept } from './inbound-arrival.ts'
 import { draftReceipt, type InboundContext, type Plan, transferEnded } from './inbound-context.ts'
@@ -134,6 +135,7 @@ async function makeVisible(
         await issueReceipt(tx, row.id, { ...draft, counts }, context.keys)
         await setState(tx, row.id, 'imported')
         await addStep(tx, row.id, 'imported', { ...counts })
+        await routeImported(tx, context.queue, { siteId: row.peer.siteId, studies: plan.manifest.studies })
         const about = { id: row.id, manifestId: row.manifestId, manifest: plan.manifest }
         const action = counts.stored > 0 ? 'C' : 'R'
         await appendAudit(
