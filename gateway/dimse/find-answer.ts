@@ -2,6 +2,7 @@
 import { isObject } from '../decode.ts'
 import { type DicomJson, type JsonElement, tagOfName } from '../dicom/json.ts'
 import { type Level, levelsOf } from '../dicom/levels.ts'
+import type { NewElement } from '../dicom/part10-writer.ts'
 import { isPrivateTag, type Tag } from '../dicom/tag.ts'
 import { computedTags } from '../store/search.ts'
 import { identifierWriter } from './match-writer.ts'
@@ -33,21 +34,31 @@ export function isSupported(tag: Tag, level: Level): boolean {
 }
 
 /** Makes the identifier of a match: what was asked for, empty where the match has none. */
-export function matchEncoder(options: {
+export function matchEncoder(
+  options: AnswerOptions & { readonly level: Level; readonly aeTitle: string },
+): (attributes: DicomJson) => Uint8Array {
+  return answerEncoder(options, [
+    { tag: queryRetrieveLevel, value: levelNames[options.level] },
+    { tag: retrieveAeTitle, value: options.aeTitle },
+    { tag: instanceAvailability, value: 'ONLINE' },
+  ])
+}
+
+/** How the identifiers of answers are made. */
+export interface AnswerOptions {
   readonly keys: DicomJson
-  readonly level: Level
-  readonly aeTitle: string
   /** The request's character set, which the answer keeps where it can. */
   readonly terms: readonly string[]
   readonly transferSyntaxUid: string
-}): (attributes: DicomJson) => Uint8Array {
-  const { keys, level, aeTitle, terms, transferSyntaxUid } = options
+}
+
+/** Makes the identifier of an answer: what `keys` names, and the elements that every answer has. */
+export function answerEncoder(
+  { keys, terms, transferSyntaxUid }: AnswerOptions,
+  fixed: readonly NewElement[],
+): (attributes: DicomJson) => Uint8Array {
   const form = {
-    fixed: [
-      { tag: queryRetrieveLevel, value: levelNames[level] },
-      { tag: retrieveAeTitle, value: aeTitle },
-      { tag: instanceAvailability, value: 'ONLINE' },
-    ],
+    fixed,
     variable: Object.entries(keys).map(([name, { vr }]) => ({ tag: tagOfName(name), vr })),
     transferSyntaxUid,
   }

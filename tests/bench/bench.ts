@@ -2,7 +2,7 @@
  * `npm run bench`: our gateway next to Orthanc and DCMTK's storescp in one run on one disk.
  *
  * Prints a table and writes JSON. Options: --quick (small, one round), --rounds N, --only
- * ingest|transfer|query, --targets hanse,orthanc,storescp, --out FILE (default bench-results.json),
+ * ingest|transfer|query|deidentify, --targets hanse,orthanc,storescp, --out FILE (default bench-results.json),
  * --dir DIR (where all data are kept while it runs; default the system's temporary directory).
  */
 import { spawnSync } from 'node:child_process'
@@ -11,6 +11,7 @@ import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { missing } from '../support/dcmtk.ts'
+import { benchDeidentify } from './deidentify.ts'
 import { gateway } from './gateway.ts'
 import { benchIngest } from './ingest.ts'
 import type { WorkloadResult } from './measure.ts'
@@ -48,6 +49,10 @@ await chmod(directory, 0o755)
 const results: WorkloadResult[] = []
 try {
   const isWanted = (part: string): boolean => values.only === undefined || values.only === part
+  if (isWanted('deidentify')) {
+    const instances = values.quick ? 200 : 1_000
+    results.push(await benchDeidentify(directory, names, { instances, rounds }, note))
+  }
   if (isWanted('ingest')) {
     const plan = values.quick
       ? { largeInstances: 200, smallInstances: 1_000, rounds }
