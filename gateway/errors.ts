@@ -79,6 +79,12 @@ export const errorTable = {
   // DICOM associations that we request
   ASSOCIATION_REFUSED: meaning(502, 0xc000, 'yes', 'failure'),
   REMOTE_STATUS: meaning(502, 0xc000, 'yes', 'failure'),
+  // on to the archive
+  MODALITY_UNKNOWN: meaning(409, 0xc000, 'no'),
+  PATIENT_UNLINKED: meaning(409, 0xc000, 'no'),
+  ARCHIVE_REFUSED: meaning(502, 0xc000, 'no', 'failure'),
+  ARCHIVE_INCOMPLETE: meaning(502, 0xc000, 'yes', 'failure'),
+  ARCHIVE_UNCOMMITTED: meaning(502, 0xc000, 'no', 'failure'),
   // audit
   AUDIT_BROKEN: meaning(500, 0xc000, 'no', 'security-alert'),
 } as const satisfies Record<string, ErrorMeaning>

@@ -1,4 +1,7 @@
-/** Large buffers that are used again: new ones are costly to allocate and slow to be collected. */
+/**
+ * Large buffers that are used again: new ones are costly to allocate and slow to be collected. Their memory
+ * is shared, so that another thread can look at what they hold.
+ */
 
 /** Buffers of one size. */
 export interface BufferPool {
@@ -11,7 +14,8 @@ export interface BufferPool {
 export function createBufferPool(bytes: number, most: number): BufferPool {
   const free: Buffer[] = []
   return {
-    take: wanted => (wanted > bytes ? undefined : free.pop()) ?? Buffer.allocUnsafeSlow(Math.max(bytes, wanted)),
+    take: wanted =>
+      (wanted > bytes ? undefined : free.pop()) ?? Buffer.from(new SharedArrayBuffer(Math.max(bytes, wanted))),
     give: buffer => {
       if (free.length < most && buffer.length === bytes) free.push(buffer)
     },

@@ -12,7 +12,7 @@ import { createRangeBuffers } from './range-sender.ts'
 /** Ranges of 4 MiB in memory at a time, of all transfers together. */
 const rangeBuffers = 12
 /** Ranges on their way to one peer at once. */
-const parallelRanges = 4
+const parallelRanges = 6
 /** One connection more than ranges: long polls must not wait behind them. */
 const connections = parallelRanges + 2
 

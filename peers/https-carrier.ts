@@ -18,7 +18,7 @@ import {
   stateRequest,
 } from './https-client.ts'
 import { finalOfferStates, type OfferState } from './offer-state.ts'
-import { isFinal, type RangeBuffers, sendRound } from './range-sender.ts'
+import { isFinal, type RangeBuffers, sendRound, unknownPace } from './range-sender.ts'
 import { openReceipt, type ReceiptExpectation, type SignedReceipt, verifyChain } from './receipt.ts'
 
 const longPollSeconds = 30
@@ -37,6 +37,7 @@ export function openHttpsCarrier(options: {
   connections: number
 }): Carrier {
   const { connection, self, peer, buffers, connections } = options
+  const pace = unknownPace()
   const expectation = (manifest: string): ReceiptExpectation => ({
     manifest,
     from: peer.siteId,
@@ -94,6 +95,7 @@ export function openHttpsCarrier(options: {
           creditBytes: current.creditBytes,
           connections,
           buffers,
+          pace,
         }
         const end = before === 0 ? { kind: 'complete' as const } : await sendRound(round, signal)
         if (end.kind === 'stopped') return end

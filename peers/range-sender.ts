@@ -79,6 +79,18 @@ export interface Round {
   readonly creditBytes: number
   readonly connections: number
   readonly buffers: RangeBuffers
+  /** How large ranges may be on this line; kept from round to round. */
+  readonly pace: Pace
+}
+
+/** Leaves of the next range, from how long the last ones took. */
+export interface Pace {
+  leaves: number
+}
+
+/** The pace of a line that nothing is known of: it may be slow, and a range that takes too long is never acknowledged. */
+export function unknownPace(): Pace {
+  return { leaves: 1 }
 }
 
 /** How much of a connection's second one range should take. */
@@ -86,14 +98,12 @@ const rangeMs = 1000
 
 /** Sends every wanted leaf once. Removes what was acknowledged from `round.want`. */
 export async function sendRound(round: Round, signal: AbortSignal): Promise<RoundEnd> {
-  const { connection, delivery, want, connections, buffers } = round
+  const { connection, delivery, want, connections, buffers, pace } = round
   const { map, offer } = delivery
   const stop = new AbortController()
   const stopping = AbortSignal.any([signal, stop.signal])
   const width = Math.max(1, Math.min(connections, Math.floor(round.creditBytes / leafBytes)))
   const fairShare = Math.max(1, Math.ceil(want.count() / width))
-  // One at first: the line may be slow, and a range that takes too long is never acknowledged.
-  let leaves = 1
   let cursor = 0
   let acknowledged = map.totalBytes - wantedBytes(map, want)
   delivery.onAcknowledged(acknowledged)
@@ -102,7 +112,7 @@ export async function sendRound(round: Round, signal: AbortSignal): Promise<Roun
     if (end.kind === 'complete') end = other
     stop.abort(new Error('round ended'))
   }
-  const nextRun = (): LeafRun | undefined => {
+  const nextRun = (leaves: number): LeafRun | undefined => {
     if (stopping.aborted) return undefined
     const run = want.nextRun(cursor, leaves)
     cursor = run ? run.to + 1 : want.leaves
@@ -167,7 +177,7 @@ export async function sendRound(round: Round, signal: AbortSignal): Promise<Roun
       delivery.onAcknowledged(acknowledged)
       const perSecond = (prepared.bytes.length / (performance.now() - started)) * rangeMs
       const credit = creditLeaves(result.creditBytes ?? round.creditBytes, width)
-      leaves = Math.max(1, Math.min(rangeLeaves, fairShare, credit, Math.floor(perSecond / leafBytes)))
+      pace.leaves = Math.max(1, Math.min(rangeLeaves, fairShare, credit, Math.floor(perSecond / leafBytes)))
     } finally {
       buffers.give(prepared.buffer, isAnswered)
     }
@@ -175,9 +185,12 @@ export async function sendRound(round: Round, signal: AbortSignal): Promise<Roun
 
   const lane = async (): Promise<void> => {
     let ahead: Promise<Prepared> | undefined
+    let isFirst = true
     try {
       for (;;) {
-        const current = ahead ?? takeNext()
+        // The first is small: it is on the line while the others are read.
+        const current = ahead ?? takeNext(isFirst ? 1 : pace.leaves)
+        isFirst = false
         ahead = undefined
         const prepared = await current
         if (!prepared) return
@@ -189,6 +202,7 @@ export async function sendRound(round: Round, signal: AbortSignal): Promise<Roun
         await send(prepared)
       }
     } catch (error) {
+      pace.leaves = 1
       finish({ kind: 'failed', error, retryAfterMs: undefined })
     } finally {
       await ahead?.then(
@@ -197,15 +211,15 @@ export async function sendRound(round: Round, signal: AbortSignal): Promise<Roun
       )
     }
   }
-  const takeNext = async (): Promise<Prepared | undefined> => {
-    const run = nextRun()
+  const takeNext = async (leaves: number): Promise<Prepared | undefined> => {
+    const run = nextRun(leaves)
     return run && (await prepare(run, await buffers.take(stopping)))
   }
   /** Only with a buffer that nobody waits for: reading ahead must not keep another transfer from sending. */
   const readAhead = (): Promise<Prepared> | undefined => {
     const buffer = stopping.aborted ? undefined : buffers.tryTake()
     if (!buffer) return undefined
-    const run = nextRun()
+    const run = nextRun(pace.leaves)
     if (run) {
       const prepared = prepare(run, buffer)
       prepared.catch(() => undefined) // awaited after the current send

@@ -38,7 +38,7 @@ export async function readInto(request: IncomingMessage, target: Uint8Array, has
       onEnd()
       return
     }
-    target.set(chunk, filled - chunk.length)
+    chunk.copy(target, filled - chunk.length)
     hash?.update(chunk)
     free(chunk)
   }

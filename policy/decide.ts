@@ -8,8 +8,10 @@ import { type Effect, effectOf, type PolicyDocument, type Rule } from './documen
 /** What the policy wants for one destination. */
 export interface Decision {
   readonly destination: string
-  /** As the destination names it: a peer's name or site id. */
-  readonly peer: string
+  /** As the destination names it: a peer's name or site id; undefined where it is a modality. */
+  readonly peer: string | undefined
+  /** As the destination names it: a registered modality; undefined where it is a peer. */
+  readonly modality: string | undefined
   readonly rule: string
   readonly effect: Effect
 }
@@ -39,7 +41,8 @@ export function decide(facts: Facts, document: PolicyDocument): Decided {
     for (const destination of effect?.to ?? []) {
       const target = document.destinations[destination]
       if (!effect || !target || decisions.has(destination)) continue
-      decisions.set(destination, { destination, peer: target.peer, rule: rule.id, effect })
+      const { peer, modality } = target
+      decisions.set(destination, { destination, peer, modality, rule: rule.id, effect })
     }
   }
   return {

@@ -4,6 +4,7 @@
  */
 
 import {
+  boolean,
   decode,
   describe,
   integer,
@@ -44,6 +45,30 @@ const purpose = text({
 })
 const targets = list(name, { min: 1, max: 100 })
 
+/** LO of PS3.5 §6.2 without what would need a character set, or end the value. */
+const shortText = (max: number) =>
+  text({ min: 1, max, pattern: /^[ -[\]-~]+$/, expected: 'ASCII text without backslash' })
+
+/** How identifiers of patients of other sites are made the archive's. */
+const identifiers = object({
+  /** Patients are those that a person has linked; the others wait. */
+  linked: optional(boolean, false),
+  /** Put before each Patient ID. */
+  prefix: optional(shortText(32)),
+  /** Becomes Issuer of Patient ID. */
+  issuer: optional(shortText(64)),
+})
+
+/** What a rule asks of a delivery to a modality. */
+export const archiveTerms = object({
+  /** The archive is asked to commit to what it was sent. */
+  commitment: optional(boolean, false),
+  /** The archive must find as many instances of the study as were sent. */
+  count: optional(boolean, false),
+  identifiers: optional(identifiers),
+})
+export type ArchiveTerms = ObjectValue<{ terms: typeof archiveTerms }>['terms']
+
 const effects = {
   send: optional(
     object({
@@ -52,6 +77,7 @@ const effects = {
       profile: oneOf(...profiles),
       priority: optional(oneOf('urgent', 'normal', 'bulk'), 'normal'),
       expiresAfterHours: optional(integer({ min: 1, max: 24 * 90 }), 24 * 7),
+      archive: optional(archiveTerms),
     }),
   ),
   hold: optional(object({ to: targets, reason: words })),
@@ -62,7 +88,16 @@ const shape = object({
   $schema: optional(text({ max: 2048 })),
   format: oneOf('hanse-policy-1'),
   title: optional(words, ''),
-  destinations: record(object({ peer: text({ min: 1, max: 128 }), description: optional(words, '') }), { max: 1000 }),
+  destinations: record(
+    object({
+      /** Name or site id of a paired site. */
+      peer: optional(text({ min: 1, max: 128 })),
+      /** Name or AE title of a registered modality inside the hospital: its archive. */
+      modality: optional(text({ min: 1, max: 64 })),
+      description: optional(words, ''),
+    }),
+    { max: 1000 },
+  ),
   rules: list(
     object({ id: name, description: optional(words, ''), when: conditionDecoder(isKnownAttribute), ...effects }),
     {
@@ -112,6 +147,10 @@ export function decodePolicy(raw: unknown): PolicyDocument {
 function lint(document: PolicyDocument): string[] {
   const problems: string[] = []
   const seen = new Set<string>()
+  for (const [name, { peer, modality }] of Object.entries(document.destinations)) {
+    if ((peer === undefined) === (modality === undefined))
+      problems.push(`destinations.${name}: expected exactly one of peer, modality`)
+  }
   document.rules.forEach((rule, index) => {
     const path = `rules[${index}]`
     if (seen.has(rule.id)) problems.push(`${path}.id: ${rule.id} is used twice`)
@@ -121,7 +160,12 @@ function lint(document: PolicyDocument): string[] {
     for (const destination of effectOf(rule)?.to ?? []) {
       if (!Object.hasOwn(document.destinations, destination))
         problems.push(`${path}: unknown destination ${destination}`)
+      else if (rule.send?.archive && document.destinations[destination]?.modality === undefined)
+        problems.push(`${path}.send.archive: ${destination} is not a modality`)
     }
+    const { linked, prefix, issuer } = rule.send?.archive?.identifiers ?? {}
+    if (linked && (prefix !== undefined || issuer !== undefined))
+      problems.push(`${path}.send.archive.identifiers: expected either linked, or prefix and issuer`)
   })
   return problems
 }

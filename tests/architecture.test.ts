@@ -25,7 +25,7 @@ const layers: readonly { readonly layer: number; readonly pure?: boolean; readon
     layer: 2,
     files: /^gateway\/services\/|^peers\/(carrier|carrier-opener|https-client|https-carrier|range-sender)\.ts$/,
   },
-  { layer: 3, files: /^peers\/server[\w-]*\.ts$|^gateway\/(dimse|http)\// },
+  { layer: 3, files: /^peers\/server[\w-]*\.ts$|^gateway\/(dimse|http|hl7)\// },
   { layer: 1, files: /^(policy|peers)\// },
   { layer: 4, files: /^gateway\/(main|cli|run-files)\.ts$|^gateway\/cli\// },
 ]

@@ -5,7 +5,8 @@ import { openClient } from './client.ts'
 import { type Command, configOptions, connectionOptions, exitCodes, jsonOption, UsageError } from './command.ts'
 import { formatBytes } from './table.ts'
 
-const ended = new Set(['receipted', 'refused', 'cancelled', 'expired', 'held'])
+const arrived = new Set(['receipted', 'delivered', 'archived'])
+const ended = new Set(['receipted', 'delivered', 'archived', 'refused', 'cancelled', 'expired', 'held'])
 const pollMs = 500
 
 export const send: Command = {
@@ -46,7 +47,13 @@ export const send: Command = {
     }
     const state = field(transfer, 'state')
     if (args.flag('json')) io.print(JSON.stringify(transfer, null, 2))
-    else io.print(`transfer ${id} is ${state}${at(transfer, 'error') ? `: ${field(transfer, 'error')}` : ''}`)
-    return args.flag('wait') && state !== 'receipted' ? exitCodes.failed : exitCodes.ok
+    else {
+      const error = at(transfer, 'error') ? `: ${field(transfer, 'error')}` : ''
+      // Taken is not kept: only a commitment says that the archive has it.
+      const where =
+        state === 'delivered' ? ', not committed: the study is in the gateway, not known to be in the archive' : ''
+      io.print(`transfer ${id} is ${state}${where}${error}`)
+    }
+    return args.flag('wait') && !arrived.has(state) ? exitCodes.failed : exitCodes.ok
   },
 }

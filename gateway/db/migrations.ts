@@ -6,6 +6,7 @@ import { type Db, openPool } from './db.ts'
 import * as foundation from './migrations/0001-foundation.ts'
 import * as search from './migrations/0002-search.ts'
 import * as worklist from './migrations/0004-worklist.ts'
+import * as commitment from './migrations/0005-commitment.ts'
 import * as modalityJobs from './migrations/0006-modality-jobs.ts'
 
 /** Imported one by one: the published package and the tests must not depend on a directory listing. */
@@ -13,6 +14,7 @@ const migrations: Readonly<Record<string, Migration>> = {
   '0001-foundation': foundation,
   '0002-search': search,
   '0004-worklist': worklist,
+  '0005-commitment': commitment,
   '0006-modality-jobs': modalityJobs,
 }
 

@@ -1,5 +1,5 @@
 /**
- * The tables as Kysely sees them: what migration 0001 made. In a row read: bigint columns are safe
+ * The tables as Kysely sees them: what the migrations made. In a row read: bigint columns are safe
  * integers, `bytea` Buffers, `timestamptz` Dates, `jsonb` unknown (a decoder gives it its type),
  * absent values null. JSON is written as text (`JSON.stringify`), because `pg` would turn a list
  * into a PostgreSQL array.
@@ -32,6 +32,9 @@ export interface Schema {
   transfer_steps: TransferStepsTable
   inbound_transfers: InboundTransfersTable
   receipts: ReceiptsTable
+  commitments: CommitmentsTable
+  commitment_items: CommitmentItemsTable
+  patient_links: PatientLinksTable
   audit_events: AuditEventsTable
   audit_leaves: AuditLeavesTable
   audit_tree: AuditTreeTable
@@ -203,6 +206,10 @@ export type TransferState =
   | 'signed'
   | 'sent'
   | 'receipted'
+  /** An archive has taken every instance; nobody asked it to commit. */
+  | 'delivered'
+  /** An archive has committed every instance. */
+  | 'archived'
   | 'held'
   | 'refused'
   | 'cancelled'
@@ -215,6 +222,8 @@ export interface TransfersTable {
   domain: Generated<string>
   destination: string
   peer: string | null
+  modality: string | null
+  terms: ColumnType<unknown, string | null | undefined, string | null>
   trigger: string
   rule: string
   policy_version: number
@@ -249,6 +258,9 @@ export interface TransferItemsTable {
   transfer_syntax_uid: string
   size_bytes: number
   file_sha256: Digest
+  delivered_at: ColumnType<Date | null, Date | undefined, Date | null>
+  archived_at: ColumnType<Date | null, Date | undefined, Date | null>
+  problem: ColumnType<string | null, string | undefined, string | null>
 }
 
 export interface TransferStepsTable {
@@ -319,6 +331,54 @@ export interface AuditCheckpointsTable {
   created_at: DefaultDate
 }
 
+export type CommitmentState =
+  | 'verifying'
+  | 'reporting'
+  | 'reported'
+  | 'asking'
+  | 'waiting'
+  | 'committed'
+  | 'failed'
+  | 'unanswered'
+  | 'abandoned'
+
+export interface CommitmentsTable {
+  id: string
+  direction: 'received' | 'sent'
+  transaction_uid: string
+  ae_title: string
+  content_sha256: Digest
+  transfer: string | null
+  state: CommitmentState
+  is_duplicate: Generated<boolean>
+  instance_count: number
+  failed_count: Generated<number>
+  attempts: Generated<number>
+  error_code: string | null
+  error: string | null
+  next_attempt_at: Date | null
+  expires_at: Date
+  created_at: DefaultDate
+  updated_at: DefaultDate
+}
+
+export interface CommitmentItemsTable {
+  commitment: string
+  ordinal: number
+  sop_class_uid: string
+  sop_instance_uid: string
+  outcome: number | null
+}
+
+export interface PatientLinksTable {
+  issuer: string
+  patient_id: string
+  archive_patient_id: string
+  archive_issuer: string | null
+  archive_name: string | null
+  linked_by: string
+  created_at: DefaultDate
+}
 export interface ModalityJobsTable {
   id: string
   kind: 'retrieve' | 'store'

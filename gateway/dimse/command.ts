@@ -277,3 +277,33 @@ export function encodeMoveRequest(messageId: number, sopClassUid: string, destin
     us(0x0800, 0x0000),
   ])
 }
+
+/** Encodes an N-ACTION-RQ with action information, PS3.7 §10.1.4.1. */
+export function encodeActionRequest(
+  messageId: number,
+  fields: { readonly sopClassUid: string; readonly sopInstanceUid: string; readonly actionTypeId: number },
+): Buffer {
+  return encodeElements([
+    ui(0x0003, fields.sopClassUid),
+    us(0x0100, commandField.actionRequest),
+    us(0x0110, messageId),
+    us(0x0800, 0x0000),
+    ui(0x1001, fields.sopInstanceUid),
+    us(0x1008, fields.actionTypeId),
+  ])
+}
+
+/** Encodes an N-EVENT-REPORT-RQ with event information, PS3.7 §10.1.1.1. */
+export function encodeEventReportRequest(
+  messageId: number,
+  fields: { readonly sopClassUid: string; readonly sopInstanceUid: string; readonly eventTypeId: number },
+): Buffer {
+  return encodeElements([
+    ui(0x0002, fields.sopClassUid),
+    us(0x0100, commandField.eventReportRequest),
+    us(0x0110, messageId),
+    us(0x0800, 0x0000),
+    ui(0x1000, fields.sopInstanceUid),
+    us(0x1002, fields.eventTypeId),
+  ])
+}

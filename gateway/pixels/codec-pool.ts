@@ -14,13 +14,15 @@ import { frameBytes } from './image.ts'
 export interface CodecPoolOptions {
   /** Default: one less than there are processors, at least 1, at most 4. */
   readonly threads?: number
-  /** What a frame may take at least; large ones get a second more for each MiB. Default 30 s. */
+  /** What a frame may take; large ones get as much again for each 30 MiB without compression. Default 30 s. */
   readonly frameDeadlineMs?: number
 }
 
 /** Codes frames in threads. */
 export interface CodecPool {
   readonly threads: number
+  /** A number for an object whose frames are to be coded. */
+  nextObject(): number
   /**
    * Waits for a free thread, then has it do the task that `prepare` makes; so what waits holds no frame. The bytes of
    * the task must be in a buffer of their own, which is moved to the thread.
@@ -34,6 +36,7 @@ export interface CodecPool {
 
 const tickMs = 500
 const idleMs = 30_000
+const deadlineBytes = 30 * 1_048_576
 
 /** Opens the pool; threads start when there is work and end when there is none. */
 export function openCodecPool(options: CodecPoolOptions = {}): CodecPool {
@@ -51,16 +54,17 @@ export function openCodecPool(options: CodecPoolOptions = {}): CodecPool {
   piscina.on('error', () => {})
   const turns = limitTurns(threads)
   let isClosed = false
+  let objects = 0
 
   const code = async (task: FrameTask, signal: AbortSignal): Promise<FrameAnswer> => {
-    const deadlineMs = frameDeadlineMs + (frameBytes(task.native) / 1_048_576) * 1_000
+    const deadlineMs = frameDeadlineMs * (1 + frameBytes(task.native) / deadlineBytes)
     using deadline = runningDeadline(deadlineMs)
     try {
       const transferList = task.bytes.buffer instanceof ArrayBuffer ? [task.bytes.buffer] : []
       return await piscina.run(task, { signal: AbortSignal.any([signal, deadline.signal]), transferList })
     } catch (cause) {
       signal.throwIfAborted()
-      if (isClosed) throw new GatewayError('UNAVAILABLE', 'the gateway is stopping')
+      if (isClosed) throw stopping()
       const message = deadline.signal.aborted ? 'it takes longer than allowed' : 'its codec failed'
       throw new GatewayError('PIXELS_UNREADABLE', `cannot decode frame: ${message}`, { cause })
     }
@@ -68,10 +72,13 @@ export function openCodecPool(options: CodecPoolOptions = {}): CodecPool {
 
   return {
     threads,
+    nextObject: () => ++objects,
     async run(prepare, signal) {
       const release = await turns.take(signal)
       try {
-        const answer = await code(await prepare(), signal)
+        const task = await prepare()
+        if (isClosed) throw stopping()
+        const answer = await code(task, signal)
         if (answer.kind === 'failed') throw new GatewayError(answer.code, answer.message)
         return answer.bytes
       } finally {
@@ -83,6 +90,10 @@ export function openCodecPool(options: CodecPoolOptions = {}): CodecPool {
       await piscina.destroy()
     },
   }
+}
+
+function stopping(): GatewayError {
+  return new GatewayError('UNAVAILABLE', 'the gateway is stopping')
 }
 
 /**

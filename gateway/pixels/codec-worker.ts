@@ -2,6 +2,7 @@
 import { move, transferableSymbol, valueSymbol } from 'piscina'
 import { errorLine, GatewayError } from '../errors.ts'
 import { type FrameTask, recodeFrame } from './codec.ts'
+import { type CompiledCodecs, compileCodecs, type NativeCodecs, startCodecs } from './native-codecs.ts'
 
 /** The answer of a codec thread. */
 export type FrameAnswer =
@@ -10,6 +11,21 @@ export type FrameAnswer =
 
 /** What a codec may say of a frame. */
 export type FrameFailure = 'PIXELS_UNREADABLE' | 'TRANSCODE_UNSUPPORTED'
+
+/** More memory is not kept for the next frame. */
+const keptBytes = 536_870_912
+
+let compiled: CompiledCodecs | undefined
+let kept: { readonly object: number; readonly codecs: NativeCodecs } | undefined
+
+/** The codecs for an object: those that its frame before had, or new ones. */
+function codecsFor(object: number): NativeCodecs {
+  if (kept?.object !== object) {
+    compiled ??= compileCodecs()
+    kept = { object, codecs: startCodecs(compiled) }
+  }
+  return kept.codecs
+}
 
 /** Does one task. The bytes of the answer are moved to the other thread, not copied. */
 export function work(task: FrameTask): unknown {
@@ -20,9 +36,11 @@ export function work(task: FrameTask): unknown {
 
 function answerTo(task: FrameTask): FrameAnswer {
   try {
-    const bytes = recodeFrame(task)
+    const bytes = recodeFrame(task, () => codecsFor(task.object))
+    if ((kept?.codecs.memoryBytes() ?? 0) > keptBytes) kept = undefined
     return { kind: 'done', bytes: bytes.byteLength === bytes.buffer.byteLength ? bytes : new Uint8Array(bytes) }
   } catch (error) {
+    kept = undefined
     if (!(error instanceof GatewayError)) {
       return { kind: 'failed', code: 'PIXELS_UNREADABLE', message: `cannot decode frame: ${errorLine(error)}` }
     }

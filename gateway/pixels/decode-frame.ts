@@ -2,8 +2,7 @@
 import type { ByteSource } from '../dicom/byte-source.ts'
 import { GatewayError } from '../errors.ts'
 import type { CodecPool } from './codec-pool.ts'
-import { nativeFormat } from './formats.ts'
-import { openFrames } from './frame-coder.ts'
+import { decodedFormat, openFrames } from './frame-coder.ts'
 import type { ImageFormat } from './image.ts'
 import { datasetSource, formatOf, type PixelLayout } from './layout.ts'
 import { pixelSyntax } from './syntaxes.ts'
@@ -30,12 +29,11 @@ export async function decodeFrame(
   if (syntax === undefined) throw new GatewayError('TRANSCODE_UNSUPPORTED', 'no codec for this transfer syntax')
   const dataset = datasetSource(source, layout)
   try {
-    const stored = formatOf(pixels)
     const reader = await openFrames(dataset, pixels)
-    if (pixels.fragments === undefined) return { samples: await reader.read(index), format: stored }
+    if (pixels.fragments === undefined) return { samples: await reader.read(index), format: formatOf(pixels) }
     const { compression: from } = syntax
-    const native = nativeFormat(stored, from)
-    const task = { from, to: 'none', stored, native, written: native } as const
+    const { stored, native } = await decodedFormat(dataset, pixels, from)
+    const task = { object: pool.nextObject(), from, to: 'none', stored, native, written: native } as const
     const samples = await pool.run(async () => ({ ...task, bytes: await reader.read(index) }), signal)
     return { samples, format: native }
   } finally {

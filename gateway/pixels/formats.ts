@@ -3,16 +3,41 @@ import type { NewElement } from '../dicom/part10-writer.ts'
 import type { Change } from '../dicom/recode.ts'
 import type { Tag } from '../dicom/tag.ts'
 import { GatewayError } from '../errors.ts'
+import { type Codestream, isYcc } from './codestream.ts'
 import type { ImageFormat } from './image.ts'
 import { fitsRle } from './rle.ts'
 import type { Compression } from './syntaxes.ts'
 
-/** The format of the frames when they are decompressed. */
-export function nativeFormat(stored: ImageFormat, from: Compression): ImageFormat {
-  if (from === 'none' || from === 'raw') return stored
-  // RLE has whole planes only (PS3.5 §G.2), so what calls itself subsampled is not.
-  if (from === 'rle') return { ...stored, photometric: stored.photometric.replace(/_422$/, '') }
-  return stored
+/**
+ * The format of the frames when they are decompressed.
+ *
+ * @param stream  the header of the first frame, for the compressions that have one
+ */
+export function nativeFormat(stored: ImageFormat, from: Compression, stream: Codestream | undefined): ImageFormat {
+  if (from === 'none' || from === 'raw' || from === 'deflate') return stored
+  const { samplesPerPixel, bitsStored } = stored
+  // Codecs give each pixel all of its samples.
+  const photometric = stored.photometric.replace(/_42[02]$/, '')
+  if (from === 'rle') return { ...stored, photometric }
+  // A code stream has its samples in the lowest bits, unless it has whole cells.
+  const highBit = stream === undefined || stream.precision === bitsStored ? bitsStored - 1 : stored.highBit
+  if (samplesPerPixel === 1) return { ...stored, highBit }
+  return { ...stored, highBit, isPlanar: false, photometric: nativeColor(stored, photometric, from, stream) }
+}
+
+function nativeColor(
+  stored: ImageFormat,
+  photometric: string,
+  from: Compression,
+  stream: Codestream | undefined,
+): string {
+  if (stored.samplesPerPixel !== 3) return photometric
+  if (from === 'jpeg-xl') return 'RGB'
+  if (from === 'jpeg-2000' || from === 'htj2k') {
+    return stream?.isTransformed || /^YBR_(RCT|ICT)$/.test(photometric) ? 'RGB' : photometric
+  }
+  if (from !== 'jpeg' || stream === undefined || stream.isPredicted) return photometric
+  return isYcc(stream, stored) || stream.saysYcc === false ? 'RGB' : photometric
 }
 
 /**
@@ -23,8 +48,16 @@ export function nativeFormat(stored: ImageFormat, from: Compression): ImageForma
 export function writtenFormat(native: ImageFormat, to: Compression): ImageFormat {
   if (to === 'none') return native
   if (/_42[02]$/.test(native.photometric)) throw unsupported('subsampled color')
+  const { samplesPerPixel, bitsAllocated, photometric } = native
   if (to === 'rle' && fitsRle(native)) return native
-  throw unsupported(`${native.bitsAllocated} bits in ${native.samplesPerPixel} samples`)
+  const isGray = samplesPerPixel === 1 && (bitsAllocated === 8 || bitsAllocated === 16)
+  if (to !== 'rle' && isGray) return native
+  const isColor = samplesPerPixel === 3 && bitsAllocated === 8 && (photometric === 'RGB' || photometric === 'YBR_FULL')
+  const isTransformed = to === 'htj2k' || (to === 'jpeg-2000' && photometric === 'RGB')
+  if (to !== 'rle' && isColor && !(isTransformed && photometric !== 'RGB')) {
+    return { ...native, isPlanar: false, photometric: isTransformed ? 'YBR_RCT' : photometric }
+  }
+  throw unsupported(`${bitsAllocated} bits in ${samplesPerPixel} samples`)
 }
 
 /** The elements to change so that they tell of `after` instead of `before`. */

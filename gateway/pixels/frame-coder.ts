@@ -4,9 +4,12 @@ import type { Vr } from '../dicom/vr.ts'
 import { GatewayError } from '../errors.ts'
 import type { FrameTask } from './codec.ts'
 import type { CodecPool } from './codec-pool.ts'
+import { checkCodestream, longestHeaderBytes, readCodestream } from './codestream.ts'
+import { nativeFormat } from './formats.ts'
 import { framesOf, readFrame } from './frames.ts'
 import { frameBits, frameBytes, type ImageFormat } from './image.ts'
 import { formatOf, type PixelElement } from './layout.ts'
+import type { Compression } from './syntaxes.ts'
 
 /** Larger frames are not coded: a codec needs several times as much memory. */
 const maxFrameBytes = 268_435_456
@@ -66,6 +69,34 @@ function swappedUnit(vr: Vr, { bitsAllocated }: ImageFormat): number {
 }
 
 /**
+ * The format of Pixel Data as stored, and as it is when decompressed, by the header of its first frame.
+ *
+ * @throws GatewayError DICOM_UNREADABLE, PIXELS_UNREADABLE
+ */
+export async function decodedFormat(
+  dataset: ByteSource,
+  pixels: PixelElement,
+  from: Compression,
+): Promise<{ stored: ImageFormat; native: ImageFormat }> {
+  const stored = formatOf(pixels)
+  const stream = readCodestream(await headOf(dataset, pixels), from)
+  if (stream !== undefined) checkCodestream(stream, stored)
+  return { stored, native: nativeFormat(stored, from, stream) }
+}
+
+/** The first bytes of the first frame. */
+async function headOf(dataset: ByteSource, { fragments = [] }: PixelElement): Promise<Uint8Array> {
+  const parts: Uint8Array[] = []
+  let left = longestHeaderBytes
+  for (const { offset, length } of fragments) {
+    parts.push(await dataset.read(offset, Math.min(length, left)))
+    left -= length
+    if (left <= 0) break
+  }
+  return Buffer.concat(parts)
+}
+
+/**
  * The frames of Pixel Data in order, each coded as `task` says. As many are under way as the pool has threads.
  *
  * @throws GatewayError while iterating, as `CodecPool.run` and `openFrames`
@@ -73,16 +104,17 @@ function swappedUnit(vr: Vr, { bitsAllocated }: ImageFormat): number {
 export async function* codedFrames(
   dataset: ByteSource,
   pixels: PixelElement,
-  task: Omit<FrameTask, 'bytes'>,
+  task: Omit<FrameTask, 'bytes' | 'object'>,
   { pool, signal }: { readonly pool: CodecPool; readonly signal: AbortSignal },
 ): AsyncGenerator<Uint8Array> {
   const reader = await openFrames(dataset, pixels)
+  const object = pool.nextObject()
   using ending = endingSignal(signal)
   let reading: Promise<unknown> = Promise.resolve()
   const prepare = (index: number) => async (): Promise<FrameTask> => {
     const bytes = reading.then(() => reader.read(index))
     reading = bytes.catch(() => {})
-    return { ...task, bytes: await bytes }
+    return { ...task, object, bytes: await bytes }
   }
   const underWay: Promise<Uint8Array>[] = []
   let next = 0

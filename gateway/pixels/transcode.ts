@@ -11,10 +11,10 @@ import type { Tag } from '../dicom/tag.ts'
 import { transferSyntax } from '../dicom/uid.ts'
 import { GatewayError } from '../errors.ts'
 import type { CodecPool } from './codec-pool.ts'
-import { formatChanges, nativeFormat, writtenFormat } from './formats.ts'
-import { codedFrames } from './frame-coder.ts'
+import { formatChanges, writtenFormat } from './formats.ts'
+import { codedFrames, decodedFormat } from './frame-coder.ts'
 import { frameBits, type ImageFormat } from './image.ts'
-import { datasetSource, formatOf, type PixelElement, type PixelLayout, readPixelLayout } from './layout.ts'
+import { datasetSource, type PixelElement, type PixelLayout, readPixelLayout } from './layout.ts'
 import type { Spool, SpoolFile } from './spool.ts'
 import { type Compression, canTranscode, pixelSyntax } from './syntaxes.ts'
 
@@ -49,7 +49,7 @@ export async function transcode(
   const target = transferSyntax(to)
   if (!canTranscode(from, to) || target === undefined) throw unsupported('no codec between these transfer syntaxes')
   const layout = await readPixelLayout(source)
-  const plans = planPixels(layout, compressionOf(from), compressionOf(to), target)
+  const plans = await planPixels(source, layout, { from: compressionOf(from), to: compressionOf(to), target })
   const file = tools.spool.create()
   try {
     await file.append(await metaOf(source, layout, to))
@@ -97,25 +97,33 @@ function compressionOf(uid: string): Compression {
   return known.compression
 }
 
-function planPixels(layout: PixelLayout, from: Compression, to: Compression, target: Encoding): PixelPlan[] {
+async function planPixels(
+  source: ByteSource,
+  layout: PixelLayout,
+  { from, to, target }: { readonly from: Compression; readonly to: Compression; readonly target: Encoding },
+): Promise<PixelPlan[]> {
   const { pixels, nested } = layout
   if (from === 'none' && (pixels?.fragments !== undefined || nested.length > 0)) {
     throw new GatewayError('DICOM_UNREADABLE', 'expected native pixel data in this transfer syntax, found fragments')
   }
   if (to !== 'none' && pixels === undefined) throw unsupported('the object has no pixel data to compress')
   // Icons may be native where the image is not (PS3.5 §A.4), but not the other way round.
-  const plans = nested.map(icon => planElement(icon, from, 'none'))
+  const plans = await Promise.all(nested.map(icon => planElement(source, icon, from, 'none')))
   if (pixels === undefined) return plans
   const isWide = (pixels.format?.bitsAllocated ?? 0) > 16
   if (isWide && target.bigEndian) throw unsupported('pixels of more than 16 bits are ambiguous in big endian')
   const stored = pixels.fragments === undefined ? 'none' : from
   const isJustCopied = stored === 'none' && to === 'none' && !(isWide && pixels.element.encoding.bigEndian)
-  return isJustCopied ? plans : [...plans, planElement(pixels, stored, to)]
+  return isJustCopied ? plans : [...plans, await planElement(source, pixels, stored, to)]
 }
 
-function planElement(pixels: PixelElement, from: Compression, to: Compression): PixelPlan {
-  const stored = formatOf(pixels)
-  const native = nativeFormat(stored, from)
+async function planElement(
+  source: ByteSource,
+  pixels: PixelElement,
+  from: Compression,
+  to: Compression,
+): Promise<PixelPlan> {
+  const { stored, native } = await decodedFormat(source, pixels, from)
   const written = writtenFormat(native, to)
   return { pixels, hole: holeOf(pixels, written, to), from, to, stored, native, written }
 }

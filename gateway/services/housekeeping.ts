@@ -3,6 +3,8 @@ import type { Db } from '../db/db.ts'
 import type { Log } from '../log.ts'
 import type { Blobs } from '../store/blobs.ts'
 import { referenceCheck } from '../store/references.ts'
+import type { Archive } from './archive.ts'
+import type { Commitments } from './commitment.ts'
 import type { Inbound } from './inbound.ts'
 import type { Outbound } from './outbound.ts'
 
@@ -15,9 +17,11 @@ export function startHousekeeping(options: {
   blobs: Blobs
   inbound: Pick<Inbound, 'sweep'>
   outbound: Pick<Outbound, 'recover'>
+  archive?: Pick<Archive, 'recover'>
+  commitments?: Pick<Commitments, 'recover'>
   log: Log
 }): { close(): Promise<void> } {
-  const { db, blobs, inbound, outbound } = options
+  const { db, blobs, inbound, outbound, archive, commitments } = options
   const log = options.log.child({ part: 'housekeeping' })
   const closing = new AbortController()
   const running = new Set<Promise<void>>()
@@ -39,6 +43,8 @@ export function startHousekeeping(options: {
   const transfers = round('transfers', async () => {
     await inbound.sweep()
     await outbound.recover('stale')
+    await archive?.recover()
+    await commitments?.recover()
   })
   const orphans = round('orphans', async () => {
     const { removed, removedBytes } = await blobs.sweep(referenceCheck(db), {

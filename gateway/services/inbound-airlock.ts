@@ -6,11 +6,11 @@ import { createHash } from 'node:crypto'
 import { type FileHandle, open } from 'node:fs/promises'
 import type { BufferPool } from '../../peers/buffer-pool.ts'
 import type { Manifest } from '../../peers/manifest.ts'
-import { sha256Of } from '../../peers/range-digest.ts'
 import type { ObjectRefusal } from '../../peers/receipt.ts'
-import { bufferSource, fileSource } from '../dicom/byte-source.ts'
+import { fileSource } from '../dicom/byte-source.ts'
 import { type InstanceHeader, readInstanceHeader } from '../dicom/instance-header.ts'
 import { isGatewayError } from '../errors.ts'
+import type { Examiner } from './examiner.ts'
 import type { Arrival } from './inbound-arrival.ts'
 
 /** An object that passed. */
@@ -26,6 +26,13 @@ export type AirlockResult =
   | { readonly kind: 'passed'; readonly object: PassedObject }
   | { readonly kind: 'refused'; readonly refusal: ObjectRefusal }
 
+/** What the airlock works with. */
+export interface AirlockParts {
+  /** Of `airlockBufferBytes`. */
+  readonly buffers: BufferPool
+  readonly examiner: Examiner
+}
+
 /** Read at once: nearly every image of one frame is smaller, and then read only once. */
 export const airlockBufferBytes = 1024 * 1024
 
@@ -33,7 +40,6 @@ export const airlockBufferBytes = 1024 * 1024
  * Verifies the file at `path` as object `ordinal` of the manifest.
  *
  * @param arrival  what was learned while the bytes arrived in this process: spares reading them again
- * @param buffers  of `airlockBufferBytes`
  * @throws GatewayError STORAGE_IO when the file cannot be read
  */
 export async function passAirlock(
@@ -43,7 +49,7 @@ export async function passAirlock(
     ordinal,
     arrival,
   }: { path: string; manifest: Manifest; ordinal: number; arrival?: Arrival | undefined },
-  buffers: BufferPool,
+  { buffers, examiner }: AirlockParts,
 ): Promise<AirlockResult> {
   const expected = manifest.objects[ordinal]
   const study = expected && manifest.studies[expected.study]
@@ -70,7 +76,7 @@ export async function passAirlock(
   const isSigned = (fileSha256: Buffer): boolean => fileSha256.toString('hex') === expected.sha256
 
   if (arrival?.known && arrival.isSigned) {
-    return pass(arrival.fileSha256, expected.sizeBytes, arrival.known.header, arrival.known.datasetSha256)
+    return pass(arrival.fileSha256, expected.sizeBytes, arrival.known.header, Buffer.from(arrival.known.datasetSha256))
   }
   const file = await openObject(path)
   if (!file) return refused('OBJECT_DIGEST')
@@ -78,14 +84,18 @@ export async function passAirlock(
   try {
     const { size: sizeBytes } = await file.stat()
     if (sizeBytes !== expected.sizeBytes) return refused('OBJECT_DIGEST')
-    const whole = sizeBytes <= buffer.length ? await readWhole(file, buffer.subarray(0, sizeBytes)) : undefined
-    const hashFrom = async (start: number): Promise<Buffer> =>
-      whole ? sha256Of(whole.subarray(start)) : await hashFile(file, start, buffer)
-    const fileSha256 = arrival?.fileSha256 ?? (await hashFrom(0))
+    if (sizeBytes <= buffer.length) {
+      const whole = await readWhole(file, buffer.subarray(0, sizeBytes))
+      const question = { at: 0, length: whole.length, signedSha256: expected.sha256 }
+      const [found] = await examiner.examine(whole, [question])
+      if (!found || !isSigned(Buffer.from(found.sha256))) return refused('OBJECT_DIGEST')
+      if (found.known)
+        return pass(Buffer.from(found.sha256), sizeBytes, found.known.header, Buffer.from(found.known.datasetSha256))
+    }
+    const fileSha256 = arrival?.fileSha256 ?? (await hashFrom(file, 0, buffer))
     if (!isSigned(fileSha256)) return refused('OBJECT_DIGEST')
-    const source = whole ? bufferSource(whole) : fileSource(file, sizeBytes)
-    const header = await readInstanceHeader(source, { missingUids: 'derive' })
-    return pass(fileSha256, sizeBytes, header, await hashFrom(header.datasetOffset))
+    const header = await readInstanceHeader(fileSource(file, sizeBytes), { missingUids: 'derive' })
+    return pass(fileSha256, sizeBytes, header, await hashFrom(file, header.datasetOffset, buffer))
   } catch (error) {
     if (isGatewayError(error, 'DICOM_UNREADABLE') || isGatewayError(error, 'DICOM_LIMIT')) return refused(error.code)
     throw error
@@ -116,7 +126,7 @@ async function readWhole(file: FileHandle, target: Buffer): Promise<Buffer> {
   return target.subarray(0, filled)
 }
 
-async function hashFile(file: FileHandle, start: number, buffer: Buffer): Promise<Buffer> {
+async function hashFrom(file: FileHandle, start: number, buffer: Buffer): Promise<Buffer> {
   const hash = createHash('sha256')
   for (let position = start; ; ) {
     const { bytesRead } = await file.read(buffer, 0, buffer.length, position)

@@ -16,6 +16,7 @@ import type { Queue } from '../jobs/queue.ts'
 import type { Log } from '../log.ts'
 import type { Blobs } from '../store/blobs.ts'
 import { createEarlyBlobs, type EarlyBlobs } from './early-blobs.ts'
+import type { Examiner } from './examiner.ts'
 import type { Arrival } from './inbound-arrival.ts'
 import { loadOfferBytes } from './inbound-rows.ts'
 import type { InboundStaging } from './inbound-staging.ts'
@@ -59,6 +60,7 @@ export interface InboundContext extends InboundParts {
   readonly watch: StateWatch
   /** For reading back what did not arrive in one piece. */
   readonly buffers: BufferPool
+  readonly examiner: Examiner
 }
 
 /** A transfer's manifest and byte line, with what was learned while its bytes arrived. */

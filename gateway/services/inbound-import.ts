@@ -9,6 +9,7 @@ import type { Tx } from '../db/db.ts'
 import { type ErrorCode, GatewayError, isGatewayError } from '../errors.ts'
 import { holdConflict, insertInstances, type NewInstance } from '../store/instances.ts'
 import type { BlobObject } from './early-blobs.ts'
+import { routeImported } from './import-routing.ts'
 import { type PassedObject, passAirlock } from './inbound-airlock.ts'
 import { type ArrivedRange, mostHeadersKept } from './inbound-arrival.ts'
 import { draftReceipt, type InboundContext, type Plan, transferEnded } from './inbound-context.ts'
@@ -67,7 +68,7 @@ async function passAll(
   await inParallel([...manifest.objects.keys()], 4, async ordinal => {
     signal.throwIfAborted()
     const path = context.staging.path(row.manifestId, ordinal)
-    const result = await passAirlock({ path, manifest, ordinal, arrival: arrivals.get(ordinal) }, context.buffers)
+    const result = await passAirlock({ path, manifest, ordinal, arrival: arrivals.get(ordinal) }, context)
     if (result.kind === 'refused') refusals.push(result.refusal)
     else passed.push(keepsHeaders ? result.object : { ...result.object, header: undefined })
   })
@@ -103,7 +104,7 @@ export function takeEarly(context: InboundContext, manifestId: string, plan: Pla
     const object = { ordinal, fileSha256, sizeBytes: plan.map.sizeOf(ordinal) }
     plan.early.add(object, async () => {
       const path = context.staging.path(manifestId, ordinal)
-      const result = await passAirlock({ path, manifest: plan.manifest, ordinal }, context.buffers)
+      const result = await passAirlock({ path, manifest: plan.manifest, ordinal }, context)
       if (result.kind === 'refused') throw new GatewayError('OBJECT_DIGEST', 'the airlock will say so')
       const { header, datasetSha256 } = result.object
       plan.arrivals.set(ordinal, { fileSha256, isSigned: true, known: { header, datasetSha256 } })
@@ -120,18 +121,21 @@ async function makeVisible(
   passed: readonly Passed[],
 ): Promise<ObjectRefusal[]> {
   const to = { siteId: row.peer.siteId, manifestId: row.manifestId }
-  const draft = await draftReceipt(context, to, { kind: 'imported' })
-  const custody = { ...draft, kind: 'custody' as const }
+  // Every byte is durable and verified; its checkpoint is made while the rows are written.
+  const drafting = draftReceipt(context, to, { kind: 'imported' })
+  drafting.catch(() => undefined) // thrown where it is awaited
   for (let attempt = 1; ; attempt++) {
     try {
       await context.db.inTransaction(async tx => {
         const locked = await lockInbound(tx, row.id)
         if (locked?.state !== 'committing') return
         const counts = await insertAll(tx, context, row, plan, passed)
-        await issueReceipt(tx, row.id, custody, context.keys)
+        const draft = await drafting
+        await issueReceipt(tx, row.id, { ...draft, kind: 'custody' }, context.keys)
         await issueReceipt(tx, row.id, { ...draft, counts }, context.keys)
         await setState(tx, row.id, 'imported')
         await addStep(tx, row.id, 'imported', { ...counts })
+        await routeImported(tx, context.queue, { siteId: row.peer.siteId, studies: plan.manifest.studies })
         const about = { id: row.id, manifestId: row.manifestId, manifest: plan.manifest }
         const action = counts.stored > 0 ? 'C' : 'R'
         await appendAudit(
@@ -199,7 +203,7 @@ async function readHeaderAgain(context: InboundContext, row: InboundRow, plan: P
   const { ordinal, fileSha256 } = object
   const path = context.staging.path(row.manifestId, ordinal)
   const arrival = { fileSha256, isSigned: true }
-  const result = await passAirlock({ path, manifest: plan.manifest, ordinal, arrival }, context.buffers)
+  const result = await passAirlock({ path, manifest: plan.manifest, ordinal, arrival }, context)
   if (result.kind === 'refused') throw new ConflictsFound([result.refusal])
   return result.object.header
 }

@@ -14,8 +14,9 @@ import { checkOffer, type OpenedOffer, openOffer } from '../../peers/offer.ts'
 import { finalOfferStates, type OfferState } from '../../peers/offer-state.ts'
 import { appendAudit } from '../audit/log.ts'
 import { type ErrorCode, GatewayError } from '../errors.ts'
+import { createExaminer } from './examiner.ts'
 import { airlockBufferBytes } from './inbound-airlock.ts'
-import { digestRange, readArrivals } from './inbound-arrival.ts'
+import { examineRange } from './inbound-arrival.ts'
 import {
   createPlanCache,
   draftReceipt,
@@ -121,6 +122,7 @@ export async function openInbound(
     plans: createPlanCache(parts.blobs),
     watch: createStateWatch(),
     buffers: createBufferPool(airlockBufferBytes, 8),
+    examiner: createExaminer(),
   }
   const { db, keys, watch } = context
 
@@ -142,8 +144,11 @@ export async function openInbound(
     const { manifest } = offer
     const id = randomUUID()
     const map = mapLeaves(manifest.objects.map(object => object.sizeBytes))
-    const draft = await draftReceipt(context, { siteId: peer.siteId, manifestId: offer.id }, { kind: 'accepted' })
-    await context.staging.create(offer.id)
+    const to = { siteId: peer.siteId, manifestId: offer.id }
+    const [draft] = await Promise.all([
+      draftReceipt(context, to, { kind: 'accepted' }),
+      context.staging.create(offer.id),
+    ])
     await db.inTransaction(async tx => {
       const isNew = await insertInbound(tx, {
         id,
@@ -177,6 +182,7 @@ export async function openInbound(
       const known = await loadOffered(db.kysely, peer.id, offer.id)
       if (known) return await stateOf(known)
       await decideOffer(context, peer, offer)
+      context.examiner.prepare()
       await accept(peer, offer)
       return await stateOf(await find(peer, offer.id))
     },
@@ -204,17 +210,15 @@ export async function openInbound(
     },
     async receiveRange({ transfer, manifestId, run, map }, bytes, digest) {
       const plan = await context.plans.load(db, transfer)
-      const range = digestRange(plan, run, bytes)
-      if (digest && !range.digest.equals(digest)) {
+      const arrived = await examineRange(context.examiner, plan, run, bytes)
+      if (digest && !arrived.digest.equals(digest)) {
         throw new GatewayError('CHUNK_DIGEST', 'the bytes do not have the digest they came with')
       }
       await context.guard.hold(transfer, run, async () => {
         const row = await loadInbound(db.kysely, transfer)
         if (!row) throw new GatewayError('NOT_FOUND', 'no such offer')
         refuseUnlessReceiving(row)
-        const writing = context.staging.write(manifestId, { map, run, bytes, received: row.received })
-        // Read while the thread pool writes and syncs.
-        const [arrived] = await Promise.all([readArrivals(plan, range, bytes), writing])
+        await context.staging.write(manifestId, { map, run, bytes, received: row.received })
         if (!(await markReceived(db.kysely, transfer, run))) {
           throw new GatewayError('STATE_CONFLICT', 'the transfer takes no ranges any more')
         }

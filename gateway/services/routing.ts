@@ -8,6 +8,7 @@
 import { createHash, randomBytes, randomUUID } from 'node:crypto'
 import { sql } from 'kysely'
 import { type Decided, type Decision, decide } from '../../policy/decide.ts'
+import type { ArchiveTerms } from '../../policy/document.ts'
 import { loadActivePolicy, type PolicyVersion } from '../../policy/versions.ts'
 import { beginTransferring } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
@@ -15,6 +16,7 @@ import type { Db, Tx } from '../db/db.ts'
 import { GatewayError, isGatewayError } from '../errors.ts'
 import type { Queue } from '../jobs/queue.ts'
 import type { Log } from '../log.ts'
+import { type FindArchive, type RouteTarget, resolveTarget } from './route-target.ts'
 import { loadSnapshot, type SnapshotItem, type StudySnapshot } from './study-facts.ts'
 
 /** A person's wish to send a study. */
@@ -23,14 +25,19 @@ export interface SendRequest {
   readonly study: number
   /** A destination of the active policy, or an active peer by name or site id. */
   readonly destination: string
+  /** What is asked of the delivery, where the destination is a modality. */
+  readonly archive?: ArchiveTerms
   readonly purpose: string
   readonly priority: string
   readonly principal: string
 }
 
+/** Which of a study's instances are looked at: all, or only those that came from peers. */
+export type StudyPart = 'all' | 'imported'
+
 export interface Routing {
   /** Evaluates one study now; returns the transfers that came of it. */
-  evaluate(studyId: number): Promise<readonly string[]>
+  evaluate(studyId: number, which?: StudyPart): Promise<readonly string[]>
   /** Plans a transfer because a person wants it; always everything. @throws GatewayError NOT_FOUND */
   send(request: SendRequest): Promise<string>
   /** What the active policy says of a study and why; changes nothing. */
@@ -53,9 +60,11 @@ export function startRouting(options: {
   db: Db
   queue: Queue
   log: Log
+  /** Modalities that are destinations; without it none is known. */
+  findArchive?: FindArchive
   onArrived?: (tx: Tx, study: number) => Promise<void>
 }): Routing {
-  const { db, queue, onArrived } = options
+  const { db, queue, onArrived, findArchive = () => undefined } = options
   const log = options.log.child({ part: 'routing' })
   let closed = false
   let scanning: Promise<void> = Promise.resolve()
@@ -85,13 +94,14 @@ export function startRouting(options: {
     if (!closed) timer = setTimeout(() => (scanning = scan()), pauseMs)
   }
 
-  const evaluate = (studyId: number): Promise<readonly string[]> =>
+  const evaluate = (studyId: number, part: StudyPart = 'all'): Promise<readonly string[]> =>
     db.inTransaction(async tx => {
       const policy = await loadActivePolicy(tx)
       if (!policy) return []
       const planned: string[] = []
       // What came from peers is decided apart: only rules that name the origin may speak of it.
       for (const which of ['local', 'imported'] as const) {
+        if (part === 'imported' && which === 'local') continue
         const snapshot = await loadSnapshot(tx, studyId, which)
         if (!snapshot || snapshot.items.length === 0) continue
         for (const decision of decide(snapshot.facts, policy.document).decisions) {
@@ -115,11 +125,14 @@ export function startRouting(options: {
   ): Promise<string | undefined> => {
     const { snapshot, decision, policy, trigger, principal } = input
     const { effect, destination } = decision
-    const peer = await findPeer(tx, decision.peer)
-    const items = trigger === 'stable' ? await lacking(tx, snapshot, destination, peer?.id) : snapshot.items
+    const target = await resolveTarget(tx, findArchive, decision)
+    const items = trigger === 'stable' ? await lacking(tx, snapshot, destination, target) : snapshot.items
     if (items.length === 0) return undefined
     const id = randomUUID()
-    const held = effect.kind === 'hold' ? effect.reason || `rule ${decision.rule} holds it` : undefined
+    const held =
+      effect.kind === 'hold'
+        ? { code: 'POLICY_DENIED', message: effect.reason || `rule ${decision.rule} holds it` }
+        : target.problem
     const hours = effect.kind === 'send' ? effect.expiresAfterHours : 24 * 7
     const inserted = await tx
       .insertInto('transfers')
@@ -129,7 +142,9 @@ export function startRouting(options: {
         study_instance_uid: snapshot.studyInstanceUid,
         domain: snapshot.domain,
         destination,
-        peer: peer?.id ?? null,
+        peer: target.peerId ?? null,
+        modality: target.modality ?? null,
+        terms: target.kind === 'modality' ? JSON.stringify((effect.kind === 'send' && effect.archive) || {}) : null,
         trigger,
         rule: decision.rule,
         policy_version: policy.version,
@@ -138,9 +153,9 @@ export function startRouting(options: {
         priority: effect.kind === 'send' ? effect.priority : 'normal',
         requested_by: principal,
         snapshot_sha256: digestOf(items),
-        state: peer && held === undefined ? 'planned' : 'held',
-        error_code: peer ? (held === undefined ? null : 'POLICY_DENIED') : 'PEER_UNKNOWN',
-        error: peer ? (held ?? null) : `no active peer is called ${decision.peer}: pair with it, then retry`,
+        state: held ? 'held' : 'planned',
+        error_code: held?.code ?? null,
+        error: held?.message ?? null,
         nonce: randomBytes(16),
         manifest_created: new Date(),
         object_count: items.length,
@@ -156,7 +171,7 @@ export function startRouting(options: {
       .insertInto('transfer_steps')
       .values({
         transfer: id,
-        step: peer && held === undefined ? 'planned' : 'held',
+        step: held ? 'held' : 'planned',
         detail: JSON.stringify({
           rule: decision.rule,
           policyVersion: policy.version,
@@ -169,7 +184,7 @@ export function startRouting(options: {
       tx,
       beginTransferring({
         source: { userId: 'gateway' },
-        destination: { userId: peer?.site_id ?? decision.peer },
+        destination: { userId: target.userId },
         requestor: { userId: principal },
         reason: `rule:${decision.rule}`,
         objects: [
@@ -180,34 +195,39 @@ export function startRouting(options: {
         ],
       }),
     )
-    if (peer && held === undefined) await queue.enqueue(tx, 'deliver', { transfer: id }, { singletonKey: id })
+    if (!held) {
+      const lane = target.kind === 'modality' ? 'archive' : 'deliver'
+      await queue.enqueue(tx, lane, { transfer: id }, { singletonKey: id })
+    }
     return id
   }
 
-  queue.work('evaluate-study', { concurrency: 2 }, async ({ study }) => {
-    const planned = await evaluate(study)
+  queue.work('evaluate-study', { concurrency: 2 }, async ({ study, part }) => {
+    const planned = await evaluate(study, part)
     log.info({ study, transfers: planned.length }, 'evaluated a complete study')
   })
   scanning = scan()
 
   return {
     evaluate,
-    send: ({ study, destination, purpose, priority, principal }) =>
+    send: ({ study, destination, purpose, priority, archive, principal }) =>
       db.inTransaction(async tx => {
         const policy = await loadActivePolicy(tx)
         if (!policy) throw new GatewayError('POLICY_DENIED', 'no policy is active: publish one first')
         const { destinations } = policy.document
-        const peer =
-          (Object.hasOwn(destinations, destination) ? destinations[destination]?.peer : undefined) ?? destination
-        if (!(await findPeer(tx, peer))) {
+        const named = Object.hasOwn(destinations, destination) ? destinations[destination] : undefined
+        const to = { peer: named ? named.peer : destination, modality: named?.modality }
+        const { kind, problem } = await resolveTarget(tx, findArchive, to)
+        if (problem) {
           throw new GatewayError('NOT_FOUND', `neither a destination of the policy nor an active peer: ${destination}`)
         }
+        if (archive && kind !== 'modality') throw new GatewayError('BAD_REQUEST', `${destination} is not a modality`)
         const snapshot = await loadSnapshot(tx, study, 'all')
         if (!snapshot || snapshot.items.length === 0) throw new GatewayError('NOT_FOUND', 'no such study')
-        const terms = { purpose, priority, profile: 'as-is', expiresAfterHours: manualLifetimeHours } as const
+        const terms = { purpose, priority, profile: 'as-is', expiresAfterHours: manualLifetimeHours, archive } as const
         const decision = {
           destination,
-          peer,
+          ...to,
           rule: 'manual',
           effect: { kind: 'send', to: [destination], ...terms },
         } as const
@@ -239,7 +259,7 @@ async function lacking(
   tx: Tx,
   snapshot: StudySnapshot,
   destination: string,
-  peerId: string | undefined,
+  target: Pick<RouteTarget, 'peerId' | 'aeTitle'>,
 ): Promise<readonly SnapshotItem[]> {
   const sent = await tx
     .selectFrom('transfer_items')
@@ -253,7 +273,8 @@ async function lacking(
   return snapshot.items.filter(
     item =>
       !known.has(`${item.sopInstanceUid} ${item.fileSha256.toString('hex')}`) &&
-      (item.peerId === undefined || item.peerId !== peerId),
+      (item.peerId === undefined || item.peerId !== target.peerId) &&
+      (item.callingAe === undefined || item.callingAe !== target.aeTitle),
   )
 }
 
@@ -270,13 +291,4 @@ async function insertItems(tx: Tx, transfer: string, items: readonly SnapshotIte
 function digestOf(items: readonly SnapshotItem[]): Buffer {
   const lines = items.map(item => `${item.sopInstanceUid} ${item.fileSha256.toString('hex')}\n`).sort()
   return createHash('sha256').update(lines.join('')).digest()
-}
-
-async function findPeer(tx: Tx, peer: string): Promise<{ id: string; site_id: string } | undefined> {
-  return await tx
-    .selectFrom('peers')
-    .select(['id', 'site_id'])
-    .where('state', '=', 'active')
-    .where(where => where.or([where('name', '=', peer), where('site_id', '=', peer)]))
-    .executeTakeFirst()
 }

@@ -17,6 +17,7 @@ export interface SnapshotItem {
   readonly sizeBytes: number
   readonly fileSha256: Buffer
   readonly peerId: string | undefined
+  readonly callingAe: string | undefined
 }
 
 /** One study with its instances of one origin class. */
@@ -104,9 +105,15 @@ export async function loadSnapshot(
       transferSyntaxUid: row.transfer_syntax_uid,
       sizeBytes: row.size_bytes,
       fileSha256: row.file_sha256,
-      peerId: isObject(row.origin) && typeof row.origin['peerId'] === 'string' ? row.origin['peerId'] : undefined,
+      peerId: originText(row.origin, 'peerId'),
+      callingAe: originText(row.origin, 'callingAe'),
     })),
   }
+}
+
+function originText(origin: unknown, key: string): string | undefined {
+  const value = isObject(origin) ? origin[key] : undefined
+  return typeof value === 'string' ? value : undefined
 }
 
 /** Gathers distinct values by name, bounded. */

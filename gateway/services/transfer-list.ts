@@ -14,6 +14,13 @@ export interface TransferSummary {
   readonly peer: { readonly id: string; readonly name: string } | null
   /** Outbound: the destination the rule or person named. */
   readonly destination: string | null
+  /** Outbound, on to an archive: the modality's symbolic name. */
+  readonly modality: string | null
+  /**
+   * Where the study is safe, as far as anybody here knows: `archive` once the hospital's archive has committed to
+   * every instance, until then `gateway`. Null for what went to a peer, or has not come in.
+   */
+  readonly safeIn: 'gateway' | 'archive' | null
   readonly studyInstanceUid: string | null
   readonly purpose: string
   readonly priority: string | null
@@ -57,6 +64,15 @@ export interface TransferDetail extends TransferSummary {
   readonly steps: readonly TransferStep[]
   readonly receipts: readonly ReceiptInfo[]
   readonly refusals: unknown
+  /** Outbound, on to an archive: the first instances that it did not take, or not commit to. */
+  readonly problems: readonly InstanceProblem[]
+}
+
+/** Why one instance is not in the archive. */
+export interface InstanceProblem {
+  readonly sopInstanceUid: string
+  /** `STATUS_A700`, `NOT_ACCEPTED`, `NOT_COMMITTED_0112`, or an error code. */
+  readonly problem: string
 }
 
 export interface TransferFilter {
@@ -72,6 +88,9 @@ export interface TransferPage {
   readonly next: string | undefined
 }
 
+/** The most instances that are named one by one. */
+const mostProblems = 1_000
+
 interface ListRow extends Omit<TransferSummary, 'peer'> {
   readonly peerId: string | null
   readonly peerName: string | null
@@ -83,6 +102,7 @@ const place = sql`to_char(t.created_at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI
 
 const outbound = sql`
   select t.id::text, 'outbound' as direction, t.state, t.peer::text as "peerId", p.name as "peerName", t.destination,
+         t.modality, case when t.state = 'archived' then 'archive' when t.modality is not null then 'gateway' end as "safeIn",
          t.study_instance_uid as "studyInstanceUid", t.purpose, t.priority, t.rule, t.policy_version as "policyVersion",
          t.profile, t.trigger, t.requested_by as "requestedBy", t.manifest_id as "manifestId",
          t.object_count as "objectCount", t.bytes_total as "bytesTotal", t.bytes_acknowledged as "bytesDone",
@@ -92,7 +112,9 @@ const outbound = sql`
     from transfers t left join peers p on p.id = t.peer`
 
 const inbound = sql`
-  select t.id::text, 'inbound', t.state, t.peer::text, p.name, null, null, t.purpose, null, null, null::integer,
+  select t.id::text, 'inbound', t.state, t.peer::text, p.name, null, null,
+         case when exists (select from receipts r where r.transfer = t.id and r.direction = 'issued' and r.kind = 'archived')
+              then 'archive' when t.state = 'imported' then 'gateway' end, null, t.purpose, null, null, null::integer,
          null, null, null, t.manifest_id, t.object_count, t.bytes_total, t.bytes_received, null::bigint,
          null::integer, t.error_code, t.error, null::timestamptz, t.expires_at, t.created_at, t.updated_at,
          ${place}, t.refusals
@@ -147,6 +169,14 @@ export async function loadTransfer(db: Db, id: string): Promise<TransferDetail> 
     .where('transfer', '=', id)
     .orderBy('id')
     .execute()
+  const problems = await db.kysely
+    .selectFrom('transfer_items')
+    .select(['sop_instance_uid as sopInstanceUid', 'problem'])
+    .where('transfer', '=', id)
+    .where('problem', 'is not', null)
+    .orderBy('ordinal')
+    .limit(mostProblems)
+    .execute()
   const receipts = await db.kysely
     .selectFrom('receipts')
     .select(['direction', 'kind', 'sha256', 'created_at', 'envelope'])
@@ -156,6 +186,7 @@ export async function loadTransfer(db: Db, id: string): Promise<TransferDetail> 
   return {
     ...summary(row),
     refusals: row.refusals ?? [],
+    problems: problems.map(({ sopInstanceUid, problem }) => ({ sopInstanceUid, problem: problem ?? '' })),
     steps,
     receipts: receipts.map(({ direction, kind, sha256, created_at, envelope }) => ({
       direction: direction === 'issued' ? 'issued' : 'received',

@@ -15,9 +15,9 @@ import type { Queue } from '../jobs/queue.ts'
  */
 export async function cancelTransfer(options: { db: Db; queue: Queue }, id: string, principal: string): Promise<void> {
   await options.db.inTransaction(async tx => {
-    const { state } = await lockTransfer(tx, id)
+    const { state, modality } = await lockTransfer(tx, id)
     if (state === 'cancelled') return
-    if (['receipted', 'expired', 'refused'].includes(state)) {
+    if (['receipted', 'delivered', 'archived', 'expired', 'refused'].includes(state)) {
       throw new GatewayError('STATE_CONFLICT', `a transfer that is ${state} cannot be cancelled`)
     }
     await tx
@@ -31,7 +31,8 @@ export async function cancelTransfer(options: { db: Db; queue: Queue }, id: stri
       .where('id', '=', id)
       .execute()
     await recordAction(tx, id, 'cancelled', principal)
-    await options.queue.enqueue(tx, 'deliver', { transfer: id }, { singletonKey: id })
+    // A running delivery to a modality sees it when it writes its next results; there is nobody to be told.
+    if (modality === null) await options.queue.enqueue(tx, 'deliver', { transfer: id }, { singletonKey: id })
   })
 }
 
@@ -43,10 +44,12 @@ export async function cancelTransfer(options: { db: Db; queue: Queue }, id: stri
  */
 export async function retryTransfer(options: { db: Db; queue: Queue }, id: string, principal: string): Promise<void> {
   await options.db.inTransaction(async tx => {
-    const { state, peer, destination } = await lockTransfer(tx, id)
-    if (state === 'receipted') throw new GatewayError('STATE_CONFLICT', 'the transfer has arrived already')
+    const { state, peer, modality, destination } = await lockTransfer(tx, id)
+    if (state === 'receipted' || state === 'delivered' || state === 'archived')
+      throw new GatewayError('STATE_CONFLICT', 'the transfer has arrived already')
     if (['held', 'refused', 'cancelled', 'expired'].includes(state)) {
-      const resolved = peer ?? (await resolvePeer(tx, destination))
+      // What an archive has taken, it keeps.
+      const resolved = modality === null ? (peer ?? (await resolvePeer(tx, destination))) : null
       await tx
         .updateTable('transfers')
         .set({
@@ -58,7 +61,7 @@ export async function retryTransfer(options: { db: Db; queue: Queue }, id: strin
           manifest_created: new Date(),
           expires_at: new Date(Date.now() + 7 * 24 * 3_600_000),
           attempts: 0,
-          bytes_acknowledged: 0,
+          ...(modality === null && { bytes_acknowledged: 0 }),
           error_code: null,
           error: null,
           next_attempt_at: null,
@@ -75,14 +78,17 @@ export async function retryTransfer(options: { db: Db; queue: Queue }, id: strin
         .execute()
     }
     await recordAction(tx, id, 'retried', principal)
-    await options.queue.enqueue(tx, 'deliver', { transfer: id }, { singletonKey: id })
+    await options.queue.enqueue(tx, modality === null ? 'deliver' : 'archive', { transfer: id }, { singletonKey: id })
   })
 }
 
-async function lockTransfer(tx: Tx, id: string): Promise<{ state: string; peer: string | null; destination: string }> {
+async function lockTransfer(
+  tx: Tx,
+  id: string,
+): Promise<{ state: string; peer: string | null; modality: string | null; destination: string }> {
   const row = await tx
     .selectFrom('transfers')
-    .select(['state', 'peer', 'destination'])
+    .select(['state', 'peer', 'modality', 'destination'])
     .where('id', '=', id)
     .forUpdate()
     .executeTakeFirst()

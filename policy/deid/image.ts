@@ -87,8 +87,8 @@ export function painterOf(
           if (index >= 0 && index < bytes.length) bytes[index] = byteAt(place, bytes[index] ?? 0)
         }
       })
-      const tail = layout.totalBytes - at
-      if (tail < bytes.length) bytes.fill(0, Math.max(0, isWordSwapped ? tail + (tail & 1) : tail))
+      const tail = (isWordSwapped ? layout.totalBytes + (layout.totalBytes & 1) : layout.totalBytes) - at
+      if (tail < bytes.length) bytes.fill(0, Math.max(0, tail))
     },
   }
 }

@@ -24,6 +24,8 @@ export interface PixelPlan {
 export class CompressedPixelsError extends HoldError {}
 
 const pixelData = 0x7fe00010
+/** What devices append to fill a block. More means that the attributes do not describe these pixels. */
+const maxPaddingBytes = 512
 
 /**
  * Plans the pixel data.
@@ -80,6 +82,8 @@ function planNative(
   if (element.length === 0) return undefined
   const layout = nativeLayout(image)
   if (layout === undefined) throw unsupported(`${image.photometric} with ${bitsAllocated} bits allocated`)
+  if (element.length > layout.totalBytes + maxPaddingBytes)
+    throw unsupported('more bytes than rows, columns and frames make')
   const isFloat = element.tag !== pixelData
   if (isFloat && regions.length > 0) throw unsupported('floating point pixels cannot be blanked')
   // One byte behind the last pixel makes the length even; more than that is not pixels.

@@ -41,6 +41,12 @@ const ascii = text({
   pattern: /^(?! )[ -[\]-~]*(?<! )$/,
   expected: 'printable ASCII without backslash, not beginning or ending with a space',
 })
+const prefix = text({
+  min: 1,
+  max: 16,
+  pattern: /^(?! )[ -[\]-~]*(?<! )$/,
+  expected: 'at most 16 printable ASCII characters',
+})
 const pixels = integer({ min: 0, max: 1_000_000 })
 
 const attribute: Decoder<Tag> = (raw, path, problems) => {
@@ -120,7 +126,7 @@ const shape = object({
     object({ minDays: optional(integer({ min: 1, max: 36_500 }), 1), maxDays: integer({ min: 1, max: 36_500 }) }),
     { minDays: 1, maxDays: 3650 },
   ),
-  pseudonym: optional(object({ kind: oneOf('keyed', 'lookup', 'none'), prefix: optional(ascii, 'P-') }), {
+  pseudonym: optional(object({ kind: oneOf('keyed', 'lookup', 'none'), prefix: optional(prefix, 'P-') }), {
     kind: 'keyed',
     prefix: 'P-',
   }),

@@ -1,6 +1,7 @@
 /** A store with instances, and our SCP with C-MOVE and C-GET in front of it. */
 import type { TestContext } from 'node:test'
 import type { Db } from '../../gateway/db/db.ts'
+import { findService } from '../../gateway/dimse/find.ts'
 import { getService } from '../../gateway/dimse/get.ts'
 import { ingestStore } from '../../gateway/dimse/ingest-sink.ts'
 import { moveService } from '../../gateway/dimse/move.ts'
@@ -8,6 +9,7 @@ import type { Converter } from '../../gateway/dimse/outgoing.ts'
 import type { Scp, ScpOptions } from '../../gateway/dimse/scp.ts'
 import { openLog } from '../../gateway/log.ts'
 import { type Ingest, openIngest } from '../../gateway/services/ingest.ts'
+import { openQuery } from '../../gateway/services/query.ts'
 import { openRetrieve, type Retrieve } from '../../gateway/services/retrieve.ts'
 import type { Blobs } from '../../gateway/store/blobs.ts'
 import { temporaryDir, testBlobs } from '../support/blobs.ts'
@@ -47,6 +49,7 @@ export async function startArchive(
       return await registered(callingAe, callingAe === 'GETONLY' ? { permissions: ['get'] } : {})(caller)
     },
     services: [
+      findService({ query: openQuery({ db }), aeTitle: 'HANSE' }),
       getService({ retrieve, converter: () => converter }),
       moveService({
         retrieve,

@@ -54,7 +54,16 @@ const condition = fc.letrec<{ node: unknown }>(tie => ({
   ),
 })).node
 const to = fc.constantFrom(['b'], ['b', 'b'], [])
+const archive = fc.oneof(
+  fc.record({ commitment: fc.oneof(fc.boolean(), odd) }),
+  fc.record({
+    identifiers: fc.oneof(fc.constantFrom({ linked: true }, { prefix: 'X-', issuer: 'A\\B' }, { issuer: 'ä' }), odd),
+  }),
+)
 const effect = fc.oneof(
+  fc.record({
+    send: fc.record({ to: fc.constant(['pacs']), purpose: fc.constant('x'), profile: fc.constant('as-is'), archive }),
+  }),
   fc.record({ send: fc.record({ to, purpose: fc.constantFrom('treatment', 'Bad'), profile: fc.constant('as-is') }) }),
   fc.record({ send: fc.record({ to, purpose: fc.constant('x'), profile: fc.constant('as-is'), priority: odd }) }),
   fc.record({ deny: fc.record({ to, reason: fc.constant('no') }) }),
@@ -65,7 +74,7 @@ const policy = fc
   .tuple(fc.array(fc.tuple(condition, effect), { maxLength: 2 }), fc.option(odd, { freq: 8 }))
   .map(([rules, extra]) => ({
     format: 'hanse-policy-1',
-    destinations: { b: { peer: 'B' } },
+    destinations: { b: { peer: 'B' }, pacs: { modality: 'PACS' } },
     rules: rules.map(([when, does], index) => ({ id: `rule-${index}`, when, ...does })),
     ...(extra !== null && { title: extra }),
   }))
@@ -84,9 +93,38 @@ test('the published schema and the decoder accept the same documents', async () 
   assert.ok(accepted > 20, `only ${accepted} documents of the sample were valid`)
 })
 
-test('the example of PROFILES.md is valid in both', async () => {
-  const example: unknown = JSON.parse(/```json\n([^`]*)```/.exec(read('PROFILES.md'))?.[1] ?? 'null')
+test('the examples of PROFILES.md are valid in both', async () => {
+  const accepts = await schemaAccepts()
+  const examples = [...read('PROFILES.md').matchAll(/```json\n([^`]*)```/g)].map(match =>
+    JSON.parse(match[1] ?? 'null'),
+  )
 
-  assert.equal(decoderAccepts(example), true)
-  assert.equal(await (await schemaAccepts())(example), true)
+  assert.equal(examples.length, 2)
+  for (const example of examples) {
+    assert.equal(decoderAccepts(example), true)
+    assert.equal(await accepts(example), true)
+  }
+})
+
+test('a destination is a peer or a modality, and archive terms are for modalities alone', async () => {
+  const accepts = await schemaAccepts()
+  const document = (destination: object, archive?: object): unknown => ({
+    format: 'hanse-policy-1',
+    destinations: { d: destination },
+    rules: [
+      {
+        id: 'r',
+        when: { always: true },
+        send: { to: ['d'], purpose: 'x', profile: 'as-is', ...(archive && { archive }) },
+      },
+    ],
+  })
+
+  for (const destination of [{}, { peer: 'B', modality: 'PACS' }]) {
+    assert.equal(decoderAccepts(document(destination)), false)
+    assert.equal(await accepts(document(destination)), false)
+  }
+  assert.equal(decoderAccepts(document({ modality: 'PACS' }, { commitment: true })), true)
+  assert.equal(decoderAccepts(document({ peer: 'B' }, { commitment: true })), false)
+  assert.equal(decoderAccepts(document({ modality: 'PACS' }, { identifiers: { linked: true, prefix: 'X' } })), false)
 })

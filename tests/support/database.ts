@@ -174,10 +174,8 @@ async function makeTemplate(socketDir: string, template: string): Promise<void> 
 
 async function schemaHash(): Promise<string> {
   const hash = createHash('sha256')
-  const migrations = ['0001-foundation.ts']
-  for (const name of migrations) {
-    hash.update(await readFile(new URL(`../../gateway/db/migrations/${name}`, import.meta.url)))
-  }
+  const directory = new URL('../../gateway/db/migrations/', import.meta.url)
+  for (const name of (await readdir(directory)).sort()) hash.update(await readFile(new URL(name, directory)))
   return hash.digest('hex')
 }
 

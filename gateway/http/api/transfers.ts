@@ -1,5 +1,6 @@
 /** Transfers in both directions: what moves, what happened, and what a person can do about it. */
 import type { FastifyInstance } from 'fastify'
+import type { ArchiveTerms } from '../../../policy/document.ts'
 import type { Db } from '../../db/db.ts'
 import type { Queue } from '../../jobs/queue.ts'
 import type { InboundDecisions } from '../../services/inbound-decisions.ts'
@@ -11,6 +12,7 @@ import {
   answers,
   anything,
   array,
+  boolean,
   date,
   input,
   integer,
@@ -39,11 +41,17 @@ const summary = {
   state: {
     ...string,
     description:
-      'outbound: planned, prepared, signed, sent, receipted, held, refused, cancelled, expired; ' +
+      'outbound: planned, prepared, signed, sent, receipted, held, refused, cancelled, expired, and to a modality ' +
+      'delivered or archived at the end; ' +
       'inbound: receiving, committing, imported, held, refused, cancelled, expired',
   },
   peer: { type: ['object', 'null'], properties: { id: uuid, name: string } },
   destination: nullableString,
+  modality: { ...nullableString, description: 'On to an archive: the name of the modality' },
+  safeIn: {
+    ...nullableString,
+    description: 'archive once the archive has committed to every instance, until then gateway',
+  },
   studyInstanceUid: nullableString,
   purpose: string,
   priority: nullableString,
@@ -68,6 +76,7 @@ const summary = {
 const detail = object({
   ...summary,
   refusals: anything,
+  problems: array(object({ sopInstanceUid: string, problem: string }, 'Instances that the archive did not take')),
   steps: array(object({ at: date, step: string, detail: anything })),
   receipts: array(
     object({
@@ -79,6 +88,17 @@ const detail = object({
     }),
   ),
 })
+
+const text = (maxLength: number) => ({ ...string, minLength: 1, maxLength, pattern: '^[ -\\[\\]-~]+$' })
+/** As `send.archive` of a policy rule. */
+const archiveBody = {
+  ...input({
+    commitment: { ...boolean, default: false, description: 'Ask for storage commitment' },
+    count: { ...boolean, default: false, description: 'Compare with the count of the archive' },
+    identifiers: input({ linked: { ...boolean, default: false }, prefix: text(32), issuer: text(64) }),
+  }),
+  description: 'Only where the destination is a modality',
+}
 
 interface ListQuery {
   readonly direction?: Direction
@@ -121,7 +141,9 @@ export function transferRoutes(app: FastifyInstance, services: TransferServices)
     },
   )
 
-  app.post<{ Body: { study: string; destination: string; purpose: string; priority: string } }>(
+  app.post<{
+    Body: { study: string; destination: string; purpose: string; priority: string; archive?: ArchiveTerms }
+  }>(
     '/transfers',
     {
       schema: {
@@ -138,6 +160,7 @@ export function transferRoutes(app: FastifyInstance, services: TransferServices)
             },
             purpose: { ...string, pattern: '^[a-z][a-z0-9-]{0,63}$', default: 'treatment' },
             priority: { enum: ['urgent', 'normal', 'bulk'], default: 'normal' },
+            archive: archiveBody,
           },
           ['study', 'destination'],
         ),

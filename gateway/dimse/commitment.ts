@@ -1,0 +1,78 @@
+/**
+ * Storage commitment on associations that others open (PS3.4 §J.3): requests of our users, and answers of
+ * archives that we asked.
+ */
+import { GatewayError } from '../errors.ts'
+import type { Commitments, CommitmentWire } from '../services/commitment.ts'
+import type { Modalities } from '../services/modalities.ts'
+import { commandField } from './command.ts'
+import { readRequest } from './commitment-data.ts'
+import {
+  commitmentSopClass,
+  commitmentSopInstance,
+  commitmentSyntaxes,
+  outcomeOfCommitment,
+  reportCommitment,
+  requestActionType,
+  requestCommitment,
+  takeReport,
+} from './commitment-scu.ts'
+import type { ServiceClass, ServiceRequest, ServiceResponse } from './service.ts'
+import { status } from './status.ts'
+
+/** How long an association on which we asked stays open for the answer. */
+const lingerMs = 3_000
+
+/** The service class for our SCP, in both roles of the SOP class. */
+export function commitmentService(commitments: Commitments): ServiceClass {
+  return {
+    sopClassUids: [commitmentSopClass],
+    transferSyntaxes: commitmentSyntaxes,
+    commandFields: [commandField.actionRequest, commandField.eventReportRequest],
+    peerMayProvide: true,
+    handle: request =>
+      request.command.commandField === commandField.actionRequest
+        ? takeRequest(commitments, request)
+        : takeReport(request, report => {
+            const { callingAe, remoteAddress } = request.association
+            return commitments.answered({ id: callingAe, address: remoteAddress }, report)
+          }),
+  }
+}
+
+async function takeRequest(commitments: Commitments, request: ServiceRequest): Promise<ServiceResponse> {
+  const { command, dataset, transferSyntaxUid, association, principal } = request
+  if (command.sopInstanceUid !== commitmentSopInstance) return { status: status.noSuchInstance }
+  if (command.actionTypeId !== requestActionType) return { status: status.noSuchAction }
+  if (!dataset) return { status: status.invalidArgument, comment: 'no action information' }
+  try {
+    const { callingAe, remoteAddress } = association
+    const asked = await readRequest(dataset, transferSyntaxUid)
+    await commitments.receive(principal, { aeTitle: callingAe, remoteAddress }, asked)
+    return { status: status.success }
+  } catch (error) {
+    return outcomeOfCommitment(error)
+  }
+}
+
+/** Commitments on their way to registered modalities. */
+export function commitmentWire(modalities: Pick<Modalities, 'target'>): CommitmentWire {
+  return {
+    async report(aeTitle, report, signal) {
+      await reportCommitment({ ...targetOf(modalities, aeTitle), signal }, report)
+    },
+    async ask(aeTitle, request, onReport, signal) {
+      await requestCommitment({ ...targetOf(modalities, aeTitle), signal }, request, onReport, { lingerMs })
+    },
+  }
+}
+
+/** Whoever is registered later can be told later. */
+function targetOf(modalities: Pick<Modalities, 'target'>, aeTitle: string): ReturnType<Modalities['target']> {
+  try {
+    return modalities.target(aeTitle)
+  } catch (cause) {
+    const message = 'no modality with host and port is registered under this AE title'
+    throw new GatewayError('PEER_UNREACHABLE', message, { cause })
+  }
+}

@@ -1,0 +1,54 @@
+/** Who stands behind a destination of the policy: a paired site, or a modality inside the hospital. */
+import type { Tx } from '../db/db.ts'
+import type { ErrorCode } from '../errors.ts'
+
+/** A registered modality, by its name or AE title; undefined when there is none. */
+export type FindArchive = (
+  nameOrAeTitle: string,
+) => { readonly name: string; readonly aeTitle: string; readonly zone: 'inside' | 'outside' } | undefined
+
+/** Where a transfer goes. */
+export interface RouteTarget {
+  readonly kind: 'peer' | 'modality'
+  /** Row of the peer. */
+  readonly peerId?: string
+  /** Symbolic name of the modality. */
+  readonly modality?: string
+  /** AE title of the modality: what it sent us itself does not go back. */
+  readonly aeTitle?: string
+  /** For the audit log. */
+  readonly userId: string
+  /** Why nothing can go there now. */
+  readonly problem?: { readonly code: ErrorCode; readonly message: string }
+}
+
+/** Finds out who is meant. */
+export async function resolveTarget(
+  tx: Tx,
+  findArchive: FindArchive,
+  to: { readonly peer: string | undefined; readonly modality: string | undefined },
+): Promise<RouteTarget> {
+  if (to.modality !== undefined) return resolveModality(findArchive, to.modality)
+  const name = to.peer ?? ''
+  const peer = await tx
+    .selectFrom('peers')
+    .select(['id', 'site_id'])
+    .where('state', '=', 'active')
+    .where(where => where.or([where('name', '=', name), where('site_id', '=', name)]))
+    .executeTakeFirst()
+  if (peer) return { kind: 'peer', peerId: peer.id, userId: peer.site_id }
+  const message = `no active peer is called ${name}: pair with it, then retry`
+  return { kind: 'peer', userId: name, problem: { code: 'PEER_UNKNOWN', message } }
+}
+
+function resolveModality(findArchive: FindArchive, name: string): RouteTarget {
+  const found = findArchive(name)
+  if (!found) {
+    const message = `no modality is called ${name}: register it, then retry`
+    return { kind: 'modality', modality: name, userId: name, problem: { code: 'MODALITY_UNKNOWN', message } }
+  }
+  const target = { kind: 'modality', modality: found.name, aeTitle: found.aeTitle.trim() } as const
+  if (found.zone === 'inside') return { ...target, userId: target.aeTitle }
+  const message = `${name} is outside of the hospital: nothing goes there by rule`
+  return { ...target, userId: target.aeTitle, problem: { code: 'FORBIDDEN', message } }
+}
