@@ -23,6 +23,7 @@ import { type Db, openDatabase, type Tx } from './db/db.ts'
 import { openPrivateCluster } from './db/embedded.ts'
 import { migrate } from './db/migrations.ts'
 import { pixelConverter } from './dimse/converter.ts'
+import { openCredentials } from './dimse/credentials.ts'
 import { findService } from './dimse/find.ts'
 import { getService } from './dimse/get.ts'
 import { ingestStore } from './dimse/ingest-sink.ts'
@@ -103,7 +104,19 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const pairing = openPairing({ db, keys, peers, card, appendAudit, clocks, proxy })
 
   const ownIssuers = new Set(config.site.ownIssuers)
-  const modalities = use(starting, await openModalities({ db, log, aeTitle: config.dicom.aeTitle }))
+  const dicomCredentials = use(
+    starting,
+    await openCredentials({ source: { ...config.dicom.tls, issue: () => keys.dicomTls(dicomHostsOf(config)) }, log }),
+  )
+  const modalities = use(
+    starting,
+    await openModalities({
+      db,
+      log,
+      aeTitle: config.dicom.aeTitle,
+      credentials: () => dicomCredentials.current(),
+    }),
+  )
   const dueAt = ({ callingAe, purpose }: Origin): Date | undefined =>
     purpose === 'prefetch'
       ? undefined
@@ -173,6 +186,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   )
   federationUrl ??= reachable('https', config.federation.host, federation.address.port)
 
+  const { port: dicomTlsPort } = config.dicom.tls
   const scp = use(
     starting,
     await openScp({
@@ -184,7 +198,17 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       limits: {
         associations: config.limits.associations,
         associationsPerAddress: config.limits.associationsPerAddress,
+        associationsPerAe: config.limits.associationsPerAe,
       },
+      tls:
+        dicomTlsPort === undefined
+          ? undefined
+          : {
+              port: dicomTlsPort,
+              clients: config.dicom.tls.clientCertificates,
+              credentials: dicomCredentials,
+              isRegistered: fingerprint => modalities.hasCertificate(fingerprint),
+            },
       identifyCaller: caller => modalities.identify(caller),
       onRefused: ({ callingAe, remoteAddress, reason, repeats }) =>
         refused({ protocol: 'dimse', userId: callingAe || 'unknown', address: remoteAddress, reason, repeats }),
@@ -276,7 +300,12 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       url: reachable(config.http.tls ? 'https' : 'http', config.http.host, portOf(http.server.address())),
       port: portOf(http.server.address()),
     },
-    dicom: { aeTitle: config.dicom.aeTitle, host: config.dicom.host, port: scp.address.port },
+    dicom: {
+      aeTitle: config.dicom.aeTitle,
+      host: config.dicom.host,
+      port: scp.address.port,
+      ...(scp.tlsAddress && { tlsPort: scp.tlsAddress.port }),
+    },
     federation: { url: federationUrl, port: federation.address.port },
   }
   await writeListeners(config.data, listeners)
@@ -348,6 +377,12 @@ function hostsOf(config: Config): string[] {
   return [...new Set([...named, ...bound, 'localhost', '127.0.0.1'])]
 }
 
+/** The same for DICOM TLS. */
+function dicomHostsOf(config: Config): string[] {
+  const { host } = config.dicom
+  return [...new Set([...hostsOf(config), ...(isWildcard(host) ? [] : [host])])]
+}
+
 const isWildcard = (host: string): boolean => host === '0.0.0.0' || host === '::'
 
 /** A URL under which the listener can be reached from here. */
@@ -363,7 +398,8 @@ function portOf(address: ReturnType<import('node:net').Server['address']>): numb
 function describeListeners(listeners: Listeners | undefined): { http: string; dicom: string; federation: string } {
   if (!listeners) return { http: '', dicom: '', federation: '' }
   const { http, dicom, federation } = listeners
-  return { http: http.url, dicom: `${dicom.aeTitle}@${dicom.host}:${dicom.port}`, federation: federation.url }
+  const tls = dicom.tlsPort === undefined ? '' : `, TLS on port ${dicom.tlsPort}`
+  return { http: http.url, dicom: `${dicom.aeTitle}@${dicom.host}:${dicom.port}${tls}`, federation: federation.url }
 }
 
 async function recordActivity(db: Db, what: 'start' | 'stop'): Promise<void> {

@@ -26,7 +26,7 @@ import {
   type Rejection,
   type Violation,
 } from './pdu.ts'
-import { permit, refusalOf } from './permissions.ts'
+import { mayAsk, permit, refusalOf } from './permissions.ts'
 import type { ReceiveBuffers } from './receive-buffers.ts'
 import type { RefusalReports } from './refusals.ts'
 import { checkRequest } from './requests.ts'
@@ -149,7 +149,7 @@ export class AcceptedAssociation extends UpperLayer {
       case pduType.releaseResponse:
         return unexpectedPdu('a PDU that only the accepting side sends')
       default:
-        return unrecognizedPdu()
+        return unrecognizedPdu(type)
     }
   }
 
@@ -166,14 +166,17 @@ export class AcceptedAssociation extends UpperLayer {
   }
 
   protected override quietUntil(quietSince: number): number {
-    const { associationRequestMs, idleMs, pduMs } = this.#shared.limits
+    const { associationRequestMs, pduMs } = this.#shared.limits
     if (this.#state !== 'associated') return this.#connectedAt + associationRequestMs
     if (this.#incoming || this.#command.isUnderWay) return quietSince + pduMs
-    if (this.#serving) {
-      return this.#owedSince === undefined ? Number.POSITIVE_INFINITY : Math.max(quietSince, this.#owedSince) + pduMs
-    }
+    if (!this.#serving) return quietSince + this.#idleMs
+    return this.#owedSince === undefined ? Number.POSITIVE_INFINITY : Math.max(quietSince, this.#owedSince) + pduMs
+  }
+
+  /** How long the peer may be silent between messages. */
+  get #idleMs(): number {
     const ownSeconds = this.#admission?.modality?.limits?.idleSeconds
-    return quietSince + (ownSeconds === undefined ? idleMs : ownSeconds * 1000)
+    return ownSeconds === undefined ? this.#shared.limits.idleMs : ownSeconds * 1000
   }
 
   protected override onExpired(): void {
@@ -267,9 +270,7 @@ export class AcceptedAssociation extends UpperLayer {
 
   #accept(request: AssociateRequest, admission: Admission, peer: AssociationPeer): void {
     const providers = new Set(request.roles.filter(role => role.scp).map(role => role.sopClassUid))
-    const received = admission.services.has('get') ? providers : new Set<string>()
-    const offered = negotiate(request.contexts, this.#shared)
-    const { contexts: answers, refused } = permit(offered, admission.services, received)
+    const { contexts: answers, refused } = permit(negotiate(request.contexts, this.#shared), admission, providers)
     if (refused.size > 0) {
       const message = `association accepted in part: ${refusalOf(refused, admission)}`
       this.#shared.refusals.report(peer, { reason: 'not-permitted', message })
@@ -363,7 +364,7 @@ export class AcceptedAssociation extends UpperLayer {
       return
     }
     const reply = (outcome: Outcome): void => this.#reply(command, messageId, context, outcome)
-    const outcome = this.#mayAsk(command) ? checkRequest(command, context) : { status: status.notAuthorized }
+    const outcome = this.#mayAsk(context) ? checkRequest(command, context) : { status: status.notAuthorized }
     const isGood = outcome.status === status.success
     const { service } = context
     const serve = (dataset: Uint8Array | undefined): void => {
@@ -384,9 +385,8 @@ export class AcceptedAssociation extends UpperLayer {
     }
   }
 
-  /** Who may not store has storage contexts all the same, to receive by C-GET. */
-  #mayAsk(command: Command): boolean {
-    return command.commandField !== commandField.storeRequest || this.#admission?.services.has('store') === true
+  #mayAsk({ abstractSyntaxUid }: AcceptedContext): boolean {
+    return this.#admission !== undefined && mayAsk(abstractSyntaxUid, this.#admission)
   }
 
   /** Has a service work on a request while reading goes on. */

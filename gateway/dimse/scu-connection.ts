@@ -202,7 +202,7 @@ export class ScuConnection extends UpperLayer {
       case pduType.associateRequest:
         return unexpectedPdu('a PDU that only the requesting side sends')
       default:
-        return unrecognizedPdu()
+        return unrecognizedPdu(type)
     }
   }
 

@@ -64,7 +64,7 @@ export function startRouting(options: {
   findArchive?: FindArchive
   onArrived?: (tx: Tx, study: number) => Promise<void>
 }): Routing {
-  const { db, queue, onArrived, findArchive = () => undefined } = options
+  const { db, queue, findArchive = () => undefined, onArrived } = options
   const log = options.log.child({ part: 'routing' })
   let closed = false
   let scanning: Promise<void> = Promise.resolve()

@@ -8,6 +8,7 @@ import { type Dataset, decodeStrings, type Element, itemsOf, stringOf } from '..
 import { readPart10 } from '../../gateway/dicom/part10-reader.ts'
 import { isPrivateTag, type Tag } from '../../gateway/dicom/tag.ts'
 import { isBulkVr, vrFacts } from '../../gateway/dicom/vr.ts'
+import { isRequired } from './attribute-types.ts'
 import { dummyDate, isDummyText } from './dummies.ts'
 import { fold, type Identifiers, wordPattern } from './identifiers.ts'
 import { marks, methodCodesOf } from './marks.ts'
@@ -78,12 +79,16 @@ class Verifier {
     this.#overridden = new Set(profile.overrides.map(({ attribute }) => attribute))
   }
 
+  /** Of the data set that is verified. */
+  #sopClassUid = ''
+
   find(tag: Tag, rule: string): void {
     if (this.findings.length < maxFindings) this.findings.push({ tag, rule })
   }
 
   /** The instance says what was done to it. */
   marks(dataset: Dataset): void {
+    this.#sopClassUid = stringOf(dataset, 0x00080016) ?? ''
     const { profile, pixels } = this.#expected
     if (stringOf(dataset, 0x00120062) !== 'YES') this.find(0x00120062, 'not marked as de-identified')
     const codes = itemsOf(dataset, 0x00120064).map(item => stringOf(item, 0x00080100))
@@ -124,12 +129,12 @@ class Verifier {
     if (row === undefined || this.#overridden.has(element.tag)) return
     if (this.#optionNames.some(name => Object.hasOwn(row.options, name))) return
     const { tag, length, vr } = element
-    if (row.basic === 'X') this.find(tag, 'X in Table E.1-1, but present')
+    if (row.basic === 'X' && !isRequired(this.#sopClassUid, tag)) this.find(tag, 'X in Table E.1-1, but present')
     if (vr === 'SQ' || vr === 'UI' || length === 0 || isPatient(tag)) return
     // In a content item Table E.3.4-1 decides.
     if (stringOf(dataset, 0x0040a040) !== undefined && contentValues.has(tag)) return
     if (row.basic === 'Z') this.find(tag, 'Z in Table E.1-1, but not empty')
-    if (row.basic === 'D' || row.basic.includes('/')) {
+    if (row.basic === 'D' || row.basic === 'X' || row.basic.includes('/')) {
       const isDummy = element.value?.every(byte => byte === 0) ?? false
       const texts = decodeStrings(element, dataset.charset)
       if (!isDummy && !texts.every(text => text === '' || isDummyText(text)))

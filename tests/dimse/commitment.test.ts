@@ -19,6 +19,7 @@ import { testDatabase } from '../support/database.ts'
 import { type BuiltInstance, buildInstance } from '../support/dicom-builder.ts'
 import { missingOrthanc, orthancAe, startOrthanc } from '../support/orthanc.ts'
 import { until } from '../support/until.ts'
+import { registered } from './fixture.ts'
 
 const skip = missingOrthanc
 const log = openLog({ level: process.env['HANSE_TEST_LOG'] === 'debug' ? 'debug' : 'silent', pretty: true })
@@ -45,7 +46,7 @@ async function startSite(t: TestContext, aeTitle: string) {
     host: '127.0.0.1',
     port: 0,
     aeTitle,
-    unknownCallers: 'all',
+    identifyCaller: caller => registered(caller.callingAe)(caller),
     store: ingestStore(ingest),
     services: [commitmentService(commitments)],
     log,

@@ -1,12 +1,12 @@
 /** Where de-identified files are put: whole or not at all, under names that come from the output. */
 import { mkdir, open, rename, rm } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import type { Certificate } from '../../../policy/deid/certificate.ts'
 import { memorySpool, type Spool } from '../../../policy/deid/engine.ts'
 import { type ByteSource, fileSource } from '../../dicom/byte-source.ts'
 
-/** Smaller outputs are verified in memory and written once. */
-const maxMemoryBytes = 67_108_864
+/** Smaller files are read, verified and written in one piece. */
+export const maxMemoryBytes = 67_108_864
 const copyBytes = 1_048_576
 
 /** An output in the making. */
@@ -16,9 +16,12 @@ export interface Draft extends AsyncDisposable {
   keep(output: ByteSource, certificate: Certificate): Promise<string>
 }
 
+/** What was written in this run: digest by name. */
+export type Written = Map<string, string>
+
 /** A draft; what is not kept is gone when it is disposed. */
-export function openDraft(folder: string, number: number, sourceBytes: number): Draft {
-  const path = join(folder, `.hanse-${process.pid}-${number}.part`)
+export function openDraft(folder: string, written: Written, sourceBytes: number): Draft {
+  const path = join(folder, `.hanse-${process.pid}.part`)
   const isSmall = sourceBytes <= maxMemoryBytes
   let file: Awaited<ReturnType<typeof open>> | undefined
   const write = async (chunks: AsyncIterable<Uint8Array>): Promise<ByteSource> => {
@@ -29,6 +32,8 @@ export function openDraft(folder: string, number: number, sourceBytes: number): 
         at += (await file.write(chunk, at, chunk.length - at, size + at)).bytesWritten
       size += chunk.length
     }
+    // A second writing, of encoded pixels, is shorter than the first.
+    await file.truncate(size)
     return fileSource(file, size)
   }
   return {
@@ -37,10 +42,10 @@ export function openDraft(folder: string, number: number, sourceBytes: number): 
       if (isSmall) await write(chunksOf(output))
       await file?.close()
       file = undefined
-      const study = certificate.studyInstanceUid || 'no-study'
-      const name = join(study, `${certificate.sopInstanceUid}.dcm`)
-      await mkdir(join(folder, study), { recursive: true })
+      const name = nameOf(certificate, written)
+      await mkdir(dirname(join(folder, name)), { recursive: true })
       await rename(path, join(folder, name))
+      written.set(name, certificate.outputSha256)
       return name
     },
     async [Symbol.asyncDispose]() {
@@ -48,6 +53,14 @@ export function openDraft(folder: string, number: number, sourceBytes: number): 
       await rm(path, { force: true })
     },
   }
+}
+
+/** By the new UIDs; a second instance of the same UIDs with other content does not take the first one's place. */
+function nameOf({ studyInstanceUid, sopInstanceUid, outputSha256 }: Certificate, written: Written): string {
+  const usual = join(studyInstanceUid || 'no-study', `${sopInstanceUid}.dcm`)
+  const taken = written.get(usual)
+  if (taken === undefined || taken === outputSha256) return usual
+  return join(dirname(usual), `${sopInstanceUid}-${outputSha256.slice(0, 12)}.dcm`)
 }
 
 async function* chunksOf(source: ByteSource): AsyncGenerator<Uint8Array> {
