@@ -22,6 +22,8 @@ import { lockDataDir } from './db/data-lock.ts'
 import { type Db, openDatabase, type Tx } from './db/db.ts'
 import { openPrivateCluster } from './db/embedded.ts'
 import { migrate } from './db/migrations.ts'
+import { archiveWire } from './dimse/archive-wire.ts'
+import { commitmentService, commitmentWire } from './dimse/commitment.ts'
 import { pixelConverter } from './dimse/converter.ts'
 import { openCredentials } from './dimse/credentials.ts'
 import { findService } from './dimse/find.ts'
@@ -36,6 +38,7 @@ import { GatewayError } from './errors.ts'
 import { apiRoutes, installOpenApi } from './http/api/routes.ts'
 import { installGauges } from './http/gauges.ts'
 import { openMetrics } from './http/metrics.ts'
+import { orthancModalityRoutes } from './http/orthanc/modalities.ts'
 import { orthancRoutes } from './http/orthanc/routes.ts'
 import { limitRefusals } from './http/refusals.ts'
 import { buildHttpServer } from './http/server.ts'
@@ -43,7 +46,9 @@ import { openQueue } from './jobs/queue.ts'
 import type { Log } from './log.ts'
 import { openPixels } from './pixels/pixels.ts'
 import { adminToken, type Listeners, writeListeners } from './run-files.ts'
+import { openArchive } from './services/archive.ts'
 import { openAuditLog } from './services/audit-log.ts'
+import { openCommitments } from './services/commitment.ts'
 import { openConflicts } from './services/conflicts.ts'
 import type { NodeTarget } from './services/dicom-node.ts'
 import { startHousekeeping } from './services/housekeeping.ts'
@@ -52,6 +57,7 @@ import { openIngest } from './services/ingest.ts'
 import { type Modalities, openModalities } from './services/modalities.ts'
 import { openModalityJobs } from './services/modality-jobs.ts'
 import { openOutbound } from './services/outbound.ts'
+import { openPatientLinks } from './services/patient-links.ts'
 import { openPrefetch } from './services/prefetch.ts'
 import { openQuery } from './services/query.ts'
 import { openRefusals } from './services/refusals.ts'
@@ -155,7 +161,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     prefetch.run(study, signal, attempt),
   )
   const onArrived = (tx: Tx, study: number): Promise<void> => prefetch.arrived(tx, study)
-  const routing = use(starting, startRouting({ db, queue, log, onArrived }))
+  const routing = use(starting, startRouting({ db, queue, log, findArchive: name => modalities.find(name), onArrived }))
   const checkpoint = async (): Promise<string> => (await audit.checkpoint()).note
   const inbound = await openInbound({ db, blobs, queue, keys, checkpoint, log, dataDir: config.data })
   const openCarrier = carrierOpener({ keys, clocks, proxy })
@@ -163,7 +169,24 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   queue.work('commit-inbound', { concurrency: 2 }, ({ transfer }, signal) => inbound.runCommit(transfer, signal))
   queue.work('deliver', { concurrency: 8 }, ({ transfer }, signal) => outbound.run(transfer, signal))
   await outbound.recover('all')
-  use(starting, startHousekeeping({ db, blobs, inbound, outbound, log }))
+  const { aeTitle } = config.dicom
+  const commitments = openCommitments({ db, blobs, queue, wire: commitmentWire(modalities), aeTitle, log })
+  queue.work('verify-commitment', { concurrency: 2 }, (job, signal) => commitments.verify(job.commitment, signal))
+  queue.work('carry-commitment', { concurrency: 4 }, (job, signal) => commitments.carry(job.commitment, signal))
+  const archive = openArchive({
+    db,
+    blobs,
+    queue,
+    keys,
+    checkpoint,
+    commitments,
+    wire: archiveWire({ target: findNode, converter }),
+    findArchive: name => modalities.find(name),
+    aeTitle,
+    log,
+  })
+  queue.work('archive', { concurrency: 4 }, ({ transfer }, signal) => archive.run(transfer, signal))
+  use(starting, startHousekeeping({ db, blobs, inbound, outbound, archive, commitments, log }))
 
   const refused = openRefusals({ db, log })
   const onRefused = limitRefusals<RefusedConnection>(({ code, address, repeats }) => {
@@ -216,6 +239,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       services: [
         findService({ query: openQuery({ db }), aeTitle: config.dicom.aeTitle }),
         getService({ retrieve, converter: ({ callingAe }) => converter(callingAe) }),
+        commitmentService(commitments),
         moveService({ retrieve, destination: aeTitle => moveDestination(modalities, aeTitle), converter, log }),
       ],
       log,
@@ -252,6 +276,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       await installOpenApi(app, version)
       orthancRoutes(app, {
         db,
+        commitment: { db, commitments, modalities },
         retrieve,
         upload: { db, ingest, limitBytes: config.limits.instanceBytes, concurrency: config.limits.uploads },
         system: () => ({
@@ -262,6 +287,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
           version,
         }),
       })
+      const remote = openRemote({ db, findNode, node })
+      await orthancModalityRoutes(app, { modalities, remote })
       await apiRoutes(app, {
         db,
         blobs,
@@ -273,9 +300,10 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         inbound,
         conflicts: openConflicts({ db, blobs, dueAt, ownIssuers }),
         modalities,
-        remote: openRemote({ db, findNode, node }),
+        remote,
         modalityJobs,
         prefetch,
+        patientLinks: openPatientLinks({ db, queue }),
         audit,
         health: { isReady },
         status: () =>

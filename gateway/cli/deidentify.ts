@@ -1,7 +1,7 @@
 /** `hanse deidentify`: files and folders, without a gateway. */
 import { randomBytes } from 'node:crypto'
 import { createWriteStream } from 'node:fs'
-import { mkdir, open, rm } from 'node:fs/promises'
+import { mkdir, rm } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { finished } from 'node:stream/promises'
 import { Deidentifier, type Done, type PixelCodec } from '../../policy/deid/engine.ts'
@@ -10,12 +10,12 @@ import { addIdentifiers, type Identifiers, noIdentifiers } from '../../policy/de
 import { basicWith, presetNames, presetProfile } from '../../policy/deid/presets.ts'
 import { decodeProfile, type Profile } from '../../policy/deid/profile.ts'
 import { projectKeyBytes } from '../../policy/deid/project.ts'
-import { type ByteSource, bufferSource, fileSource } from '../dicom/byte-source.ts'
+import { type ByteSource, bufferSource } from '../dicom/byte-source.ts'
 import { isGatewayError } from '../errors.ts'
 import { openPixels, type Pixels } from '../pixels/pixels.ts'
 import { nativePixels } from '../services/native-pixels.ts'
 import { type Args, type Command, exitCodes, type Io, UsageError } from './command.ts'
-import { inputFiles, refuseOverlap } from './deidentify/inputs.ts'
+import { inputFiles, openInput, refuseOverlap } from './deidentify/inputs.ts'
 import { maxMemoryBytes, openDraft, type Written } from './deidentify/output-folder.ts'
 import { createProjectKey, readJson, readProjectKey, readPseudonyms } from './deidentify/project-file.ts'
 import { counted } from './table.ts'
@@ -131,8 +131,8 @@ async function deidentifyAll(names: readonly string[], run: Run): Promise<number
 }
 
 async function collect(path: string, engine: Deidentifier, byStudy: Map<string, Identifiers>): Promise<void> {
-  await using file = await open(path)
-  const found = await engine.identifiersOf(fileSource(file, (await file.stat()).size))
+  using file = openInput(path)
+  const found = file && (await engine.identifiersOf(file.source))
   if (found === undefined) return
   const known = byStudy.get(found.studyUid) ?? noIdentifiers()
   addIdentifiers(known, found.identifiers)
@@ -146,13 +146,17 @@ type FileOutcome =
 async function deidentifyFile(
   path: string,
   byStudy: ReadonlyMap<string, Identifiers>,
-  { engine, out, codec, written }: Run,
+  { engine, out, codec, written, io }: Run,
 ): Promise<FileOutcome> {
-  await using file = await open(path)
-  const { size } = await file.stat()
-  const source = size <= maxMemoryBytes ? bufferSource(await file.readFile()) : fileSource(file, size)
-  await using draft = openDraft(out, written, size)
+  using file = openInput(path)
+  if (file === undefined)
+    return { result: 'held', code: 'unreadable', reason: 'cannot be opened', evidence: [], isAlert: false }
+  const { sizeBytes } = file.source
+  const source = sizeBytes <= maxMemoryBytes ? bufferSource(await file.source.read(0, sizeBytes)) : file.source
+  await using draft = openDraft(out, written, sizeBytes)
   const outcome = await engine.run(source, draft.spool, { knownOfStudy: uid => byStudy.get(uid), codec })
+  // An interruption held it; that is not what the report should say.
+  io.signal.throwIfAborted()
   if (outcome.kind === 'done') {
     const { certificate, output } = outcome
     return { result: 'written', file: await draft.keep(output, certificate), certificate }

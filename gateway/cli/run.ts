@@ -33,6 +33,10 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
   },
   'modality add': { summary: 'register a modality', load: async () => (await import('./modality.ts')).modalityAdd },
   'modality remove': { summary: 'remove a modality', load: async () => (await import('./modality.ts')).modalityRemove },
+  'modality echo': {
+    summary: 'ask a modality whether it answers',
+    load: async () => (await import('./modality.ts')).modalityEcho,
+  },
   query: { summary: 'ask a modality what it holds', load: async () => (await import('./query.ts')).query },
   retrieve: {
     summary: 'fetch studies from a modality',

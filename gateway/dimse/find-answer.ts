@@ -33,20 +33,29 @@ export function isSupported(tag: Tag, level: Level): boolean {
 }
 
 /** Makes the identifier of a match: what was asked for, empty where the match has none. */
-export function matchEncoder(options: {
+export function matchEncoder(
+  options: AnswerOptions & { readonly level: Level; readonly aeTitle: string },
+): (attributes: DicomJson) => Uint8Array {
+  return answerEncoder(options, [
+    { tag: queryRetrieveLevel, value: levelNames[options.level] },
+    { tag: retrieveAeTitle, value: options.aeTitle },
+    { tag: instanceAvailability, value: 'ONLINE' },
+  ])
+}
+
+/** How the identifiers of answers are made. */
+export interface AnswerOptions {
   readonly keys: DicomJson
-  readonly level: Level
-  readonly aeTitle: string
   /** The request's character set, which the answer keeps where it can. */
   readonly terms: readonly string[]
   readonly transferSyntaxUid: string
-}): (attributes: DicomJson) => Uint8Array {
-  const { keys, level, aeTitle, terms, transferSyntaxUid } = options
-  const fixed: NewElement[] = [
-    { tag: queryRetrieveLevel, value: levelNames[level] },
-    { tag: retrieveAeTitle, value: aeTitle },
-    { tag: instanceAvailability, value: 'ONLINE' },
-  ]
+}
+
+/** Makes the identifier of an answer: what `keys` names, and the elements that every answer has. */
+export function answerEncoder(
+  { keys, terms, transferSyntaxUid }: AnswerOptions,
+  fixed: readonly NewElement[],
+): (attributes: DicomJson) => Uint8Array {
   const encode = (elements: readonly NewElement[], charset: readonly string[]): Uint8Array => {
     const declared = charset.length === 0 ? [] : [{ tag: specificCharacterSet, value: [...charset] }]
     return encodeDataset([...declared, ...fixed, ...elements], transferSyntaxUid)

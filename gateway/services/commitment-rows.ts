@@ -116,6 +116,17 @@ export async function lockAsked(tx: Tx, transactionUid: string): Promise<Commitm
   return rows[0] && readRow(rows[0])
 }
 
+/** Our own request by its transaction UID, or by its row; undefined when there is none. */
+export async function findAsked(
+  db: Executor,
+  by: string | { readonly id: string },
+): Promise<CommitmentRow | undefined> {
+  const where = typeof by === 'string' ? sql`c.transaction_uid = ${by}` : sql`c.id = ${by.id}`
+  const { rows } = await sql<RawRow>`
+    select ${columns} from commitments c where c.direction = 'sent' and ${where}`.execute(db)
+  return rows[0] && readRow(rows[0])
+}
+
 /** Newest first; `before` is the creation time of the last one seen. */
 export async function listCommitments(
   db: Executor,

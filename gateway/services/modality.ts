@@ -105,11 +105,12 @@ type Decoded = ObjectValue<typeof shape>
 
 /** A registration as given: what is absent takes its default. */
 export interface ModalityInput
-  extends Readonly<Partial<Omit<Decoded, 'aeTitle' | 'permissions' | 'transferSyntaxes' | 'tls'>>> {
+  extends Readonly<Partial<Omit<Decoded, 'aeTitle' | 'permissions' | 'transferSyntaxes' | 'tls' | 'limits'>>> {
   readonly aeTitle: string
   readonly permissions?: readonly ModalityService[] | undefined
   readonly transferSyntaxes?: readonly string[] | undefined
   readonly tls?: Partial<NonNullable<Decoded['tls']>> | undefined
+  readonly limits?: Partial<NonNullable<Decoded['limits']>> | undefined
 }
 
 /** A registration. */

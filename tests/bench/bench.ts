@@ -2,7 +2,7 @@
  * `npm run bench`: our gateway next to Orthanc and DCMTK's storescp in one run on one disk.
  *
  * Prints a table and writes JSON. Options: --quick (small, one round), --rounds N, --only
- * ingest|transfer, --targets hanse,orthanc,storescp, --out FILE (default bench-results.json),
+ * deidentify|ingest|transfer, --targets hanse,orthanc,storescp, --out FILE (default bench-results.json),
  * --dir DIR (where all data are kept while it runs; default the system's temporary directory).
  */
 import { spawnSync } from 'node:child_process'
@@ -11,6 +11,7 @@ import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { missing } from '../support/dcmtk.ts'
+import { benchDeidentify } from './deidentify.ts'
 import { gateway } from './gateway.ts'
 import { benchIngest } from './ingest.ts'
 import type { WorkloadResult } from './measure.ts'
@@ -46,13 +47,17 @@ const directory = await mkdtemp(join(values.dir, 'hanse-bench-'))
 await chmod(directory, 0o755)
 const results: WorkloadResult[] = []
 try {
-  if (values.only !== 'transfer') {
+  if (values.only === undefined || values.only === 'deidentify') {
+    const instances = values.quick ? 200 : 1_000
+    results.push(await benchDeidentify(directory, names, { instances, rounds }, note))
+  }
+  if (values.only === undefined || values.only === 'ingest') {
     const plan = values.quick
       ? { largeInstances: 200, smallInstances: 1_000, rounds }
       : { largeInstances: 1_000, smallInstances: 5_000, rounds }
     results.push(...(await benchIngest(directory, targets, plan, note)))
   }
-  if (values.only !== 'ingest') {
+  if (values.only === undefined || values.only === 'transfer') {
     const instances = values.quick ? 100 : 300
     results.push(await benchTransfer(directory, names, { instances, rounds }, note))
   }

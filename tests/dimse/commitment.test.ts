@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { open, rm } from 'node:fs/promises'
 import { type TestContext, test } from 'node:test'
-import { isObject } from '../../gateway/decode.ts'
+import { decode, isObject } from '../../gateway/decode.ts'
 import { bufferSource } from '../../gateway/dicom/byte-source.ts'
 import { commitmentService, commitmentWire } from '../../gateway/dimse/commitment.ts'
 import { ingestStore } from '../../gateway/dimse/ingest-sink.ts'
@@ -13,13 +13,13 @@ import { openLog } from '../../gateway/log.ts'
 import { openCommitments } from '../../gateway/services/commitment.ts'
 import { type CommitmentRow, loadCommitment, loadCommitmentItems } from '../../gateway/services/commitment-rows.ts'
 import { openIngest } from '../../gateway/services/ingest.ts'
+import { modalityInput } from '../../gateway/services/modality.ts'
 import { testBlobs } from '../support/blobs.ts'
 import { onEnd } from '../support/cleanup.ts'
 import { testDatabase } from '../support/database.ts'
 import { type BuiltInstance, buildInstance } from '../support/dicom-builder.ts'
 import { missingOrthanc, orthancAe, startOrthanc } from '../support/orthanc.ts'
 import { until } from '../support/until.ts'
-import { registered } from './fixture.ts'
 
 const skip = missingOrthanc
 const log = openLog({ level: process.env['HANSE_TEST_LOG'] === 'debug' ? 'debug' : 'silent', pretty: true })
@@ -46,7 +46,10 @@ async function startSite(t: TestContext, aeTitle: string) {
     host: '127.0.0.1',
     port: 0,
     aeTitle,
-    identifyCaller: caller => registered(caller.callingAe)(caller),
+    identifyCaller: async ({ callingAe, remoteAddress }) => {
+      const registered = decode(modalityInput, { aeTitle: callingAe, host: remoteAddress })
+      return registered.ok ? { kind: 'registered', modality: registered.value } : { kind: 'unknown' }
+    },
     store: ingestStore(ingest),
     services: [commitmentService(commitments)],
     log,

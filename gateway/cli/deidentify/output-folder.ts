@@ -1,5 +1,6 @@
 /** Where de-identified files are put: whole or not at all, under names that come from the output. */
-import { mkdir, open, rename, rm } from 'node:fs/promises'
+import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { open } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import type { Certificate } from '../../../policy/deid/certificate.ts'
 import { memorySpool, type Spool } from '../../../policy/deid/engine.ts'
@@ -7,7 +8,6 @@ import { type ByteSource, fileSource } from '../../dicom/byte-source.ts'
 
 /** Smaller files are read, verified and written in one piece. */
 export const maxMemoryBytes = 67_108_864
-const copyBytes = 1_048_576
 
 /** An output in the making. */
 export interface Draft extends AsyncDisposable {
@@ -24,8 +24,10 @@ export function openDraft(folder: string, written: Written, sourceBytes: number)
   const path = join(folder, `.hanse-${process.pid}.part`)
   const isSmall = sourceBytes <= maxMemoryBytes
   let file: Awaited<ReturnType<typeof open>> | undefined
+  let isWritten = false
   const write = async (chunks: AsyncIterable<Uint8Array>): Promise<ByteSource> => {
     file ??= await open(path, 'w+', 0o600)
+    isWritten = true
     let size = 0
     for await (const chunk of chunks) {
       for (let at = 0; at < chunk.length; )
@@ -39,18 +41,21 @@ export function openDraft(folder: string, written: Written, sourceBytes: number)
   return {
     spool: isSmall ? memorySpool : write,
     async keep(output, certificate) {
-      if (isSmall) await write(chunksOf(output))
+      isWritten = true
+      // Small files by one call: the thread pool would cost more than the writing.
+      if (isSmall) writeFileSync(path, await output.read(0, output.sizeBytes), { mode: 0o600 })
       await file?.close()
       file = undefined
       const name = nameOf(certificate, written)
-      await mkdir(dirname(join(folder, name)), { recursive: true })
-      await rename(path, join(folder, name))
+      if (!written.has(name)) mkdirSync(dirname(join(folder, name)), { recursive: true })
+      renameSync(path, join(folder, name))
+      isWritten = false
       written.set(name, certificate.outputSha256)
       return name
     },
     async [Symbol.asyncDispose]() {
       await file?.close()
-      await rm(path, { force: true })
+      if (isWritten) rmSync(path, { force: true })
     },
   }
 }
@@ -61,8 +66,4 @@ function nameOf({ studyInstanceUid, sopInstanceUid, outputSha256 }: Certificate,
   const taken = written.get(usual)
   if (taken === undefined || taken === outputSha256) return usual
   return join(dirname(usual), `${sopInstanceUid}-${outputSha256.slice(0, 12)}.dcm`)
-}
-
-async function* chunksOf(source: ByteSource): AsyncGenerator<Uint8Array> {
-  for (let at = 0; at < source.sizeBytes; at += copyBytes) yield await source.read(at, copyBytes)
 }

@@ -6,6 +6,7 @@ import type { Modalities } from '../../services/modalities.ts'
 import type { Routing } from '../../services/routing.ts'
 import type { GatewayStatus } from '../../services/status.ts'
 import { type AuditService, auditRoutes } from './audit.ts'
+import { type CommitmentServices, commitmentRoutes } from './commitments.ts'
 import { conflictRoutes } from './conflicts.ts'
 import { type Health, healthRoutes } from './health.ts'
 import { modalityRoutes } from './modalities.ts'
@@ -17,7 +18,7 @@ import { type StoreServices, storeRoutes } from './store.ts'
 import { tokenRoutes } from './tokens.ts'
 import { type TransferServices, transferRoutes } from './transfers.ts'
 
-export interface ApiServices extends PeerServices, TransferServices, StoreServices, RemoteServices {
+export interface ApiServices extends PeerServices, TransferServices, StoreServices, RemoteServices, CommitmentServices {
   readonly health: Health
   readonly status: () => Promise<GatewayStatus>
   readonly routing: Routing
@@ -45,6 +46,8 @@ export async function installOpenApi(app: FastifyInstance, version: string): Pro
         { name: 'Status' },
         { name: 'Peers' },
         { name: 'Transfers' },
+        { name: 'Modalities' },
+        { name: 'Commitments', description: 'Storage commitment, and on to the archive' },
         { name: 'Conflicts' },
         { name: 'Policy' },
         { name: 'Audit' },
@@ -70,6 +73,7 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       transferRoutes(scope, services)
       modalityRoutes(scope, services.modalities)
       remoteRoutes(scope, services)
+      commitmentRoutes(scope, services)
       conflictRoutes(scope, services.conflicts)
       policyRoutes(scope, services.db, services.routing)
       auditRoutes(scope, services)

@@ -20,6 +20,7 @@ import {
 } from '../../store/query.ts'
 import { sendFile } from '../send-file.ts'
 import { instanceJson, patientJson, seriesJson, studyJson } from './resources.ts'
+import { type StorageCommitmentServices, storageCommitmentRoutes } from './storage-commitment.ts'
 import { fullTags, simpleTags } from './tags.ts'
 import { type Upload, uploadRoute } from './upload-route.ts'
 
@@ -27,6 +28,8 @@ export interface OrthancServices {
   readonly db: Db
   readonly retrieve: Retrieve
   readonly upload: Upload
+  /** Storage commitment; where there is none its routes are missing. */
+  readonly commitment?: StorageCommitmentServices
   /** What `/system` tells. */
   readonly system: () => { name: string; aeTitle: string; dicomPort: number; httpPort: number; version: string }
 }
@@ -164,6 +167,7 @@ export function orthancRoutes(app: FastifyInstance, services: OrthancServices): 
   }
 
   uploadRoute(app, services.upload)
+  if (services.commitment) storageCommitmentRoutes(app, services.commitment)
 }
 
 const detailPage = 100
