@@ -108,6 +108,14 @@ const shape = {
     aeTitle: optional(aeTitle, 'HANSE'),
     unknownCallers: optional(oneOf('refuse', 'loopback', 'all'), 'loopback'),
     privateSopClasses: optional(list(uid, { max: 1000 }), []),
+    /** Without a port there is no TLS listener; certificate and authorities are also those with which we call. */
+    tls: section({
+      port: optional(port),
+      certificateFile: optional(filePath),
+      keyFile: optional(filePath),
+      caFile: optional(filePath),
+      clientCertificates: optional(oneOf('required', 'optional', 'off'), 'required'),
+    }),
   }),
   federation: section({
     host: optional(host, '127.0.0.1'),
@@ -130,6 +138,7 @@ const shape = {
     instanceBytes: optional(integer({ min: 1024 }), 16 * GiB),
     associations: optional(integer({ min: 1, max: 10_000 }), 1000),
     associationsPerAddress: optional(integer({ min: 1, max: 10_000 }), 250),
+    associationsPerAe: optional(integer({ min: 1, max: 10_000 }), 250),
     uploads: optional(integer({ min: 1, max: 1000 }), 32),
   }),
 }
@@ -160,6 +169,27 @@ export const variables: Readonly<Record<string, Variable>> = {
     path: 'dicom.unknownCallers',
     kind: 'text',
     help: 'who may send without being registered: refuse, loopback or all',
+  },
+  HANSE_DICOM_TLS_PORT: {
+    path: 'dicom.tls.port',
+    kind: 'number',
+    help: 'port of the DICOM TLS listener (usual: 2762); without it there is none',
+  },
+  HANSE_DICOM_TLS_CERTIFICATE_FILE: {
+    path: 'dicom.tls.certificateFile',
+    kind: 'text',
+    help: 'our certificate chain for DICOM TLS (PEM), instead of one from the own authority',
+  },
+  HANSE_DICOM_TLS_KEY_FILE: { path: 'dicom.tls.keyFile', kind: 'text', help: 'its key (PEM)' },
+  HANSE_DICOM_TLS_CA_FILE: {
+    path: 'dicom.tls.caFile',
+    kind: 'text',
+    help: 'authorities whose certificates modalities may have (PEM)',
+  },
+  HANSE_DICOM_TLS_CLIENT_CERTIFICATES: {
+    path: 'dicom.tls.clientCertificates',
+    kind: 'text',
+    help: 'must callers by TLS present a certificate: required, optional or off',
   },
   HANSE_FEDERATION_HOST: { path: 'federation.host', kind: 'text', help: 'address of the federation listener' },
   HANSE_FEDERATION_PORT: { path: 'federation.port', kind: 'number', help: 'port of the federation listener' },
@@ -320,6 +350,7 @@ function absolute(value: ObjectValue<typeof shape>, base: (path: string) => stri
   const { tls, ...http } = rest.http
   const { passwordFile, ...database } = rest.database
   const { proxy } = rest
+  const { tls: dicomTls } = rest.dicom
   return {
     ...rest,
     data: resolve(base('data'), rest.data),
@@ -331,6 +362,16 @@ function absolute(value: ObjectValue<typeof shape>, base: (path: string) => stri
       tls: tls && {
         certificateFile: resolve(base('http.tls'), tls.certificateFile),
         keyFile: resolve(base('http.tls'), tls.keyFile),
+      },
+    },
+    dicom: {
+      ...rest.dicom,
+      tls: {
+        ...dicomTls,
+        certificateFile:
+          dicomTls.certificateFile && resolve(base('dicom.tls.certificateFile'), dicomTls.certificateFile),
+        keyFile: dicomTls.keyFile && resolve(base('dicom.tls.keyFile'), dicomTls.keyFile),
+        caFile: dicomTls.caFile && resolve(base('dicom.tls.caFile'), dicomTls.caFile),
       },
     },
     database: {
@@ -356,10 +397,17 @@ function crossCheck(config: Config): Problem[] {
   if (database.passwordFile && !database.url) {
     problems.push({ path: 'database.passwordFile', message: 'expected database.url beside it' })
   }
+  if (dicom.tls.certificateFile && !dicom.tls.keyFile) {
+    problems.push({ path: 'dicom.tls.keyFile', message: 'expected the key of dicom.tls.certificateFile' })
+  }
+  if (dicom.tls.keyFile && !dicom.tls.certificateFile) {
+    problems.push({ path: 'dicom.tls.certificateFile', message: 'expected the certificate of dicom.tls.keyFile' })
+  }
   const used = new Map<number, string>()
   for (const [path, value] of Object.entries({
     'http.port': http.port,
     'dicom.port': dicom.port,
+    ...(dicom.tls.port !== undefined && { 'dicom.tls.port': dicom.tls.port }),
     'federation.port': federation.port,
   })) {
     const other = used.get(value)
@@ -369,6 +417,9 @@ function crossCheck(config: Config): Problem[] {
   const files: Record<string, string | undefined> = {
     'http.tls.certificateFile': http.tls?.certificateFile,
     'http.tls.keyFile': http.tls?.keyFile,
+    'dicom.tls.certificateFile': dicom.tls.certificateFile,
+    'dicom.tls.keyFile': dicom.tls.keyFile,
+    'dicom.tls.caFile': dicom.tls.caFile,
     'database.passwordFile': database.passwordFile,
     'proxy.loginFile': config.proxy?.loginFile,
   }

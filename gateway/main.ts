@@ -19,12 +19,13 @@ import { appendAudit } from './audit/log.ts'
 import type { Config } from './config.ts'
 import { readSecret } from './config.ts'
 import { lockDataDir } from './db/data-lock.ts'
-import { type Db, openDatabase } from './db/db.ts'
+import { type Db, openDatabase, type Tx } from './db/db.ts'
 import { openPrivateCluster } from './db/embedded.ts'
 import { migrate } from './db/migrations.ts'
 import { archiveWire } from './dimse/archive-wire.ts'
 import { commitmentService, commitmentWire } from './dimse/commitment.ts'
 import { pixelConverter } from './dimse/converter.ts'
+import { openCredentials } from './dimse/credentials.ts'
 import { findService } from './dimse/find.ts'
 import { getService } from './dimse/get.ts'
 import { ingestStore } from './dimse/ingest-sink.ts'
@@ -37,6 +38,7 @@ import { GatewayError } from './errors.ts'
 import { apiRoutes, installOpenApi } from './http/api/routes.ts'
 import { installGauges } from './http/gauges.ts'
 import { openMetrics } from './http/metrics.ts'
+import { orthancModalityRoutes } from './http/orthanc/modalities.ts'
 import { orthancRoutes } from './http/orthanc/routes.ts'
 import { limitRefusals } from './http/refusals.ts'
 import { buildHttpServer } from './http/server.ts'
@@ -56,6 +58,7 @@ import { type Modalities, openModalities } from './services/modalities.ts'
 import { openModalityJobs } from './services/modality-jobs.ts'
 import { openOutbound } from './services/outbound.ts'
 import { openPatientLinks } from './services/patient-links.ts'
+import { openPrefetch } from './services/prefetch.ts'
 import { openQuery } from './services/query.ts'
 import { openRefusals } from './services/refusals.ts'
 import { openRemote } from './services/remote.ts'
@@ -107,7 +110,19 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const pairing = openPairing({ db, keys, peers, card, appendAudit, clocks, proxy })
 
   const ownIssuers = new Set(config.site.ownIssuers)
-  const modalities = use(starting, await openModalities({ db, log, aeTitle: config.dicom.aeTitle }))
+  const dicomCredentials = use(
+    starting,
+    await openCredentials({ source: { ...config.dicom.tls, issue: () => keys.dicomTls(dicomHostsOf(config)) }, log }),
+  )
+  const modalities = use(
+    starting,
+    await openModalities({
+      db,
+      log,
+      aeTitle: config.dicom.aeTitle,
+      credentials: () => dicomCredentials.current(),
+    }),
+  )
   const dueAt = ({ callingAe, purpose }: Origin): Date | undefined =>
     purpose === 'prefetch'
       ? undefined
@@ -121,7 +136,6 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       dueAt,
     }),
   )
-  const routing = use(starting, startRouting({ db, queue, log, findArchive: name => modalities.find(name) }))
   const retrieve = openRetrieve({ db, blobs, ownIssuers })
   const pixels = use(
     starting,
@@ -142,6 +156,12 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const findNode = (name: string): NodeTarget => modalities.target(name)
   const modalityJobs = openModalityJobs({ db, queue, findNode, retrieve, node, log })
   queue.work('modality-job', { concurrency: 4 }, ({ job }, signal) => modalityJobs.run(job, signal))
+  const prefetch = openPrefetch({ db, queue, jobs: modalityJobs, findNode, node, log })
+  queue.work('prefetch-priors', { concurrency: 2 }, ({ study }, signal, { attempt }) =>
+    prefetch.run(study, signal, attempt),
+  )
+  const onArrived = (tx: Tx, study: number): Promise<void> => prefetch.arrived(tx, study)
+  const routing = use(starting, startRouting({ db, queue, log, findArchive: name => modalities.find(name), onArrived }))
   const checkpoint = async (): Promise<string> => (await audit.checkpoint()).note
   const inbound = await openInbound({ db, blobs, queue, keys, checkpoint, log, dataDir: config.data })
   const openCarrier = carrierOpener({ keys, clocks, proxy })
@@ -189,6 +209,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   )
   federationUrl ??= reachable('https', config.federation.host, federation.address.port)
 
+  const { port: dicomTlsPort } = config.dicom.tls
   const scp = use(
     starting,
     await openScp({
@@ -200,7 +221,17 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       limits: {
         associations: config.limits.associations,
         associationsPerAddress: config.limits.associationsPerAddress,
+        associationsPerAe: config.limits.associationsPerAe,
       },
+      tls:
+        dicomTlsPort === undefined
+          ? undefined
+          : {
+              port: dicomTlsPort,
+              clients: config.dicom.tls.clientCertificates,
+              credentials: dicomCredentials,
+              isRegistered: fingerprint => modalities.hasCertificate(fingerprint),
+            },
       identifyCaller: caller => modalities.identify(caller),
       onRefused: ({ callingAe, remoteAddress, reason, repeats }) =>
         refused({ protocol: 'dimse', userId: callingAe || 'unknown', address: remoteAddress, reason, repeats }),
@@ -256,6 +287,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
           version,
         }),
       })
+      const remote = openRemote({ db, findNode, node })
+      await orthancModalityRoutes(app, { modalities, remote })
       await apiRoutes(app, {
         db,
         blobs,
@@ -267,8 +300,9 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         inbound,
         conflicts: openConflicts({ db, blobs, dueAt, ownIssuers }),
         modalities,
-        remote: openRemote({ db, findNode, node }),
+        remote,
         modalityJobs,
+        prefetch,
         patientLinks: openPatientLinks({ db, queue }),
         audit,
         health: { isReady },
@@ -294,7 +328,12 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       url: reachable(config.http.tls ? 'https' : 'http', config.http.host, portOf(http.server.address())),
       port: portOf(http.server.address()),
     },
-    dicom: { aeTitle: config.dicom.aeTitle, host: config.dicom.host, port: scp.address.port },
+    dicom: {
+      aeTitle: config.dicom.aeTitle,
+      host: config.dicom.host,
+      port: scp.address.port,
+      ...(scp.tlsAddress && { tlsPort: scp.tlsAddress.port }),
+    },
     federation: { url: federationUrl, port: federation.address.port },
   }
   await writeListeners(config.data, listeners)
@@ -366,6 +405,12 @@ function hostsOf(config: Config): string[] {
   return [...new Set([...named, ...bound, 'localhost', '127.0.0.1'])]
 }
 
+/** The same for DICOM TLS. */
+function dicomHostsOf(config: Config): string[] {
+  const { host } = config.dicom
+  return [...new Set([...hostsOf(config), ...(isWildcard(host) ? [] : [host])])]
+}
+
 const isWildcard = (host: string): boolean => host === '0.0.0.0' || host === '::'
 
 /** A URL under which the listener can be reached from here. */
@@ -381,7 +426,8 @@ function portOf(address: ReturnType<import('node:net').Server['address']>): numb
 function describeListeners(listeners: Listeners | undefined): { http: string; dicom: string; federation: string } {
   if (!listeners) return { http: '', dicom: '', federation: '' }
   const { http, dicom, federation } = listeners
-  return { http: http.url, dicom: `${dicom.aeTitle}@${dicom.host}:${dicom.port}`, federation: federation.url }
+  const tls = dicom.tlsPort === undefined ? '' : `, TLS on port ${dicom.tlsPort}`
+  return { http: http.url, dicom: `${dicom.aeTitle}@${dicom.host}:${dicom.port}${tls}`, federation: federation.url }
 }
 
 async function recordActivity(db: Db, what: 'start' | 'stop'): Promise<void> {

@@ -7,7 +7,7 @@ import { newToken } from './store/tokens.ts'
 /** Where the listeners of a running gateway are. */
 export interface Listeners {
   readonly http: { readonly url: string; readonly port: number }
-  readonly dicom: { readonly aeTitle: string; readonly host: string; readonly port: number }
+  readonly dicom: { readonly aeTitle: string; readonly host: string; readonly port: number; readonly tlsPort?: number }
   readonly federation: { readonly url: string; readonly port: number }
 }
 

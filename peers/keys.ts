@@ -6,9 +6,10 @@
  *   written once, in one rename, so that a crash leaves either a whole identity or none. Losing it
  *   means pairing with every peer again.
  * - `tls.pem` and `dicom-tls.pem`, key and certificate of a TLS leaf each, can always be made again below the CA.
+ * - `ca.pem`, the certificate of the CA alone, is for those who are to trust it.
  */
 import { randomBytes, X509Certificate } from 'node:crypto'
-import { chmod, mkdir, open, readFile, rename, stat } from 'node:fs/promises'
+import { chmod, mkdir, open, readFile, rename, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type Credential, coversHosts, createCa, isIssuedBy, issueLeaf } from '../certs/ca.ts'
 import { decode, list, object, oneOf, text } from '../gateway/decode.ts'
@@ -42,7 +43,7 @@ export interface SiteKeys extends Signer {
   tls(): Credential
   /** Issues the TLS leaf anew when it ends within a third of its life or misses a host; true when it did. */
   renewTls(hosts: readonly string[]): Promise<boolean>
-  /** The TLS leaf of the DICOM listener, a file of its own; issued anew under the same conditions. */
+  /** The TLS leaf of the DICOM listener, a file of its own; issued anew under the same conditions. Writes `ca.pem`. */
   dicomTls(hosts: readonly string[]): Promise<Credential>
   /** A client certificate from our CA that is good for being paired and nothing else. */
   issueInvitation(options: { id: string; lifetimeMs: number }): Promise<Credential>
@@ -115,7 +116,10 @@ export async function openSiteKeys(options: {
       tls = await renew('tls.pem', hosts)
       return true
     },
-    dicomTls: hosts => openLeaf('dicom-tls.pem', hosts),
+    dicomTls: async hosts => {
+      await publish(join(dir, 'ca.pem'), identity.ca.certificate)
+      return await openLeaf('dicom-tls.pem', hosts)
+    },
     issueInvitation: ({ id, lifetimeMs }) =>
       issueLeaf(identity.ca, { use: 'invitation', commonName: id, hosts: [], lifetimeMs, now: clock() }),
     sign: (context: SignatureContext, bytes: Uint8Array) => signWith(signing.privateKey, context, bytes),
@@ -219,6 +223,12 @@ async function readSecret(path: string): Promise<string | undefined> {
     if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return undefined
     throw error
   }
+}
+
+/** Writes what everybody may read, where it is not written yet. */
+async function publish(path: string, content: string): Promise<void> {
+  const known = await readFile(path, 'utf8').catch(() => undefined)
+  if (known !== content) await writeFile(path, content, { mode: 0o644 })
 }
 
 /** Durable before it returns: file fsync, rename, directory fsync. */

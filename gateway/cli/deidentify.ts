@@ -1,20 +1,22 @@
 /** `hanse deidentify`: files and folders, without a gateway. */
 import { randomBytes } from 'node:crypto'
 import { createWriteStream } from 'node:fs'
-import { mkdir, open } from 'node:fs/promises'
-import { resolve } from 'node:path'
+import { mkdir, rm } from 'node:fs/promises'
+import { join, resolve } from 'node:path'
 import { finished } from 'node:stream/promises'
-import { Deidentifier, type Done } from '../../policy/deid/engine.ts'
+import { Deidentifier, type Done, type PixelCodec } from '../../policy/deid/engine.ts'
 import type { Held } from '../../policy/deid/hold.ts'
 import { addIdentifiers, type Identifiers, noIdentifiers } from '../../policy/deid/identifiers.ts'
 import { basicWith, presetNames, presetProfile } from '../../policy/deid/presets.ts'
 import { decodeProfile, type Profile } from '../../policy/deid/profile.ts'
 import { projectKeyBytes } from '../../policy/deid/project.ts'
-import { fileSource } from '../dicom/byte-source.ts'
+import { type ByteSource, bufferSource } from '../dicom/byte-source.ts'
 import { isGatewayError } from '../errors.ts'
+import { openPixels, type Pixels } from '../pixels/pixels.ts'
+import { nativePixels } from '../services/native-pixels.ts'
 import { type Args, type Command, exitCodes, type Io, UsageError } from './command.ts'
-import { inputFiles, refuseOverlap } from './deidentify/inputs.ts'
-import { openDraft } from './deidentify/output-folder.ts'
+import { inputFiles, openInput, refuseOverlap } from './deidentify/inputs.ts'
+import { maxMemoryBytes, openDraft, type Written } from './deidentify/output-folder.ts'
 import { createProjectKey, readJson, readProjectKey, readPseudonyms } from './deidentify/project-file.ts'
 import { counted } from './table.ts'
 
@@ -63,7 +65,9 @@ export const deidentify: Command = {
       table === undefined ? undefined : readPseudonyms(resolve(io.cwd, table)),
     )
     await using report = openReport(args.text('report'), io)
-    return await deidentifyAll(args.operands, { engine, out, report, io })
+    await using pixels = new LazyPixels(join(out, `.hanse-spool-${process.pid}`))
+    const codec = nativePixels(() => pixels.open(), io.signal)
+    return await deidentifyAll(args.operands, { engine, out, report, codec, io, written: new Map() })
   },
 }
 
@@ -71,7 +75,29 @@ interface Run {
   readonly engine: Deidentifier
   readonly out: string
   readonly report: Report
+  readonly codec: PixelCodec
+  readonly written: Written
   readonly io: Io
+}
+
+/** Codec threads, started when a compressed image has text to be blanked. */
+class LazyPixels implements AsyncDisposable {
+  readonly #dir: string
+  #pixels: Promise<Pixels> | undefined
+
+  constructor(dir: string) {
+    this.#dir = dir
+  }
+
+  open(): Promise<Pixels> {
+    this.#pixels ??= openPixels({ dir: this.#dir })
+    return this.#pixels
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await (await this.#pixels)?.close()
+    await rm(this.#dir, { recursive: true, force: true })
+  }
 }
 
 /** First the identifiers of each study, so that every file is searched for those of all; then file by file. */
@@ -88,7 +114,7 @@ async function deidentifyAll(names: readonly string[], run: Run): Promise<number
   const counts = { written: 0, held: 0, skipped: 0 }
   for (const [index, path] of files.entries()) {
     io.signal.throwIfAborted()
-    const outcome = await deidentifyFile(path, index, byStudy, run)
+    const outcome = await deidentifyFile(path, byStudy, run)
     counts[outcome.result]++
     await report.write({ source: path, ...outcome })
     if (outcome.result === 'held') {
@@ -105,8 +131,8 @@ async function deidentifyAll(names: readonly string[], run: Run): Promise<number
 }
 
 async function collect(path: string, engine: Deidentifier, byStudy: Map<string, Identifiers>): Promise<void> {
-  await using file = await open(path)
-  const found = await engine.identifiersOf(fileSource(file, (await file.stat()).size))
+  using file = openInput(path)
+  const found = file && (await engine.identifiersOf(file.source))
   if (found === undefined) return
   const known = byStudy.get(found.studyUid) ?? noIdentifiers()
   addIdentifiers(known, found.identifiers)
@@ -119,15 +145,18 @@ type FileOutcome =
 
 async function deidentifyFile(
   path: string,
-  number: number,
   byStudy: ReadonlyMap<string, Identifiers>,
-  { engine, out }: Run,
+  { engine, out, codec, written, io }: Run,
 ): Promise<FileOutcome> {
-  await using file = await open(path)
-  const { size } = await file.stat()
-  const source = fileSource(file, size)
-  await using draft = openDraft(out, number, size)
-  const outcome = await engine.run(source, draft.spool, { knownOfStudy: uid => byStudy.get(uid) })
+  using file = openInput(path)
+  if (file === undefined)
+    return { result: 'held', code: 'unreadable', reason: 'cannot be opened', evidence: [], isAlert: false }
+  const { sizeBytes } = file.source
+  const source = sizeBytes <= maxMemoryBytes ? bufferSource(await file.source.read(0, sizeBytes)) : file.source
+  await using draft = openDraft(out, written, sizeBytes)
+  const outcome = await engine.run(source, draft.spool, { knownOfStudy: uid => byStudy.get(uid), codec })
+  // An interruption held it; that is not what the report should say.
+  io.signal.throwIfAborted()
   if (outcome.kind === 'done') {
     const { certificate, output } = outcome
     return { result: 'written', file: await draft.keep(output, certificate), certificate }
@@ -138,7 +167,7 @@ async function deidentifyFile(
 }
 
 /** What does not even begin like DICOM is some other file of the folder. */
-async function hasPrefix(source: ReturnType<typeof fileSource>): Promise<boolean> {
+async function hasPrefix(source: ByteSource): Promise<boolean> {
   return Buffer.from(await source.read(128, 4)).toString('latin1') === 'DICM'
 }
 

@@ -33,6 +33,10 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
   },
   'modality add': { summary: 'register a modality', load: async () => (await import('./modality.ts')).modalityAdd },
   'modality remove': { summary: 'remove a modality', load: async () => (await import('./modality.ts')).modalityRemove },
+  'modality echo': {
+    summary: 'ask a modality whether it answers',
+    load: async () => (await import('./modality.ts')).modalityEcho,
+  },
   'audit verify': { summary: 'verify the audit log', load: async () => (await import('./audit.ts')).auditVerify },
   'token create': { summary: 'create an API token', load: async () => (await import('./token.ts')).tokenCreate },
   'token list': { summary: 'list API tokens', load: async () => (await import('./token.ts')).tokenList },

@@ -26,6 +26,7 @@ export const start: Command = {
         io.note(`${config.site.name} is ready`)
         io.note(`  API          ${http.url}`)
         io.note(`  DICOM        ${dicom.aeTitle}@${dicom.host}:${dicom.port}`)
+        if (dicom.tlsPort !== undefined) io.note(`  DICOM TLS    ${dicom.aeTitle}@${dicom.host}:${dicom.tlsPort}`)
         io.note(`  federation   ${federation.url}`)
         io.note(`  data         ${config.data}`)
         io.note('Ctrl-C stops it')

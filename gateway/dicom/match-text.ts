@@ -50,7 +50,7 @@ function namePattern(text: string): TextPattern | undefined {
     return groups.every((group, index) => group === undefined || group(parts[index] ?? ''))
   }
   const prefix = foldName(literalOf(text.split('=')[0] ?? ''))
-  return { literal: groups.length === 1 ? prefix : '', isWildcard: /[*?]/.test(text), matches: matchesName }
+  return { literal: prefix, isWildcard: /[*?]/.test(text), matches: matchesName }
 }
 
 function groupMatcher(group: string): ((value: string) => boolean) | undefined {
@@ -92,5 +92,8 @@ export function textOf(vr: Vr, value: unknown): string | undefined {
   if (typeof value === 'number') return String(value)
   if (vr !== 'PN' || !isObject(value)) return undefined
   const groups = [value['Alphabetic'], value['Ideographic'], value['Phonetic']]
-  return groups.map(group => (typeof group === 'string' ? group : '')).join('=')
+  return groups
+    .map(group => (typeof group === 'string' ? group : ''))
+    .join('=')
+    .replace(/=+$/, '')
 }

@@ -26,7 +26,7 @@ import {
   type Rejection,
   type Violation,
 } from './pdu.ts'
-import { permit, refusalOf } from './permissions.ts'
+import { mayAsk, permit, refusalOf } from './permissions.ts'
 import type { ReceiveBuffers } from './receive-buffers.ts'
 import type { RefusalReports } from './refusals.ts'
 import { checkRequest } from './requests.ts'
@@ -34,7 +34,7 @@ import type { AssociationPeer, ScpCounters, ScpLimits, StoreService } from './sc
 import { keyOf, type Proposal } from './scu-contexts.ts'
 import type { ServiceClass, ServiceResponse } from './service.ts'
 import { Serving, type ServingAssociation } from './serving.ts'
-import { isStored, type Outcome, outcomeOfError, status } from './status.ts'
+import { isStored, type Outcome, outcomeOfFailure, status } from './status.ts'
 import { StoreReception } from './store-stream.ts'
 import { type Association, maxAssociationPduBytes, UpperLayer } from './upper-layer.ts'
 import { invalidParameter, unexpectedParameter, unexpectedPdu, unrecognizedPdu } from './violations.ts'
@@ -88,6 +88,8 @@ export class AcceptedAssociation extends UpperLayer {
   #incoming: Incoming | undefined
   /** The request that a service works on; reading goes on meanwhile. */
   #serving: Serving | undefined
+  /** A request that came meanwhile; reading is stopped until its turn. */
+  #postponed: (() => void) | undefined
   /** Since when the peer owes that service something. */
   #owedSince: number | undefined
   /** The answer that is being worked out; reading is stopped meanwhile. */
@@ -149,12 +151,12 @@ export class AcceptedAssociation extends UpperLayer {
       case pduType.releaseResponse:
         return unexpectedPdu('a PDU that only the accepting side sends')
       default:
-        return unrecognizedPdu()
+        return unrecognizedPdu(type)
     }
   }
 
   protected override control(type: number, body: Buffer): void {
-    if (type === pduType.associateRequest) this.#request(body)
+    if (type === pduType.associateRequest) this.#requested(body)
     else if (type === pduType.releaseRequest) this.associationReleaseRequested()
     else this.abort(body.readUInt8(2), body.readUInt8(3))
   }
@@ -166,14 +168,21 @@ export class AcceptedAssociation extends UpperLayer {
   }
 
   protected override quietUntil(quietSince: number): number {
-    const { associationRequestMs, idleMs, pduMs } = this.#shared.limits
+    const { associationRequestMs, pduMs } = this.#shared.limits
     if (this.#state !== 'associated') return this.#connectedAt + associationRequestMs
     if (this.#incoming || this.#command.isUnderWay) return quietSince + pduMs
-    if (this.#serving) {
-      return this.#owedSince === undefined ? Number.POSITIVE_INFINITY : Math.max(quietSince, this.#owedSince) + pduMs
-    }
+    // While a service works it is we who keep the peer waiting.
+    return this.#serving ? Number.POSITIVE_INFINITY : quietSince + this.#idleMs
+  }
+
+  /** How long the peer may be silent between messages. */
+  get #idleMs(): number {
     const ownSeconds = this.#admission?.modality?.limits?.idleSeconds
-    return quietSince + (ownSeconds === undefined ? idleMs : ownSeconds * 1000)
+    return ownSeconds === undefined ? this.#shared.limits.idleMs : ownSeconds * 1000
+  }
+
+  protected override owedUntil(): number {
+    return this.#owedSince === undefined ? Number.POSITIVE_INFINITY : this.#owedSince + this.#shared.limits.pduMs
   }
 
   protected override onExpired(): void {
@@ -204,7 +213,7 @@ export class AcceptedAssociation extends UpperLayer {
     void this.#settled().then(() => this.#whenClosed.resolve())
   }
 
-  /** Called by `#request` with the library's object, as the library's own reader would. */
+  /** Called by `#requested` with the library's object, as the library's own reader would. */
   override associationRequested(association: Association): void {
     this.association = association
     this.sendAssociationAccept()
@@ -226,7 +235,7 @@ export class AcceptedAssociation extends UpperLayer {
     this.endSoon('close')
   }
 
-  #request(body: Buffer): void {
+  #requested(body: Buffer): void {
     const request = this.decode(() => decodeAssociateRequest(body))
     if (!request) return
     if (request.maxPduLength !== 0 && request.maxPduLength < 16) {
@@ -267,9 +276,7 @@ export class AcceptedAssociation extends UpperLayer {
 
   #accept(request: AssociateRequest, admission: Admission, peer: AssociationPeer): void {
     const providers = new Set(request.roles.filter(role => role.scp).map(role => role.sopClassUid))
-    const received = admission.services.has('get') ? providers : new Set<string>()
-    const offered = negotiate(request.contexts, this.#shared)
-    const { contexts: answers, refused } = permit(offered, admission.services, received)
+    const { contexts: answers, refused } = permit(negotiate(request.contexts, this.#shared), admission, providers)
     if (refused.size > 0) {
       const message = `association accepted in part: ${refusalOf(refused, admission)}`
       this.#shared.refusals.report(peer, { reason: 'not-permitted', message })
@@ -353,17 +360,31 @@ export class AcceptedAssociation extends UpperLayer {
       if (!this.#serving?.takeResponse(command)) this.abortFor(unexpectedParameter('response to no request'))
       return
     }
-    if (this.#serving) {
-      this.abortFor(unexpectedParameter('request before the response to the last one'))
-      return
-    }
     const { messageId } = command
     if (messageId === undefined) {
       this.abortFor(invalidParameter('request has no message id'))
       return
     }
+    if (this.#serving) this.#postpone(this.#serving, () => this.#request(command, messageId, context))
+    else this.#request(command, messageId, context)
+  }
+
+  /**
+   * No asynchronous operations are negotiated (PS3.7 §D.3.3.3), yet some peers do not wait. Nothing more is
+   * read until it is the request's turn, so it must not come where responses of the peer are awaited.
+   */
+  #postpone(serving: Serving, perform: () => void): void {
+    if (!serving.stopStoring()) {
+      this.abortFor(unexpectedParameter('request where the response to a sub-operation is awaited'))
+      return
+    }
+    this.#postponed = perform
+    this.stop('answer')
+  }
+
+  #request(command: Command, messageId: number, context: AcceptedContext): void {
     const reply = (outcome: Outcome): void => this.#reply(command, messageId, context, outcome)
-    const outcome = this.#mayAsk(command) ? checkRequest(command, context) : { status: status.notAuthorized }
+    const outcome = this.#mayAsk(context) ? checkRequest(command, context) : { status: status.notAuthorized }
     const isGood = outcome.status === status.success
     const { service } = context
     const serve = (dataset: Uint8Array | undefined): void => {
@@ -384,9 +405,8 @@ export class AcceptedAssociation extends UpperLayer {
     }
   }
 
-  /** Who may not store has storage contexts all the same, to receive by C-GET. */
-  #mayAsk(command: Command): boolean {
-    return command.commandField !== commandField.storeRequest || this.#admission?.services.has('store') === true
+  #mayAsk({ abstractSyntaxUid }: AcceptedContext): boolean {
+    return this.#admission !== undefined && mayAsk(abstractSyntaxUid, this.#admission)
   }
 
   /** Has a service work on a request while reading goes on. */
@@ -411,17 +431,18 @@ export class AcceptedAssociation extends UpperLayer {
       principal: { id: callingAe, address: remoteAddress },
       signal: serving.signal,
     }
-    this.#answering = service
+    const answering = service
       .handle(request, serving)
       .catch((error): ServiceResponse => {
         if (!serving.signal.aborted) this.#log.warn({ cause: errorLine(error) }, 'a request could not be served')
-        return outcomeOfError(error)
+        return outcomeOfFailure(error, command.commandField)
       })
       .then(response => this.#finish(serving, response))
       .catch(error => this.fault(error))
       .then(() => {
-        this.#answering = undefined
+        if (this.#answering === answering) this.#answering = undefined
       })
+    this.#answering = answering
   }
 
   #finish(serving: Serving, response: ServiceResponse): void {
@@ -429,8 +450,14 @@ export class AcceptedAssociation extends UpperLayer {
     this.#serving = undefined
     this.#owedSince = undefined
     serving.finish(response)
+    // The next request waits until the peer has read enough.
+    if (this.socket.writableNeedDrain) this.stop('unread')
     this.watch()
     if (this.#isDraining) this.abortNow()
+    const postponed = this.#postponed
+    this.#postponed = undefined
+    if (this.isOpen) postponed?.()
+    this.start('answer')
   }
 
   #channelHost(): ServingAssociation {
@@ -446,6 +473,7 @@ export class AcceptedAssociation extends UpperLayer {
         this.#owedSince = owed ? performance.now() : undefined
         this.watch()
       },
+      abortNow: () => this.abortNow(),
     }
   }
 
@@ -500,6 +528,7 @@ export class AcceptedAssociation extends UpperLayer {
     this.#command.clear()
     this.#serving?.end()
     this.#serving = undefined
+    this.#postponed = undefined
     const reception = this.#incoming?.reception
     this.#incoming = undefined
     if (!reception) return

@@ -16,22 +16,30 @@ export interface PermittedContexts {
 /**
  * Rejects accepted contexts of services that the caller may not use.
  *
- * @param received  SOP classes of which it only takes instances, by a C-GET that it may use
+ * @param providers  SOP classes of which the caller proposes to be the SCP, for C-GET
  */
 export function permit(
   contexts: readonly NegotiatedContext[],
-  services: Admission['services'],
-  received: ReadonlySet<string> = new Set(),
+  { services }: Pick<Admission, 'services'>,
+  providers: ReadonlySet<string>,
 ): PermittedContexts {
   const refused = new Set<ModalityService>()
   const permitted = contexts.map((context): NegotiatedContext => {
     if (context.result !== contextResult.accepted) return context
-    const service = serviceOf(context.abstractSyntaxUid)
-    if (services.has(service) || received.has(context.abstractSyntaxUid)) return context
+    const { id, abstractSyntaxUid } = context
+    const service = serviceOf(abstractSyntaxUid)
+    // Who may retrieve by C-GET receives in contexts of the storage service; see `mayAsk`.
+    const isReceiving = service === 'store' && services.has('get') && providers.has(abstractSyntaxUid)
+    if (services.has(service) || isReceiving) return context
     refused.add(service)
-    return { id: context.id, abstractSyntaxUid: context.abstractSyntaxUid, result: contextResult.userRejection }
+    return { id, abstractSyntaxUid, result: contextResult.userRejection }
   })
   return { contexts: permitted, refused }
+}
+
+/** May the caller send requests in a context that was accepted? Not where it is there to receive only. */
+export function mayAsk(sopClassUid: string, { services }: Pick<Admission, 'services'>): boolean {
+  return services.has(serviceOf(sopClassUid))
 }
 
 /** For the log: what was refused and how it is permitted. */

@@ -202,7 +202,7 @@ export class ScuConnection extends UpperLayer {
       case pduType.associateRequest:
         return unexpectedPdu('a PDU that only the requesting side sends')
       default:
-        return unrecognizedPdu()
+        return unrecognizedPdu(type)
     }
   }
 
@@ -260,7 +260,10 @@ export class ScuConnection extends UpperLayer {
 
   protected override onClosed(): void {
     this.#target.signal?.removeEventListener('abort', this.#onAbort)
-    this.#fail(new GatewayError('PEER_UNREACHABLE', 'connection closed by the peer'))
+    // Who does not want our certificate often says nothing: in TLS 1.3 the handshake is over for us before that.
+    const isEarly = this.#target.tls !== undefined && !this.#isAssociated
+    const hint = isEarly ? ' after the TLS handshake: does it accept our certificate?' : ''
+    this.#fail(new GatewayError('PEER_UNREACHABLE', `connection closed by the peer${hint}`))
     void this.#serving.then(() => this.#closed.resolve())
   }
 

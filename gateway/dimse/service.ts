@@ -44,7 +44,8 @@ export interface ServiceChannel {
   /**
    * Sends one instance as a sub-operation of a C-GET (PS3.7 §9.1.3) and returns the peer's verdict.
    *
-   * @throws GatewayError PEER_UNREACHABLE when the association has ended, and what reading `dataset` throws
+   * @throws GatewayError PEER_UNREACHABLE when the association has ended, PEER_PROTOCOL when the peer sends requests
+   *   in place of responses, and what reading `dataset` throws; the association is aborted in the last two cases
    */
   store(
     instance: Proposal & { readonly sopInstanceUid: string },

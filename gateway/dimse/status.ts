@@ -16,10 +16,13 @@ export const status = {
   success: 0x0000,
   invalidAttributeValue: 0x0106,
   processingFailure: 0x0110,
+  duplicateSopInstance: 0x0111,
   noSuchInstance: 0x0112,
   noSuchEventType: 0x0113,
   invalidArgument: 0x0115,
+  invalidObjectInstance: 0x0117,
   missingAttribute: 0x0120,
+  missingAttributeValue: 0x0121,
   sopClassNotSupported: 0x0122,
   noSuchAction: 0x0123,
   notAuthorized: 0x0124,
@@ -65,6 +68,18 @@ const comments: Partial<Record<ErrorCode, string>> = {
 export function outcomeOfError(error: unknown): Outcome {
   if (!isGatewayError(error)) return { status: status.processingFailure, comment: 'internal error' }
   return { status: error.meaning.dimse, comment: comments[error.code] ?? error.code.toLowerCase().replaceAll('_', ' ') }
+}
+
+/**
+ * The status of a request that a service could not perform. Those of the DIMSE-N services are all of PS3.7 Annex C:
+ * the failures of PS3.4 for storage and query mean nothing there.
+ */
+export function outcomeOfFailure(error: unknown, commandField: number): Outcome {
+  const outcome = outcomeOfError(error)
+  // Command fields of DIMSE-N have this bit (PS3.7 Table E.1-1).
+  if ((commandField & 0x0100) === 0 || outcome.status < 0x8000) return outcome
+  const isShort = outcome.status === status.outOfResources
+  return { ...outcome, status: isShort ? status.resourceLimitation : status.processingFailure }
 }
 
 /** What ingest says of an instance whose bytes are kept. */

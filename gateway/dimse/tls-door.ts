@@ -114,8 +114,10 @@ export class TlsDoor {
 
   #failed(error: Error, socket: TLSSocket): void {
     const message = handshakeProblem('code' in error ? String(error.code) : '')
-    if (message === undefined) return
     const address = socket.remoteAddress ?? addressBelow(socket)
+    // After a timeout the runtime leaves it open.
+    socket.destroy()
+    if (message === undefined) return
     this.#events.onRefused(address, { reason: 'tls', message: `TLS connection refused: ${message}` })
   }
 }

@@ -79,7 +79,9 @@ export function openCodecPool(options: CodecPoolOptions = {}): CodecPool {
         const task = await prepare()
         if (isClosed) throw stopping()
         const answer = await code(task, signal)
-        if (answer.kind === 'failed') throw new GatewayError(answer.code, answer.message)
+        if (answer.kind === 'failed') {
+          throw new GatewayError(answer.code, answer.message, { context: { reason: answer.reason } })
+        }
         return answer.bytes
       } finally {
         release()

@@ -1,13 +1,19 @@
 /** The entry of a codec thread. Nothing is thrown across threads, where errors lose their class. */
 import { move, transferableSymbol, valueSymbol } from 'piscina'
-import { errorLine, GatewayError } from '../errors.ts'
+import { GatewayError } from '../errors.ts'
 import { type FrameTask, recodeFrame } from './codec.ts'
 import { type CompiledCodecs, compileCodecs, type NativeCodecs, startCodecs } from './native-codecs.ts'
 
 /** The answer of a codec thread. */
 export type FrameAnswer =
   | { readonly kind: 'done'; readonly bytes: Uint8Array }
-  | { readonly kind: 'failed'; readonly code: FrameFailure; readonly message: string }
+  | {
+      readonly kind: 'failed'
+      readonly code: FrameFailure
+      readonly message: string
+      /** What the codec said. */
+      readonly reason?: string
+    }
 
 /** What a codec may say of a frame. */
 export type FrameFailure = 'PIXELS_UNREADABLE' | 'TRANSCODE_UNSUPPORTED'
@@ -42,7 +48,8 @@ function answerTo(task: FrameTask): FrameAnswer {
   } catch (error) {
     kept = undefined
     if (!(error instanceof GatewayError)) {
-      return { kind: 'failed', code: 'PIXELS_UNREADABLE', message: `cannot decode frame: ${errorLine(error)}` }
+      const reason = error instanceof Error ? error.message.slice(0, 200) : 'unknown'
+      return { kind: 'failed', code: 'PIXELS_UNREADABLE', message: 'cannot decode frame: its codec refuses it', reason }
     }
     const code = error.code === 'TRANSCODE_UNSUPPORTED' ? error.code : 'PIXELS_UNREADABLE'
     return { kind: 'failed', code, message: error.message }

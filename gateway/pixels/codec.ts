@@ -3,6 +3,7 @@ import { inflateRawSync } from 'node:zlib'
 import { GatewayError } from '../errors.ts'
 import { type Codestream, checkCodestream, isYcc, readCodestream, unreadable } from './codestream.ts'
 import { frameBytes, type ImageFormat, rearranged } from './image.ts'
+import { decodeJpegLs } from './jpeg-ls.ts'
 import type { CodecName, NativeCodecs } from './native-codecs.ts'
 import { decodeRle, encodeRle } from './rle.ts'
 import { bytesOf, type Cells, cellsOf, fitBits, inCells, narrowed, yccToRgb } from './samples.ts'
@@ -55,7 +56,7 @@ function decode(task: FrameTask, codecs: () => NativeCodecs): Uint8Array {
       const stream = readCodestream(bytes, from)
       if (stream === undefined) throw unsupported()
       checkCodestream(stream, native)
-      return decodeStream(task, from, stream, codecs())
+      return decodeStream(task, from, stream, codecs)
     }
   }
 }
@@ -71,15 +72,18 @@ function decodeStream(
   { bytes, stored, native }: FrameTask,
   from: keyof typeof codecNames,
   stream: Codestream,
-  codecs: NativeCodecs,
+  codecs: () => NativeCodecs,
 ): Uint8Array {
   const { precision, isSigned, components } = stream
+  if (from === 'jpeg-ls' && components === 1) {
+    return inCells(decodeJpegLs(bytes, stream), isSigned, native.bitsAllocated)
+  }
   if (from === 'jpeg-2000' && components > 1 && (components !== 3 || precision > 8)) throw unsupported()
   // OpenJPH's cells of 8 bits have no room for a sign.
   const bits = precision <= 8 && !(from === 'htj2k' && isSigned) ? 8 : 16
   const { rows, columns, samplesPerPixel } = native
   const samples = { rows, columns, samplesPerPixel, bitsAllocated: bits, bitsStored: precision, isSigned, isRgb: false }
-  const decoded = codecs.decode(codecNames[from], bytes, samples).bytes
+  const decoded = codecs().decode(codecNames[from], bytes, samples).bytes
   if (decoded.length !== (rows * columns * samplesPerPixel * bits) / 8) throw unreadable('expected all of its samples')
   const byPixel = rearranged(decoded, { ...native, bitsAllocated: bits, isPlanar: stream.isPlanar }, false)
   const cells = cellsOf(byPixel, bits)

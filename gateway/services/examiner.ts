@@ -15,8 +15,8 @@ export interface Examiner {
    * @throws GatewayError UNAVAILABLE when the thread ended meanwhile
    */
   examine(bytes: Uint8Array, pieces: readonly PieceToExamine[]): Promise<readonly ExaminedPiece[]>
-  /** Starts the thread, so that it is ready for the bytes that are announced. */
-  prepare(): void
+  /** Starts the thread for bytes that are announced; resolves when it is ready, or has failed. */
+  prepare(): Promise<void>
 }
 
 /** To the thread: which bytes to look at. */
@@ -40,6 +40,7 @@ const idleMs = 30_000
 interface Thread {
   readonly worker: Worker
   readonly open: Map<number, PromiseWithResolvers<readonly ExaminedPiece[]>>
+  readonly ready: PromiseWithResolvers<void>
   isReady: boolean
 }
 
@@ -49,7 +50,7 @@ export function createExaminer(): Examiner {
   let idle: NodeJS.Timeout | undefined
   let questions = 0
 
-  const prepare = (): void => {
+  const wake = (): Thread => {
     thread ??= startThread(ended => {
       if (thread === ended) thread = undefined
     })
@@ -59,19 +60,21 @@ export function createExaminer(): Examiner {
       void thread.worker.terminate()
       thread = undefined
     }, idleMs).unref()
+    return thread
   }
 
   return {
-    prepare,
+    prepare: () => wake().ready.promise,
     examine(bytes, pieces) {
       const { buffer: memory, byteOffset: offset, length } = bytes
       if (!(memory instanceof SharedArrayBuffer) || length < leastBytes) return examinePieces(bytes, pieces)
-      prepare()
-      if (!thread?.isReady) return examinePieces(bytes, pieces)
+      const { isReady, open, worker } = wake()
+      if (!isReady) return examinePieces(bytes, pieces)
       const question: Question = { id: questions++, memory, offset, length, pieces }
       const answer = Promise.withResolvers<readonly ExaminedPiece[]>()
-      thread.open.set(question.id, answer)
-      thread.worker.postMessage(question)
+      open.set(question.id, answer)
+      worker.ref()
+      worker.postMessage(question)
       return answer.promise
     },
   }
@@ -80,22 +83,34 @@ export function createExaminer(): Examiner {
 function startThread(onEnd: (thread: Thread) => void): Thread {
   // In the published package the sources have lost their types, and their extension with them.
   const program = new URL(`./examiner-thread${extname(import.meta.filename)}`, import.meta.url)
-  const thread: Thread = { worker: new Worker(program), open: new Map(), isReady: false }
-  const { worker, open } = thread
+  const thread: Thread = {
+    worker: new Worker(program),
+    open: new Map(),
+    ready: Promise.withResolvers(),
+    isReady: false,
+  }
+  const { worker, open, ready } = thread
   const end = (cause: unknown): void => {
     onEnd(thread)
     for (const { reject } of open.values()) {
       reject(new GatewayError('UNAVAILABLE', 'the thread that examines bytes has ended', { cause }))
     }
     open.clear()
+    ready.resolve()
   }
-  worker.unref()
+  // It keeps the process alive only while somebody waits for it.
+  const rest = (): void => {
+    if (open.size === 0) worker.unref()
+  }
   worker.on('online', () => {
     thread.isReady = true
+    ready.resolve()
+    rest()
   })
   worker.on('message', (answer: Answer) => {
     const asked = open.get(answer.id)
     open.delete(answer.id)
+    rest()
     if ('examined' in answer) asked?.resolve(answer.examined)
     else asked?.reject(new GatewayError('UNAVAILABLE', 'bytes could not be examined', { cause: answer.error }))
   })

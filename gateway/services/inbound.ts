@@ -182,7 +182,7 @@ export async function openInbound(
       const known = await loadOffered(db.kysely, peer.id, offer.id)
       if (known) return await stateOf(known)
       await decideOffer(context, peer, offer)
-      context.examiner.prepare()
+      void context.examiner.prepare()
       await accept(peer, offer)
       return await stateOf(await find(peer, offer.id))
     },

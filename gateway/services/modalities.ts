@@ -14,7 +14,7 @@ import type { Principal } from '../principal.ts'
 import { HostAddresses } from './host-addresses.ts'
 import { type Modality, type ModalityInput, type ModalityService, modalityInput, storedModality } from './modality.ts'
 import { type Caller, type Identity, identifyCaller } from './modality-caller.ts'
-import { type ModalityTarget, targetOf } from './modality-target.ts'
+import { type ModalityTarget, type OwnCredentials, targetOf } from './modality-target.ts'
 
 export interface Modalities {
   list(): readonly Modality[]
@@ -36,6 +36,8 @@ export interface Modalities {
   mayUse(caller: Caller, service: ModalityService): Promise<boolean>
   /** Is this caller registered? */
   isKnown(caller: Caller): Promise<boolean>
+  /** Is a certificate with this SHA-256 (64 lower-case hex digits) registered? */
+  hasCertificate(fingerprint: string): boolean
   /** Stable age of a caller's studies in ms, where it has one of its own. */
   stableAgeMs(callingAe: string | undefined): number | undefined
   close(): Promise<void>
@@ -48,9 +50,15 @@ const stored = list(storedModality, { max: 10_000 })
 /**
  * Opens the registry and follows its changes.
  *
- * @param options.aeTitle  our own AE title, with which we call
+ * @param options.aeTitle      our own AE title, with which we call
+ * @param options.credentials  with which we call by TLS; asked for each call
  */
-export async function openModalities(options: { db: Db; log: Log; aeTitle?: string }): Promise<Modalities> {
+export async function openModalities(options: {
+  db: Db
+  log: Log
+  aeTitle?: string
+  credentials?: () => OwnCredentials
+}): Promise<Modalities> {
   const { db, log, aeTitle = 'HANSE' } = options
   const addresses = new HostAddresses()
   let known: readonly Modality[] = []
@@ -115,7 +123,7 @@ export async function openModalities(options: { db: Db; log: Log; aeTitle?: stri
     target: key => {
       const entry = find(key)
       if (!entry) throw new GatewayError('NOT_FOUND', 'no modality is registered under this name or AE title')
-      return targetOf(entry, aeTitle)
+      return targetOf(entry, aeTitle, options.credentials?.())
     },
     put: (principal, entry) => {
       const checked = decode(modalityInput, entry)
@@ -137,6 +145,7 @@ export async function openModalities(options: { db: Db; log: Log; aeTitle?: stri
       return identity.kind === 'registered' && identity.modality.permissions.includes(service)
     },
     isKnown: async caller => (await identify(caller)).kind === 'registered',
+    hasCertificate: fingerprint => known.some(entry => entry.certificateFingerprint === fingerprint),
     stableAgeMs: callingAe => {
       const seconds = known.find(
         entry => entry.aeTitle.trim() === callingAe && entry.stableAgeSeconds !== undefined,

@@ -63,7 +63,13 @@ export interface ModalityJobs {
   /** Plans the retrieval of a study's prior, once; false when it is planned already. */
   requestPrior(
     tx: Tx,
-    prior: { readonly study: number; readonly modality: string; readonly studyUid: string; readonly rule: string },
+    prior: {
+      readonly study: number
+      readonly modality: string
+      readonly studyUid: string
+      readonly rule: string
+      readonly method?: RetrieveMethod | undefined
+    },
   ): Promise<boolean>
   /** The newest first. */
   list(limit: number): Promise<ModalityJob[]>
@@ -197,11 +203,12 @@ export function openModalityJobs(options: {
       return await load(id ?? '')
     },
 
-    async requestPrior(tx, { study, modality, studyUid, rule }) {
+    async requestPrior(tx, { study, modality, studyUid, rule, method }) {
       const keys: RetrieveKeys = { level: 'study', studyUids: [studyUid] }
       const requestedBy = `prefetch:${rule}`
       return (
-        (await insert(tx, { kind: 'retrieve', modality, keys, purpose: 'prefetch', requestedBy, study })) !== undefined
+        (await insert(tx, { kind: 'retrieve', modality, keys, method, purpose: 'prefetch', requestedBy, study })) !==
+        undefined
       )
     },
 

@@ -104,7 +104,14 @@ const decodeShape = object(shape)
 type Decoded = ObjectValue<typeof shape>
 
 /** A registration as given: what is absent takes its default. */
-export type ModalityInput = { readonly aeTitle: string } & Partial<Decoded>
+export interface ModalityInput
+  extends Readonly<Partial<Omit<Decoded, 'aeTitle' | 'permissions' | 'transferSyntaxes' | 'tls' | 'limits'>>> {
+  readonly aeTitle: string
+  readonly permissions?: readonly ModalityService[] | undefined
+  readonly transferSyntaxes?: readonly string[] | undefined
+  readonly tls?: Partial<NonNullable<Decoded['tls']>> | undefined
+  readonly limits?: Partial<NonNullable<Decoded['limits']>> | undefined
+}
 
 /** A registration. */
 export interface Modality extends Readonly<Omit<Decoded, 'name' | 'permissions' | 'zone' | 'transferSyntaxes'>> {

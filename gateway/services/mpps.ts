@@ -2,7 +2,7 @@
  * What modalities say that they do: Modality Performed Procedure Step, PS3.4 Annex F. A step moves its scheduled steps
  * in the worklist along, and a completed one ends the waiting of a study that has arrived whole.
  */
-import { type AuditEvent, type AuditObject, procedureRecord } from '../audit/event.ts'
+import { type AuditEvent, type AuditObject, procedureRecord, queried } from '../audit/event.ts'
 import { appendAudit, appendAudits } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
 import type { DicomJson } from '../dicom/json.ts'
@@ -17,6 +17,7 @@ import {
   seriesOf,
   statusOf,
 } from '../dicom/procedure-step.ts'
+import { GatewayError } from '../errors.ts'
 import type { Principal } from '../principal.ts'
 import {
   insertProcedureStep,
@@ -29,7 +30,7 @@ import {
   updateProcedureStep,
 } from '../store/procedure-steps.ts'
 import { followPerformedStep } from '../store/worklist.ts'
-import { participantOf, queryRecord, recordOf } from './worklist.ts'
+import { participantOf, recordOf } from './worklist.ts'
 
 /** What came of a modality's request. */
 export type StepOutcome =
@@ -43,18 +44,21 @@ export type StepOutcome =
   | { readonly kind: 'refused'; readonly problem: StepProblem }
 
 export interface Mpps {
-  /** N-CREATE: a step has begun. `document` is DICOM JSON without Specific Character Set. */
+  /** N-CREATE: a step has begun. `document` is DICOM JSON without Specific Character Set. @throws GatewayError TOO_LARGE */
   begin(
     principal: Principal,
     step: { readonly sopInstanceUid: string; readonly callingAe: string; readonly document: DicomJson },
   ): Promise<StepOutcome>
-  /** N-SET: it goes on, is completed, or is discontinued. */
+  /** N-SET: it goes on, is completed, or is discontinued. @throws GatewayError TOO_LARGE */
   change(principal: Principal, sopInstanceUid: string, change: DicomJson): Promise<StepOutcome>
   /** Steps, the newest first; audited as a query. */
   list(principal: Principal, filter: ProcedureStepFilter): Promise<readonly ProcedureStep[]>
   /** One step by its SOP Instance UID; audited. @throws GatewayError NOT_FOUND */
   get(principal: Principal, sopInstanceUid: string): Promise<ProcedureStep>
 }
+
+/** A step's document stays below this as JSON text. */
+const maxStepBytes = 2_097_152
 
 /** Opens the records of performed procedure steps. */
 export function openMpps(options: { readonly db: Db }): Mpps {
@@ -75,6 +79,7 @@ export function openMpps(options: { readonly db: Db }): Mpps {
 
   return {
     begin: async (principal, step) => {
+      assertBounded(step.document)
       const problem = checkBegin(step.document)
       if (problem) return { kind: 'refused', problem }
       return await db.inTransaction(async (tx): Promise<StepOutcome> => {
@@ -91,6 +96,7 @@ export function openMpps(options: { readonly db: Db }): Mpps {
         if (!before) return { kind: 'unknown' }
         if (before.state !== 'in-progress') return { kind: 'final' }
         const document = changed(before.document, change)
+        assertBounded(document)
         const problem = checkChange(before.document, change) ?? checkEnd(document)
         if (problem) return { kind: 'refused', problem }
         const status = statusOf(document) ?? 'IN PROGRESS'
@@ -107,7 +113,13 @@ export function openMpps(options: { readonly db: Db }): Mpps {
     list: async (principal, filter) => {
       const steps = await loadProcedureSteps(db, filter)
       await db.inTransaction(tx =>
-        appendAudit(tx, queryRecord(principal, 'procedure-steps', { matches: steps.length })),
+        appendAudit(
+          tx,
+          queried({
+            requestor: participantOf(principal),
+            detail: { model: 'procedure-steps', items: steps.length },
+          }),
+        ),
       )
       return steps
     },
@@ -119,6 +131,11 @@ export function openMpps(options: { readonly db: Db }): Mpps {
         return step
       }),
   }
+}
+
+function assertBounded(document: DicomJson): void {
+  if (Buffer.byteLength(JSON.stringify(document)) > maxStepBytes)
+    throw new GatewayError('TOO_LARGE', `expected a procedure step of at most ${maxStepBytes} bytes as JSON`)
 }
 
 /** PS3.15 §A.5.3.15: the step's studies and its patient. */

@@ -98,11 +98,13 @@ export function openOutbound(parts: OutboundParts): Outbound {
       isKnown: row.isAccepted,
       objectSha256: ordinal => Buffer.from(manifest.objects[ordinal]?.sha256 ?? '', 'hex'),
       openObject: ordinal => openBlobFile(parts.blobs, manifest.objects[ordinal]?.sha256 ?? ''),
-      mayContinue: async () =>
-        !isOver &&
-        peers.get(peer.id)?.state === 'active' &&
-        (await isInState(db.kysely, row.id, moving)) &&
-        ((await parts.mayContinue?.(row)) ?? true),
+      mayContinue: forAMoment(
+        async () =>
+          !isOver &&
+          peers.get(peer.id)?.state === 'active' &&
+          (await isInState(db.kysely, row.id, moving)) &&
+          ((await parts.mayContinue?.(row)) ?? true),
+      ),
       onState: async (state, receipts) => {
         lanes.succeed(peer.id)
         const now = `${state.state} ${receipts.length}`
@@ -203,6 +205,23 @@ export function openOutbound(parts: OutboundParts): Outbound {
       for (const timer of later) clearTimeout(timer)
       await carriers.close()
     },
+  }
+}
+
+/** How long an answer holds: ranges that leave together ask once. */
+const momentMs = 50
+
+/** Asks again once the last answer is older than a moment; whoever asks meanwhile waits for the same one. */
+function forAMoment(ask: () => Promise<boolean>): () => Promise<boolean> {
+  let answer: Promise<boolean> | undefined
+  let askedAt = 0
+  return () => {
+    const now = performance.now()
+    if (!answer || now - askedAt > momentMs) {
+      askedAt = now
+      answer = ask()
+    }
+    return answer
   }
 }
 

@@ -51,15 +51,20 @@ const scanAfterFailureMs = 5_000
 const scanLimit = 50
 const manualLifetimeHours = 24 * 7
 
-/** Starts watching for due studies and evaluating them. */
+/**
+ * Starts watching for due studies and evaluating them.
+ *
+ * @param options.onArrived  called in the transaction in which a study has become due
+ */
 export function startRouting(options: {
   db: Db
   queue: Queue
   log: Log
   /** Modalities that are destinations; without it none is known. */
   findArchive?: FindArchive
+  onArrived?: (tx: Tx, study: number) => Promise<void>
 }): Routing {
-  const { db, queue, findArchive = () => undefined } = options
+  const { db, queue, findArchive = () => undefined, onArrived } = options
   const log = options.log.child({ part: 'routing' })
   let closed = false
   let scanning: Promise<void> = Promise.resolve()
@@ -76,6 +81,7 @@ export function startRouting(options: {
           returning id`.execute(tx)
         for (const { id } of due.rows) {
           await queue.enqueue(tx, 'evaluate-study', { study: id }, { singletonKey: String(id) })
+          await onArrived?.(tx, id)
         }
       })
     } catch (error) {

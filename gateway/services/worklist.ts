@@ -1,6 +1,6 @@
 /** The modality worklist: what is scheduled, from files, the API and HL7 orders (PS3.4 Annex K). */
 import { randomUUID } from 'node:crypto'
-import { type AuditEvent, type AuditObject, eventIds, orderRecord, type Participant, roles } from '../audit/event.ts'
+import { type AuditEvent, type AuditObject, orderRecord, type Participant, queried } from '../audit/event.ts'
 import { appendAudit, appendAudits } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
 import { type WorklistEntry, worklistEntriesFromJson } from '../dicom/worklist-item.ts'
@@ -67,8 +67,15 @@ export interface Worklist {
   putFile(principal: Principal, path: string, entries: readonly WorklistEntry[]): Promise<void>
   /** Removes the items of files other than these. */
   keepFiles(principal: Principal, paths: ReadonlySet<string>): Promise<void>
-  /** Items page by page, not audited: for a query that is audited as one. */
-  pages(filter: WorklistFilter, signal: AbortSignal): AsyncGenerator<readonly WorklistItem[], void, void>
+  /**
+   * All items, page by page, the earliest first; audited as one query by the attributes that it matches.
+   *
+   * @throws also the signal's reason
+   */
+  find(
+    principal: Principal,
+    query: { readonly keys: readonly string[]; readonly filter: WorklistFilter; readonly signal: AbortSignal },
+  ): AsyncGenerator<readonly WorklistItem[], void, void>
 }
 
 const pageRows = 200
@@ -102,7 +109,12 @@ export function openWorklist(options: { readonly db: Db }): Worklist {
   return {
     list: async (principal, filter, page) => {
       const found = await loadWorklistPage(db, filter, page)
-      await db.inTransaction(tx => appendAudit(tx, queryRecord(principal, 'worklist', { matches: found.items.length })))
+      await db.inTransaction(tx =>
+        appendAudit(
+          tx,
+          queried({ requestor: participantOf(principal), detail: { model: 'worklist', items: found.items.length } }),
+        ),
+      )
       return found
     },
 
@@ -157,7 +169,10 @@ export function openWorklist(options: { readonly db: Db }): Worklist {
         await db.inTransaction(tx => drop(tx, principal, gone.slice(at, at + pageRows), 'file'))
     },
 
-    async *pages(filter, signal) {
+    async *find(principal, { keys, filter, signal }) {
+      const detail = { model: 'worklist', keys: keys.join(' ') }
+      const event = queried({ requestor: participantOf(principal), detail })
+      await db.inTransaction(tx => appendAudit(tx, event))
       let after: WorklistPlace | undefined
       do {
         signal.throwIfAborted()
@@ -204,22 +219,6 @@ export const participantOf = (principal: Principal): Participant => ({
   requestor: true,
   ...(principal.address !== undefined && { address: principal.address }),
 })
-
-/** The audit event of a query (PS3.15 §A.5.3.10): who asked and how many were told, not what was asked. */
-export function queryRecord(
-  principal: Principal,
-  model: 'worklist' | 'procedure-steps',
-  result: { readonly matches: number; readonly outcome?: AuditEvent['outcome'] },
-): AuditEvent {
-  return {
-    event: eventIds.query,
-    action: 'E',
-    outcome: result.outcome ?? 'success',
-    participants: [{ ...participantOf(principal), role: roles.source }],
-    objects: [],
-    detail: { model, matches: result.matches },
-  }
-}
 
 /** The audit event of one item (PS3.15 §A.5.3.13): "may only include information about a single patient". */
 export function recordOf(

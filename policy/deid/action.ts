@@ -5,7 +5,7 @@
 import { entryOf } from '../../gateway/dicom/dictionary.ts'
 import { isGroupLength, type Tag } from '../../gateway/dicom/tag.ts'
 import { isBulkVr, type Vr } from '../../gateway/dicom/vr.ts'
-import { knownType } from './attribute-types.ts'
+import { emptySequence, isRequired, knownType } from './attribute-types.ts'
 import { datesOf, hasOption, type Profile } from './profile.ts'
 import { retainedBulk, retainedText } from './retained.ts'
 import { type BasicCode, type Row, rowOf } from './tables.ts'
@@ -146,7 +146,7 @@ function basicAction(code: BasicCode, tag: Tag, vr: Vr, sopClassUid: string): Ac
     case 'K':
       return vr === 'SQ' ? 'enter' : 'keep'
     case 'X':
-      return 'remove'
+      return isRequired(sopClassUid, tag) ? 'dummy' : 'remove'
     case 'Z':
       return 'empty'
     case 'D':
@@ -157,10 +157,11 @@ function basicAction(code: BasicCode, tag: Tag, vr: Vr, sopClassUid: string): Ac
     case 'C':
       return 'clean'
     case 'X/Z':
+      if (emptySequence(sopClassUid, tag) === false) return 'remove'
       return knownType(sopClassUid, tag) === 3 ? 'remove' : 'empty'
     case 'X/D':
     case 'X/Z/D':
-      if (vr === 'SQ') return 'remove'
+      if (vr === 'SQ') return emptySequence(sopClassUid, tag) === true ? 'empty' : 'remove'
       return knownType(sopClassUid, tag) === 3 ? 'remove' : 'dummy'
     case 'Z/D':
       return 'dummy'

@@ -40,3 +40,21 @@ export function knownType(sopClassUid: string, tag: Tag): 3 | undefined {
   if (!optional.has(tag) || !classicClasses.has(sopClassUid)) return undefined
   return sopClassUid === pet && requiredInPet.has(tag) ? undefined : 3
 }
+
+const presentationStates = '1.2.840.10008.5.1.4.1.1.11.'
+const structuredReports = '1.2.840.10008.5.1.4.1.1.88.'
+
+/** Presentation Creation Date and Time: X in Table E.1-1, yet Type 1 (PS3.3 §C.11.10). */
+const requiredInPresentations: ReadonlySet<Tag> = new Set([0x00700082, 0x00700083])
+/** Sequences of references to studies and procedure steps: Type 2 in reports (PS3.3 §C.17.1), elsewhere Type 3. */
+const emptyInReports: ReadonlySet<Tag> = new Set([0x00081110, 0x00081111])
+
+/** True when this class's IOD requires a value that Table E.1-1 wants removed: it gets a dummy. */
+export function isRequired(sopClassUid: string, tag: Tag): boolean {
+  return requiredInPresentations.has(tag) && sopClassUid.startsWith(presentationStates)
+}
+
+/** For sequences with X/Z or X/Z/D: whether they are there, empty; undefined when that is not known. */
+export function emptySequence(sopClassUid: string, tag: Tag): boolean | undefined {
+  return emptyInReports.has(tag) ? sopClassUid.startsWith(structuredReports) : undefined
+}

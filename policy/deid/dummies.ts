@@ -36,6 +36,12 @@ export function isDummyText(text: string): boolean {
   return text === dummyText || Object.values(textDummies).includes(text)
 }
 
+/** What else the engine writes into sequences; somebody may have such a name. */
+export const ownTexts: ReadonlySet<string> = new Set([
+  ...['Hanse', 'De-identifying Equipment', '109104', 'DCM'],
+  ...['Finding', '121071', 'Anonymized', 'ANON', '99HANSE'],
+])
+
 const code = (value: string, scheme: string, meaning: string): readonly NewElement[] => [
   { tag: 0x00080100, vr: 'SH', value },
   { tag: 0x00080102, vr: 'SH', value: scheme },

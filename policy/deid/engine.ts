@@ -27,19 +27,21 @@ import { verifyOutput } from './verify.ts'
 export const steps = ['read', 'classify', 'identify', 'pixels', 'rewrite', 'write', 'verify', 'certify'] as const
 export type Step = (typeof steps)[number]
 
-/** Decodes compressed pixels, so that regions can be blanked in them. */
+/** Decodes compressed pixels, so that regions can be blanked in them, and encodes them again. */
 export interface PixelCodec {
   /**
    * The same instance as Part 10 with native pixels, losslessly decoded; undefined where the syntax is not handled.
    * The source is the caller's until the result is closed.
    */
   decode(source: ByteSource): Promise<ClosableSource | undefined>
+  /** An instance with native pixels in another transfer syntax, without loss; undefined where that cannot be. */
+  encode(source: ByteSource, transferSyntaxUid: string): Promise<ClosableSource | undefined>
 }
 
 /** A source with a lifetime. */
 export type ClosableSource = ByteSource & AsyncDisposable
 
-/** Keeps the output somewhere until it is verified, and gives it back for reading. */
+/** Keeps the output somewhere until it is verified, and gives it back for reading. What it is given later takes its place. */
 export type Spool = (chunks: AsyncIterable<Uint8Array>) => Promise<ByteSource>
 
 /** What the caller knows beyond the instance. */
@@ -98,16 +100,23 @@ export class Deidentifier {
     }
   }
 
-  async #run(source: ByteSource, spool: Spool, options: RunOptions): Promise<Done | Held> {
+  async #run(source: ByteSource, spool: Spool, options: RunOptions): Promise<Done> {
+    const { codec } = options
     try {
       return await this.#runOnce(source, spool, options)
     } catch (error) {
-      if (!(error instanceof CompressedPixelsError) || options.codec === undefined) throw error
-      const decoded = await options.codec.decode(source)
+      if (!(error instanceof CompressedPixelsError) || codec === undefined) throw error
+      const decoded = await codec.decode(source)
       if (decoded === undefined) throw error
       await using native = decoded
       const sourceSha256 = options.sourceSha256 ?? (await digestOf(source))
-      return await this.#runOnce(native, spool, { ...options, sourceSha256 })
+      const { transferSyntaxUid } = error
+      const encodedSpool: Spool = async chunks => {
+        const blanked = await spool(chunks)
+        await using encoded = await codec.encode(blanked, transferSyntaxUid)
+        return encoded === undefined ? blanked : await spool(chunksOf(encoded))
+      }
+      return await this.#runOnce(native, encodedSpool, { ...options, sourceSha256 })
     }
   }
 
@@ -153,8 +162,7 @@ export class Deidentifier {
     )
     onStep?.('write')
     const sopInstanceUid = record.uids.get(instance.sopInstanceUid) ?? instance.sopInstanceUid
-    const hash = createHash('sha256')
-    const output = await spool(tap(outputFile(source, instance, sopInstanceUid, content.parts), hash))
+    const output = await spool(outputFile(source, instance, sopInstanceUid, content.parts))
     onStep?.('verify')
     const findings = await verifyOutput(output, {
       profile: this.profile,
@@ -176,7 +184,15 @@ export class Deidentifier {
     return {
       kind: 'done',
       output,
-      certificate: this.#certify(instance, output, sopInstanceUid, sourceSha256, hash.digest('hex'), record, pixels),
+      certificate: this.#certify(
+        instance,
+        output,
+        sopInstanceUid,
+        sourceSha256,
+        await digestOf(output),
+        record,
+        pixels,
+      ),
     }
   }
 
@@ -234,21 +250,19 @@ const readBytes = 1_048_576
 
 async function digestOf(source: ByteSource): Promise<string> {
   const hash = createHash('sha256')
-  for (let at = 0; at < source.sizeBytes; at += readBytes) hash.update(await source.read(at, readBytes))
+  for await (const chunk of chunksOf(source)) hash.update(chunk)
   return hash.digest('hex')
 }
 
-async function* tap(chunks: AsyncIterable<Uint8Array>, hash: { update(bytes: Uint8Array): unknown }) {
-  for await (const chunk of chunks) {
-    hash.update(chunk)
-    yield chunk
-  }
+async function* chunksOf(source: ByteSource): AsyncGenerator<Uint8Array> {
+  for (let at = 0; at < source.sizeBytes; at += readBytes) yield await source.read(at, readBytes)
 }
 
 function heldBy(error: unknown): Held {
   if (error instanceof HoldError) return error.held
   if (isGatewayError(error, 'DICOM_LIMIT')) return new HoldError('too-large', error.message).held
   if (isGatewayError(error, 'DICOM_UNREADABLE')) return new HoldError('unreadable', error.message).held
+  if (isGatewayError(error, 'PIXELS_UNREADABLE')) return new HoldError('pixels-unsupported', error.message).held
   // The message of an unknown error may quote a value.
   const name = isGatewayError(error) ? error.code : error instanceof Error ? error.name : typeof error
   return new HoldError('internal', `the engine failed: ${name}`).held

@@ -21,7 +21,17 @@ export interface PixelPlan {
 }
 
 /** Regions must be blanked in compressed pixels: another form of the same instance would do. */
-export class CompressedPixelsError extends HoldError {}
+export class CompressedPixelsError extends HoldError {
+  readonly transferSyntaxUid: string
+
+  constructor(transferSyntaxUid: string) {
+    super('pixels-compressed', 'text must be blanked in compressed pixels, and no codec is at hand for them', {
+      tag: pixelData,
+      rule: transferSyntaxUid,
+    })
+    this.transferSyntaxUid = transferSyntaxUid
+  }
+}
 
 const pixelData = 0x7fe00010
 /** What devices append to fill a block. More means that the attributes do not describe these pixels. */
@@ -109,15 +119,7 @@ async function planFragments(
 ): Promise<((element: Element, out: Output) => void) | undefined> {
   const family = codestreamOf(transferSyntaxUid)
   if (family === undefined) throw unsupported('video, or a transfer syntax that cannot be searched for text')
-  if (regions.length > 0)
-    throw new CompressedPixelsError(
-      'pixels-compressed',
-      'text must be blanked in compressed pixels, and no codec is at hand',
-      {
-        tag: pixelData,
-        rule: transferSyntaxUid,
-      },
-    )
+  if (regions.length > 0) throw new CompressedPixelsError(transferSyntaxUid)
   const [offsets, ...data] = fragments
   if (offsets !== undefined && offsets.length > 4 * Math.max(frames, data.length))
     throw unsupported('an offset table with more entries than frames')

@@ -8,7 +8,8 @@ import { type Dataset, decodeStrings, type Element, itemsOf, stringOf } from '..
 import { readPart10 } from '../../gateway/dicom/part10-reader.ts'
 import { isPrivateTag, type Tag } from '../../gateway/dicom/tag.ts'
 import { isBulkVr, vrFacts } from '../../gateway/dicom/vr.ts'
-import { dummyDate, isDummyText } from './dummies.ts'
+import { isRequired } from './attribute-types.ts'
+import { dummyDate, isDummyText, ownTexts } from './dummies.ts'
 import { fold, type Identifiers, wordPattern } from './identifiers.ts'
 import { marks, methodCodesOf } from './marks.ts'
 import type { PixelPlan } from './pixel-plan.ts'
@@ -78,12 +79,16 @@ class Verifier {
     this.#overridden = new Set(profile.overrides.map(({ attribute }) => attribute))
   }
 
+  /** Of the data set that is verified. */
+  #sopClassUid = ''
+
   find(tag: Tag, rule: string): void {
     if (this.findings.length < maxFindings) this.findings.push({ tag, rule })
   }
 
   /** The instance says what was done to it. */
   marks(dataset: Dataset): void {
+    this.#sopClassUid = stringOf(dataset, 0x00080016) ?? ''
     const { profile, pixels } = this.#expected
     if (stringOf(dataset, 0x00120062) !== 'YES') this.find(0x00120062, 'not marked as de-identified')
     const codes = itemsOf(dataset, 0x00120064).map(item => stringOf(item, 0x00080100))
@@ -106,6 +111,8 @@ class Verifier {
     if (isPrivateTag(tag)) {
       const isKept = isCreator(tag) ? blocks.isUsedCreator(tag) : blocks.vrOf(element) !== undefined
       if (!isKept) this.find(tag, 'a private attribute that is not safe')
+      // The creator of a safe attribute is a fixed text, whoever has the same name.
+      if (isCreator(tag)) return
     } else {
       if ((tag & 0xffff) === 0 || tag < 0x00080000) this.find(tag, 'not of a data set')
       if (tag >>> 24 === 0x50 || tag >>> 24 === 0x60) this.find(tag, 'a curve or an overlay')
@@ -124,12 +131,12 @@ class Verifier {
     if (row === undefined || this.#overridden.has(element.tag)) return
     if (this.#optionNames.some(name => Object.hasOwn(row.options, name))) return
     const { tag, length, vr } = element
-    if (row.basic === 'X') this.find(tag, 'X in Table E.1-1, but present')
+    if (row.basic === 'X' && !isRequired(this.#sopClassUid, tag)) this.find(tag, 'X in Table E.1-1, but present')
     if (vr === 'SQ' || vr === 'UI' || length === 0 || isPatient(tag)) return
     // In a content item Table E.3.4-1 decides.
     if (stringOf(dataset, 0x0040a040) !== undefined && contentValues.has(tag)) return
     if (row.basic === 'Z') this.find(tag, 'Z in Table E.1-1, but not empty')
-    if (row.basic === 'D' || row.basic.includes('/')) {
+    if (row.basic === 'D' || row.basic === 'X' || row.basic.includes('/')) {
       const isDummy = element.value?.every(byte => byte === 0) ?? false
       const texts = decodeStrings(element, dataset.charset)
       if (!isDummy && !texts.every(text => text === '' || isDummyText(text)))
@@ -157,8 +164,11 @@ class Verifier {
 
   #text(element: Element, dataset: Dataset): void {
     const { identifiers, pseudonym } = this.#expected
-    for (const text of decodeStrings(element, dataset.charset)) {
-      if (text === '' || isDummyText(text) || (pseudonym !== '' && text === pseudonym)) continue
+    const isOurs = (text: string): boolean =>
+      text === '' || isDummyText(text) || ownTexts.has(text) || text === pseudonym
+    const texts = decodeStrings(element, dataset.charset).filter(text => !isOurs(text))
+    if (texts.length === 0) return
+    for (const text of texts) {
       const folded = fold(text)
       if (element.vr === 'CS' || element.vr === 'AE') {
         if (folded.length >= minSearchedLetters && identifiers.ids.has(folded))
@@ -174,7 +184,7 @@ class Verifier {
 
   /** The identifiers as bytes, in the encodings that they may have been written in. */
   #bytes({ tag, value, length }: Element, charset: Charset | undefined = undefined): void {
-    if (value === undefined || length > maxSearchedBytes || isPrivateCreator(tag)) return
+    if (value === undefined || length > maxSearchedBytes) return
     const raw = Buffer.from(value.buffer, value.byteOffset, value.byteLength).toString('latin1').toLowerCase()
     if (this.#needlesIn(charset).isIn(raw)) this.find(tag, 'an identifier in the bytes')
   }
@@ -194,10 +204,6 @@ const contentValues: ReadonlySet<Tag> = new Set([0x0040a120, 0x0040a121, 0x0040a
 
 function isPatient(tag: Tag): boolean {
   return tag === 0x00100010 || tag === 0x00100020
-}
-
-function isPrivateCreator(tag: Tag): boolean {
-  return isPrivateTag(tag) && isCreator(tag)
 }
 
 const utf8 = charsetOf(['ISO_IR 192'])

@@ -98,6 +98,23 @@ test('without anything held the exit code is 0, and two keys give unlinkable out
   assert.notEqual(a[0]?.split('/').at(-1), b[0]?.split('/').at(-1))
 })
 
+test('two instances of the same UID with other content are both written, the same instance twice once', async t => {
+  const dir = await temporaryDir(t)
+  const of = (rows: number) => buildInstance({ sopInstanceUid: '1.2.3.4', studyInstanceUid: '1.2.3', rows }).bytes
+  await mkdir(join(dir, 'in'))
+  for (const [name, rows] of [
+    ['a', 64],
+    ['b', 64],
+    ['c', 32],
+  ] as const)
+    await writeFile(join(dir, 'in', name), of(rows))
+
+  const { code, out } = await hanse(['deidentify', '--profile', 'basic', '--out', join(dir, 'out'), join(dir, 'in')])
+
+  assert.equal(code, 0, out)
+  assert.equal((await filesBelow(join(dir, 'out'))).length, 2)
+})
+
 test('a large file goes through the disk and comes out the same', async t => {
   const dir = await temporaryDir(t)
   const input = join(dir, 'large.dcm')

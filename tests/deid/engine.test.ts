@@ -36,6 +36,27 @@ test('the output says what was done to it, and nothing else', async () => {
   assert.equal(plain.certificate.sopInstanceUid, plain.text('SOPInstanceUID'))
 })
 
+test('what is de-identified already can be de-identified again', async () => {
+  const once = await deidentified(buildInstance().bytes, trial)
+  const twice = await deidentified(once.bytes, trial)
+
+  assert.notEqual(twice.text('SOPInstanceUID'), once.text('SOPInstanceUID'))
+  assert.equal(itemsOf(twice.dataset, 0x0018a001).length, 2)
+})
+
+test('whoever has a name that the engine or a device writes is de-identified all the same', async () => {
+  for (const patientName of ['De La Cruz^Hanse', 'Finding^Equipment', 'GEMS_ACQU_01^DCM', 'Anonymized^Other']) {
+    const { bytes } = buildInstance({
+      patientName,
+      extra: [
+        { tag: 0x00190010, vr: 'LO', value: 'GEMS_ACQU_01' },
+        { tag: 0x00191023, vr: 'DS', value: '5' },
+      ],
+    })
+    for (const profile of [basic, trial]) await deidentified(bytes, profile)
+  }
+})
+
 test('an option that the engine does not carry out is named as not done', async () => {
   const profile = testProfile({ options: ['cleanRecognizableVisualFeatures'] })
 

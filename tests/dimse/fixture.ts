@@ -10,7 +10,7 @@ import { decode, describe } from '../../gateway/decode.ts'
 import { openScp } from '../../gateway/dimse/listener.ts'
 import type { Refusal, Scp, ScpOptions, StoreRequest, StoreService } from '../../gateway/dimse/scp.ts'
 import { openLog } from '../../gateway/log.ts'
-import { type ModalityInput, modalityInput, modalityServices } from '../../gateway/services/modality.ts'
+import { type Modality, type ModalityInput, modalityInput, modalityServices } from '../../gateway/services/modality.ts'
 import type { Caller, Identity } from '../../gateway/services/modality-caller.ts'
 import { temporaryDir } from '../support/blobs.ts'
 
@@ -76,6 +76,7 @@ export async function startScp(t: TestContext, options: Partial<ScpOptions> = {}
     store: service,
     onRefused: refusal => refusals.push(refusal),
     poisonBuffers: true,
+    ...(options.unknownCallers === undefined && { identifyCaller: everybody }),
     log: openLog({ level: 'silent' }),
     ...options,
   })
@@ -83,12 +84,21 @@ export async function startScp(t: TestContext, options: Partial<ScpOptions> = {}
   return { scp, port: scp.address.port, directory, received, refusals, files: () => readdir(directory) }
 }
 
-/** For `identifyCaller`: this AE title is registered, with all permissions unless told otherwise. */
+/** For `identifyCaller`: only this AE title is registered, with all permissions unless told otherwise. */
 export function registered(aeTitle: string, entry: Partial<ModalityInput> = {}): (caller: Caller) => Promise<Identity> {
-  const decoded = decode(modalityInput, { permissions: modalityServices, ...entry, aeTitle })
+  const modality = registration({ permissions: modalityServices, ...entry, aeTitle })
+  return async ({ callingAe }) => (callingAe === aeTitle ? { kind: 'registered', modality } : { kind: 'unknown' })
+}
+
+/** For `identifyCaller`: everybody is registered, with all permissions. */
+export async function everybody({ callingAe }: Caller): Promise<Identity> {
+  return { kind: 'registered', modality: registration({ aeTitle: callingAe, permissions: modalityServices }) }
+}
+
+function registration(entry: ModalityInput): Modality {
+  const decoded = decode(modalityInput, entry)
   if (!decoded.ok) throw new Error(describe(decoded.problems))
-  return async ({ callingAe }) =>
-    callingAe === aeTitle ? { kind: 'registered', modality: decoded.value } : { kind: 'unknown' }
+  return decoded.value
 }
 
 /** A presentation context as a raw peer proposes it. */

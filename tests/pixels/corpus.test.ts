@@ -50,6 +50,8 @@ const known: ReadonlyMap<string, string> = new Map([
     'b6b202c4af4494a2:uint16',
   ],
   ['transfer-syntaxes/JPEG-LS-Near/dicomParser__CT0012.fragmented_no_bot_jpeg_ls.81.dcm', '280666ecce17e0be:uint16'],
+  // Too much for CharLS; the digest of its siblings, and that of DCMTK.
+  ['transfer-syntaxes/JPEG-LS-Lossless/dicom-test-files__MR1_JLSL.dcm', '2541a628cb676972:int16'],
   // Lossy, with samples beyond Bits Stored, which that reader cut; the digest of DCMTK.
   ['transfer-syntaxes/JPEG-Extended/dicom-test-files__RG3_JPLY.dcm', '9abaad3943504468:uint16'],
   // Of the same image in other syntaxes.
@@ -58,11 +60,8 @@ const known: ReadonlyMap<string, string> = new Map([
   ['non-image/pydicom-data__liver_rle.dcm', '86ceb97b138085d0:uint8'],
 ])
 
-/** What does not decode: a header that was tampered with, and what is too much for CharLS, in which DCMTK sees an image. */
-const undecodable: ReadonlySet<string> = new Set([
-  'deid/dicognito__JPEG2000-embedded-sequence-delimiter.dcm',
-  'transfer-syntaxes/JPEG-LS-Lossless/dicom-test-files__MR1_JLSL.dcm',
-])
+/** What does not decode: its header was tampered with. */
+const undecodable: ReadonlySet<string> = new Set(['deid/dicognito__JPEG2000-embedded-sequence-delimiter.dcm'])
 
 test('every file has the samples of the manifest after transcoding to Explicit VR Little Endian', async t => {
   const files = openCorpus(t)

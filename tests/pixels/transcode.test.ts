@@ -3,10 +3,13 @@ import { readdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { type ByteSource, bufferSource } from '../../gateway/dicom/byte-source.ts'
-import { elementHeader } from '../../gateway/dicom/part10-writer.ts'
+import { findElement, itemsOf } from '../../gateway/dicom/dataset.ts'
+import { readPart10 } from '../../gateway/dicom/part10-reader.ts'
+import { elementHeader, type NewElement } from '../../gateway/dicom/part10-writer.ts'
 import { explicitVrBigEndian, explicitVrLittleEndian, implicitVrLittleEndian } from '../../gateway/dicom/uid.ts'
 import { GatewayError, isGatewayError } from '../../gateway/errors.ts'
 import { readPixelLayout } from '../../gateway/pixels/layout.ts'
+import { encodeRle } from '../../gateway/pixels/rle.ts'
 import { openSpool } from '../../gateway/pixels/spool.ts'
 import { canTranscode, preferredSyntaxes } from '../../gateway/pixels/syntaxes.ts'
 import { temporaryDir } from '../support/blobs.ts'
@@ -72,6 +75,45 @@ test('what cannot be compressed without loss is refused as not supported', async
   await assert.rejects(transcoded(pixels, float.bytes, explicitVrLittleEndian, jpegLs), isRefused)
   await assert.rejects(transcoded(pixels, float.bytes, explicitVrLittleEndian, mpeg4), isRefused)
   await assert.rejects(transcoded(pixels, text.bytes, explicitVrLittleEndian, jpegLs), GatewayError)
+})
+
+test('icons are decompressed with the image, and stay so when it is compressed anew', async t => {
+  const pixels = await testPixels(t)
+  const format = {
+    ...{ rows: 2, columns: 3, samplesPerPixel: 1, bitsAllocated: 8, bitsStored: 8, highBit: 7 },
+    ...{ isSigned: false, isPlanar: false, photometric: 'MONOCHROME2' },
+  }
+  const icon = Uint8Array.of(1, 1, 1, 4, 5, 6)
+  const image = new Uint8Array(
+    encodeRle(Buffer.alloc(64 * 64 * 2, 7), { ...format, rows: 64, columns: 64, bitsAllocated: 16 }),
+  )
+  const item: NewElement[] = [
+    { tag: 0x00280002, value: 1 },
+    { tag: 0x00280004, value: 'MONOCHROME2' },
+    { tag: 0x00280010, value: 2 },
+    { tag: 0x00280011, value: 3 },
+    { tag: 0x00280100, value: 8 },
+    { tag: 0x00280101, value: 8 },
+    { tag: 0x00280102, value: 7 },
+    { tag: 0x00280103, value: 0 },
+    { tag: 0x7fe00010, vr: 'OB', fragments: [new Uint8Array(0), encodeRle(icon, format)] },
+  ]
+  const { bytes } = buildInstance({
+    transferSyntaxUid: rle,
+    extra: [
+      { tag: 0x00880200, items: [item] },
+      { tag: 0x7fe00010, vr: 'OB', fragments: [new Uint8Array(0), image] },
+    ],
+  })
+  for (const to of [explicitVrLittleEndian, implicitVrLittleEndian, jpegLs]) {
+    const { dataset } = await readPart10(bufferSource(await transcoded(pixels, bytes, rle, to)))
+    const [inside] = itemsOf(dataset, 0x00880200)
+
+    assert.ok(inside)
+    assert.deepEqual(findElement(inside, 0x7fe00010)?.value, Buffer.from(icon), to)
+    assert.equal(inside.elements.length, item.length)
+    assert.equal(findElement(dataset, 0x7fe00010)?.fragments?.length, to === jpegLs ? 2 : undefined)
+  }
 })
 
 test('pixels with something beyond their stored bits keep it through compression', async t => {

@@ -223,3 +223,33 @@ async function filesUnder(dir: string): Promise<string[]> {
   const entries = await readdir(dir, { recursive: true, withFileTypes: true })
   return entries.filter(entry => entry.isFile()).map(entry => entry.name)
 }
+
+test('a file that is adopted becomes a blob and keeps its own name', async t => {
+  const dir = await temporaryDir(t)
+  const blobs = await testBlobs(t, { dir })
+  const bytes = randomBytes(5_000)
+  const path = join(dir, 'own')
+  await writeFile(path, bytes)
+
+  await blobs.adopt(path, sha256(bytes))
+
+  assert.deepEqual(await readFile(blobs.path(sha256(bytes))), bytes)
+  assert.deepEqual(await readFile(path), bytes)
+  assert.deepEqual(await blobs.sweep(async () => new Set(), { graceMs: 0 }).then(({ removed }) => removed), 0)
+  blobs.release(sha256(bytes))
+  assert.deepEqual(await blobs.sweep(async () => new Set(), { graceMs: 0 }).then(({ removed }) => removed), 1)
+})
+
+test('a damaged blob is healed when its bytes are adopted, also for the second time', async t => {
+  const dir = await temporaryDir(t)
+  const blobs = await testBlobs(t, { dir })
+  const bytes = randomBytes(5_000)
+  const path = join(dir, 'own')
+  await writeFile(path, bytes)
+  await writeFile(blobs.path(sha256(bytes)), randomBytes(5_000))
+
+  await blobs.adopt(path, sha256(bytes))
+  await blobs.adopt(path, sha256(bytes))
+
+  assert.deepEqual(await readFile(blobs.path(sha256(bytes))), bytes)
+})

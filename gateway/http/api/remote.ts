@@ -2,6 +2,7 @@
 import type { FastifyInstance } from 'fastify'
 import { GatewayError } from '../../errors.ts'
 import type { ModalityJob, ModalityJobs } from '../../services/modality-jobs.ts'
+import type { Prefetch } from '../../services/prefetch.ts'
 import type { Remote } from '../../services/remote.ts'
 import type { RetrieveKeys } from '../../services/retrieve-plan.ts'
 import {
@@ -25,6 +26,7 @@ import {
 export interface RemoteServices {
   readonly remote: Remote
   readonly modalityJobs: ModalityJobs
+  readonly prefetch: Pick<Prefetch, 'load' | 'put'>
 }
 
 const tags = ['Modalities']
@@ -58,6 +60,24 @@ const job = object({
   updatedAt: date,
 })
 
+const strings = array(string)
+const prefetchRules = object({
+  version: integer,
+  rules: array(
+    object({
+      name: string,
+      modalities: strings,
+      bodyParts: strings,
+      callingAes: strings,
+      from: string,
+      method: string,
+      atMost: integer,
+      notOlderThanDays: integer,
+      priorModalities: strings,
+    }),
+  ),
+})
+
 /** Keys as a request names them: the deepest ones given are those that are wanted. */
 interface KeysBody {
   readonly patientId?: string
@@ -72,7 +92,7 @@ interface Named {
 }
 
 /** Registers the routes. */
-export function remoteRoutes(app: FastifyInstance, { remote, modalityJobs }: RemoteServices): void {
+export function remoteRoutes(app: FastifyInstance, { remote, modalityJobs, prefetch }: RemoteServices): void {
   app.post<Named>(
     '/modalities/:name/echo',
     {
@@ -163,6 +183,24 @@ export function remoteRoutes(app: FastifyInstance, { remote, modalityJobs }: Rem
       },
     },
     async request => await modalityJobs.cancel(request.principal, request.params.id),
+  )
+
+  app.get(
+    '/prefetch',
+    { schema: { tags, summary: 'Rules by which priors are fetched', response: answers('Rules', prefetchRules) } },
+    async () => await prefetch.load(),
+  )
+  app.put<{ Body: { rules: unknown[] } }>(
+    '/prefetch',
+    {
+      schema: {
+        tags,
+        summary: 'Replace the rules by which priors are fetched when a study arrives',
+        body: input({ rules: { ...array(open), maxItems: 100 } }, ['rules']),
+        response: answers('Rules', prefetchRules),
+      },
+    },
+    async request => await prefetch.put(request.principal, request.body.rules),
   )
 }
 

@@ -46,6 +46,7 @@ export async function installOpenApi(app: FastifyInstance, version: string): Pro
         { name: 'Status' },
         { name: 'Peers' },
         { name: 'Transfers' },
+        { name: 'Modalities' },
         { name: 'Commitments', description: 'Storage commitment, and on to the archive' },
         { name: 'Conflicts' },
         { name: 'Policy' },

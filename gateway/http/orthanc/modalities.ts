@@ -1,0 +1,125 @@
+/** Orthanc's `/modalities`: the registry under its paths, and the verification of a modality. */
+import type { FastifyInstance } from 'fastify'
+import { decode, describe, integer, object, optional } from '../../decode.ts'
+import { GatewayError } from '../../errors.ts'
+import type { Modalities } from '../../services/modalities.ts'
+import type { Modality } from '../../services/modality.ts'
+import type { Remote } from '../../services/remote.ts'
+import { readForm, writeForm } from './modality-form.ts'
+
+/** What the routes need. */
+export interface OrthancModalityServices {
+  readonly modalities: Modalities
+  readonly remote: Pick<Remote, 'echo'>
+}
+
+const tags = ['Orthanc']
+const params = {
+  type: 'object',
+  properties: { id: { type: 'string', minLength: 1, maxLength: 64 } },
+  required: ['id'],
+} as const
+const listQuery = {
+  type: 'object',
+  properties: { expand: { type: 'string', description: 'Give configurations instead of names' } },
+} as const
+const echoOptions = object({ Timeout: optional(integer({ min: 0, max: 3_600 }), 0) }, { unknown: 'keep' })
+
+interface Named {
+  readonly Params: { id: string }
+}
+
+/** Registers the routes. */
+export async function orthancModalityRoutes(app: FastifyInstance, services: OrthancModalityServices): Promise<void> {
+  const { modalities, remote } = services
+  const named = (name: string): Modality => {
+    const found = modalities.list().find(entry => entry.name === name)
+    if (!found) throw new GatewayError('NOT_FOUND', 'no modality has this name')
+    return found
+  }
+
+  await app.register(async scope => {
+    // Orthanc's clients send JSON under any content type: `curl -d` says it is a form.
+    scope.removeAllContentTypeParsers()
+    scope.addContentTypeParser('*', { parseAs: 'string' }, async (_request: unknown, body: string | Buffer) =>
+      parseBody(String(body)),
+    )
+
+    scope.get<{ Querystring: { expand?: string } }>(
+      '/modalities',
+      { schema: { tags, summary: 'List modalities', querystring: listQuery } },
+      async request => {
+        const { expand } = request.query
+        const known = modalities.list().toSorted((one, other) => (one.name < other.name ? -1 : 1))
+        if (expand === undefined || expand === 'false' || expand === '0') return known.map(entry => entry.name)
+        return Object.fromEntries(known.map(entry => [entry.name, writeForm(entry)]))
+      },
+    )
+
+    scope.get<Named>(
+      '/modalities/:id',
+      { schema: { tags, summary: 'What can be done with a modality', params } },
+      async request => {
+        named(request.params.id)
+        return ['configuration', 'echo']
+      },
+    )
+
+    scope.get<Named>(
+      '/modalities/:id/configuration',
+      { schema: { tags, summary: 'Configuration of a modality', params } },
+      async request => writeForm(named(request.params.id)),
+    )
+
+    scope.put<Named>(
+      '/modalities/:id',
+      { schema: { tags, summary: 'Register a modality, or change it', params } },
+      async (request, reply) => {
+        const { id } = request.params
+        const before = modalities.list().find(entry => entry.name === id)
+        await modalities.put(request.principal, readForm(request.body, id, before))
+        return reply.type('text/plain').send('')
+      },
+    )
+
+    scope.delete<Named>(
+      '/modalities/:id',
+      { schema: { tags, summary: 'Remove a modality', params } },
+      async (request, reply) => {
+        await modalities.remove(request.principal, request.params.id)
+        return reply.type('text/plain').send('')
+      },
+    )
+
+    scope.post<Named>(
+      '/modalities/:id/echo',
+      { schema: { tags, summary: 'Verify that a modality answers (C-ECHO)', params } },
+      async (request, reply) => {
+        const { name } = named(request.params.id)
+        const options = decode(echoOptions, request.body ?? {})
+        if (!options.ok) throw new GatewayError('BAD_REQUEST', describe(options.problems))
+        const gone = new AbortController()
+        const timeout = options.value.Timeout
+        const late = new GatewayError('PEER_UNREACHABLE', `the modality did not answer within ${timeout} s`)
+        const timer = timeout > 0 ? setTimeout(() => gone.abort(late), timeout * 1000) : undefined
+        reply.raw.once('close', () => gone.abort(new GatewayError('UNAVAILABLE', 'the client went away')))
+        try {
+          const { status } = await remote.echo(request.principal, name, gone.signal)
+          if (status !== 0) throw new GatewayError('PEER_PROTOCOL', `the modality answered status ${status}`)
+        } finally {
+          clearTimeout(timer)
+        }
+        return {}
+      },
+    )
+  })
+}
+
+function parseBody(body: string): unknown {
+  if (body.trim() === '') return undefined
+  try {
+    return JSON.parse(body)
+  } catch {
+    throw new GatewayError('BAD_REQUEST', 'expected JSON')
+  }
+}
