@@ -91,10 +91,7 @@ test('DICOM TLS in both roles with certificates of the site and of the hospital'
   await assert.rejects(gateway.api('PUT', '/api/v1/modalities/bad', bad), /tls\.ca: expected certificates in PEM/)
 })
 
-test('modalities are registered by API, Orthanc’s routes and command line, and called by name', {
-  skip: tools,
-}, async t => {
-  const gateway = await startProcessGateway(t, 'registry')
+async function registersModalities(t: TestContext, gateway: ProcessGateway): Promise<void> {
   const dir = await temporaryDir(t)
   const { port } = await startStorescp(t, ['-od', dir])
 
