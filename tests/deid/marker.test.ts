@@ -14,7 +14,11 @@ import { foundMarkers, markerFile, type Plant } from './marker-file.ts'
 
 const key = new Uint8Array(32).fill(9)
 const isSoak = process.env['HANSE_SOAK'] === '1'
-const syntaxes = ['1.2.840.10008.1.2', ...(isSoak ? ['1.2.840.10008.1.2.1', '1.2.840.10008.1.2.1.99'] : []), '1.2.840.10008.1.2.2']
+const syntaxes = [
+  '1.2.840.10008.1.2',
+  ...(isSoak ? ['1.2.840.10008.1.2.1', '1.2.840.10008.1.2.1.99'] : []),
+  '1.2.840.10008.1.2.2',
+]
 
 /** What the profile keeps, said without the engine: options by the table, and without a row what cannot name anybody. */
 function mayStay({ tag, vr }: Plant, profile: Profile): boolean {
