@@ -33,9 +33,26 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
   },
   'modality add': { summary: 'register a modality', load: async () => (await import('./modality.ts')).modalityAdd },
   'modality remove': { summary: 'remove a modality', load: async () => (await import('./modality.ts')).modalityRemove },
+  'worklist list': {
+    summary: 'list what is scheduled',
+    load: async () => (await import('./worklist.ts')).worklistList,
+  },
+  'worklist add': {
+    summary: 'schedule a procedure step',
+    load: async () => (await import('./worklist.ts')).worklistAdd,
+  },
+  'worklist remove': {
+    summary: 'remove a worklist item',
+    load: async () => (await import('./worklist.ts')).worklistRemove,
+  },
   'modality echo': {
     summary: 'ask a modality whether it answers',
     load: async () => (await import('./modality.ts')).modalityEcho,
+  },
+  query: { summary: 'ask a modality what it holds', load: async () => (await import('./query.ts')).query },
+  retrieve: {
+    summary: 'fetch studies from a modality',
+    load: async () => (await import('./retrieve.ts')).retrieve,
   },
   'audit verify': { summary: 'verify the audit log', load: async () => (await import('./audit.ts')).auditVerify },
   'token create': { summary: 'create an API token', load: async () => (await import('./token.ts')).tokenCreate },

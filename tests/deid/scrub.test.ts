@@ -116,6 +116,20 @@ test('the patient’s name goes from every place it was typed into, whatever the
   assert.match(output.text('SeriesDescription') ?? '', /THORAX/)
 })
 
+test('names and numbers written in one word are found too', async () => {
+  const { bytes } = buildInstance({
+    patientName: "O'Brien^Una",
+    patientId: '12-345-678',
+    extra: [
+      { tag: 0x00181020, vr: 'LO', value: ['V1 OBRIEN', 'UOBRIEN', 'obrienuna', '12345678', 'unaobrien'] },
+      { tag: 0x0008103e, vr: 'LO', value: 'Thorax obrienu' },
+    ],
+  })
+  const output = await deidentified(bytes, trial)
+
+  assert.doesNotMatch(Buffer.from(output.bytes).toString('latin1'), /obrien|12345678/i)
+})
+
 test('dates move by whole days, in all precisions, and what is no date has none', () => {
   assert.equal(shiftDate('20240229', -366), '20230228')
   assert.equal(shiftDate('2024.03.01', -1), '2024.02.29')
