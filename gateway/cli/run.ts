@@ -49,6 +49,11 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
     summary: 'ask a modality whether it answers',
     load: async () => (await import('./modality.ts')).modalityEcho,
   },
+  query: { summary: 'ask a modality what it holds', load: async () => (await import('./query.ts')).query },
+  retrieve: {
+    summary: 'fetch studies from a modality',
+    load: async () => (await import('./retrieve.ts')).retrieve,
+  },
   'audit verify': { summary: 'verify the audit log', load: async () => (await import('./audit.ts')).auditVerify },
   'token create': { summary: 'create an API token', load: async () => (await import('./token.ts')).tokenCreate },
   'token list': { summary: 'list API tokens', load: async () => (await import('./token.ts')).tokenList },

@@ -16,6 +16,7 @@ import { CommandParts } from './command-parts.ts'
 import { type AcceptedContext, contextResult, negotiate } from './contexts.ts'
 import { DatasetCollector } from './dataset-collector.ts'
 import { libraryAssociation, mayProvide } from './library-association.ts'
+import { type NoticeHost, Notices } from './notices.ts'
 import {
   type AssociateRequest,
   abortReason,
@@ -85,6 +86,7 @@ export class AcceptedAssociation extends UpperLayer {
   /** Contexts in which the peer takes instances. */
   readonly #storeContexts = new Map<string, number>()
   readonly #command = new CommandParts()
+  readonly #notices = new Notices(this.#noticeHost())
   #incoming: Incoming | undefined
   /** The request that a service works on; reading goes on meanwhile. */
   #serving: Serving | undefined
@@ -210,7 +212,7 @@ export class AcceptedAssociation extends UpperLayer {
       if (this.#admission) this.#shared.perAe.remove(this.#admission.countedAs)
       this.#log.debug({ instances: this.#stored }, 'association closed')
     }
-    void this.#settled().then(() => this.#whenClosed.resolve())
+    void Promise.all([this.#settled(), this.#notices.end()]).then(() => this.#whenClosed.resolve())
   }
 
   /** Called by `#requested` with the library's object, as the library's own reader would. */
@@ -357,7 +359,8 @@ export class AcceptedAssociation extends UpperLayer {
       return
     }
     if ((command.commandField & 0x8000) !== 0) {
-      if (!this.#serving?.takeResponse(command)) this.abortFor(unexpectedParameter('response to no request'))
+      if (!this.#serving?.takeResponse(command) && !this.#notices.takeResponse(command))
+        this.abortFor(unexpectedParameter('response to no request'))
       return
     }
     const { messageId } = command
@@ -437,12 +440,36 @@ export class AcceptedAssociation extends UpperLayer {
         if (!serving.signal.aborted) this.#log.warn({ cause: errorLine(error) }, 'a request could not be served')
         return outcomeOfFailure(error, command.commandField)
       })
-      .then(response => this.#finish(serving, response))
+      .then(response => {
+        this.#finish(serving, response)
+        if (response.after && this.isOpen) this.#notices.begin(context.id, response.after, error => this.#untold(error))
+      })
       .catch(error => this.fault(error))
       .then(() => {
         if (this.#answering === answering) this.#answering = undefined
       })
     this.#answering = answering
+  }
+
+  #noticeHost(): NoticeHost {
+    const peerMaxPduLength = (): number => this.#peerMaxPduLength
+    const isIdle = (): boolean => !this.#serving
+    const socket = (): Socket => this.socket
+    return {
+      get socket() {
+        return socket()
+      },
+      get peerMaxPduLength() {
+        return peerMaxPduLength()
+      },
+      get isIdle() {
+        return isIdle()
+      },
+    }
+  }
+
+  #untold(error: unknown): void {
+    this.#log.info({ cause: errorLine(error) }, 'the peer could not be told on its association')
   }
 
   #finish(serving: Serving, response: ServiceResponse): void {

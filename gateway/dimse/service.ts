@@ -2,6 +2,7 @@
 import type { Principal } from '../principal.ts'
 import type { Command, SubOperationCounts } from './command.ts'
 import type { OutgoingDataset } from './dataset-writer.ts'
+import type { Notifier } from './notices.ts'
 import type { AssociationPeer } from './scp.ts'
 import type { Proposal } from './scu-contexts.ts'
 import type { Outcome } from './status.ts'
@@ -33,6 +34,8 @@ export interface ServiceResponse {
   readonly sopInstanceUid?: string | undefined
   readonly eventTypeId?: number | undefined
   readonly actionTypeId?: number | undefined
+  /** Goes on after the response, while the association lasts: what the service has to tell the peer. */
+  readonly after?: ((notifier: Notifier) => Promise<void>) | undefined
 }
 
 /** The association as a handler uses it while it serves a request. */

@@ -180,7 +180,7 @@ export class Serving implements ServiceChannel {
   }
 
   #encode(response: ServiceResponse): Buffer {
-    const { dataset, ...fields } = response
+    const { dataset, after: _, ...fields } = response
     const { commandField, sopClassUid, sopInstanceUid, eventTypeId, actionTypeId } = this.#command
     return encodeResponse({
       sopClassUid: sopClassUid ?? this.#context.abstractSyntaxUid,

@@ -7,7 +7,7 @@ import { temporaryDir } from '../support/blobs.ts'
 import { hanse } from './terminal.ts'
 
 const commands = [
-  ...['start', 'demo', 'status', 'send', 'fsck', 'audit verify', 'config check', 'deidentify'],
+  ...['start', 'demo', 'status', 'send', 'fsck', 'audit verify', 'config check', 'deidentify', 'query', 'retrieve'],
   ...['peer invite', 'peer accept', 'peer confirm', 'peer list', 'peer revoke'],
   ...['modality list', 'modality add', 'modality remove', 'modality echo'],
   ...['worklist list', 'worklist add', 'worklist remove'],
