@@ -13,6 +13,8 @@ export interface OutgoingDataset {
   /** Where the data set starts, after preamble and file meta information. */
   readonly datasetOffset: number
   close?(): Promise<void>
+  /** All of it is with the kernel: memory that was read into may be used again. Not called when that never happens. */
+  onFlushed?(): void
 }
 
 const blockBytes = 1_048_576
@@ -52,7 +54,7 @@ export async function writeDataset(
   for (;;) {
     if (block.length === 0 && offset < end) throw new GatewayError('STORAGE_IO', 'data set ended early')
     offset += block.length
-    writeBlock(target, block, { last: offset >= end })
+    writeBlock(target, block, offset >= end ? { last: true, onFlushed: () => dataset.onFlushed?.() } : { last: false })
     socket.uncork()
     if (offset >= end) return
     if (socket.writableNeedDrain) await target.whenDrained()
@@ -62,7 +64,7 @@ export async function writeDataset(
   }
 }
 
-function writeBlock(target: DatasetTarget, block: Uint8Array, flags: { last: boolean }): void {
+function writeBlock(target: DatasetTarget, block: Uint8Array, flags: { last: boolean; onFlushed?: () => void }): void {
   const { socket, contextId } = target
   const room = fragmentBytes(target.maxPduLength)
   let offset = 0
@@ -71,6 +73,7 @@ function writeBlock(target: DatasetTarget, block: Uint8Array, flags: { last: boo
     offset += fragment.length
     const last = flags.last && offset >= block.length
     socket.write(encodeDataHeader(contextId, { command: false, last }, fragment.length))
-    socket.write(fragment)
+    if (last) socket.write(fragment, error => error || flags.onFlushed?.())
+    else socket.write(fragment)
   } while (offset < block.length)
 }

@@ -140,30 +140,26 @@ async function listening(server: Server, host: string, port: number): Promise<vo
   server.off('error', reject)
 }
 
+/** What all connections share. */
+interface Shared {
+  readonly service: Hl7Service
+  readonly limits: Hl7Limits
+  readonly log: Log
+  readonly onViolation: (address: string, reason: string) => void
+}
+
 class Connection {
   readonly address: string
   readonly #socket: Socket
-  readonly #shared: {
-    readonly service: Hl7Service
-    readonly limits: Hl7Limits
-    readonly log: Log
-    readonly onViolation: (address: string, reason: string) => void
-  }
+  readonly #shared: Shared
   readonly #reader: FrameReader
   #deadline: NodeJS.Timeout | undefined
+  /** When the message that is coming began. */
+  #begun: number | undefined
   #isAnswering = false
   #isDraining = false
 
-  constructor(
-    socket: Socket,
-    address: string,
-    shared: {
-      readonly service: Hl7Service
-      readonly limits: Hl7Limits
-      readonly log: Log
-      readonly onViolation: (address: string, reason: string) => void
-    },
-  ) {
+  constructor(socket: Socket, address: string, shared: Shared) {
     this.address = address
     this.#socket = socket
     this.#shared = shared
@@ -211,8 +207,6 @@ class Connection {
         else this.#socket.resume()
       })
   }
-
-  #begun: number | undefined
 
   /** Milliseconds until the message that has begun must have ended. */
   #left(): number {

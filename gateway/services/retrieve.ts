@@ -24,6 +24,8 @@ export interface OpenDataset {
   /** Where the data set begins, after preamble and file meta information. */
   readonly datasetOffset: number
   close(): Promise<void>
+  /** Nobody reads any more what was read of `source`: its memory is used again after `close`. */
+  onFlushed(): void
 }
 
 /** Opens stored instances. */
@@ -54,14 +56,30 @@ export function openRetrieve(options: {
   readonly ownIssuers?: ReadonlySet<string>
 }): Retrieve {
   const { db, blobs, ownIssuers = new Set<string>() } = options
+  const heads = new HeadBuffers()
   return {
     plan: keys => planRetrieve(db, keys, ownIssuers),
 
     async openDataset(instance) {
       const blob = await blobs.open(instance.fileSha256)
+      const buffer = heads.take()
       try {
-        const source = withHead(blob, await blob.read(0, Math.min(headBytes, blob.sizeBytes)))
-        return { source, datasetOffset: await datasetOffsetOf(instance, source), close: () => blob.close() }
+        const source = withHead(blob, await blob.read(0, Math.min(headBytes, blob.sizeBytes), buffer))
+        const datasetOffset = await datasetOffsetOf(instance, source)
+        let uses = 2
+        const release = (): void => {
+          uses -= 1
+          if (uses === 0) heads.give(buffer)
+        }
+        return {
+          source,
+          datasetOffset,
+          onFlushed: release,
+          async close() {
+            await blob.close()
+            release()
+          },
+        }
       } catch (error) {
         await blob.close()
         throw error
@@ -99,6 +117,25 @@ export function openRetrieve(options: {
       )
       return { sopInstanceUid, fileSha256, blob: await blobs.open(fileSha256) }
     },
+  }
+}
+
+/** Kept for later: two of each of eight retrievals at work. */
+const maxFreeHeads = 16
+
+/**
+ * Memory for heads, used again: a new megabyte for each instance is paid with page faults and garbage
+ * collection, which is most of the CPU time of sending a CT image. What is not given back is collected.
+ */
+class HeadBuffers {
+  readonly #free: Buffer[] = []
+
+  take(): Buffer {
+    return this.#free.pop() ?? Buffer.allocUnsafeSlow(headBytes)
+  }
+
+  give(buffer: Buffer): void {
+    if (this.#free.length < maxFreeHeads) this.#free.push(buffer)
   }
 }
 

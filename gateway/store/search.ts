@@ -20,10 +20,16 @@ export interface Match {
   readonly attributes: DicomJson
 }
 
-/** What is worked out rather than stored. */
+/** What is given of what matches, and how. */
 export interface SearchOptions {
   /** Attributes that are wanted in the matches; counters cost a look-up each. */
   readonly returned: ReadonlySet<Tag>
+  /** In order of arrival unless given. */
+  readonly order?: 'oldest-first' | 'newest-first' | undefined
+  /** Matches that are passed over. */
+  readonly offset?: number | undefined
+  /** Matches at most; all unless given. */
+  readonly limit?: number | undefined
   readonly signal?: AbortSignal
   /** A statement that is committed with the first look-up, before any match is given: one round trip for both. */
   readonly recording?: RawBuilder<unknown>
@@ -32,44 +38,58 @@ export interface SearchOptions {
 const idsAtATime = 10_000
 const rowsAtATime = 256
 
-/** Finds what the query asks for, in order of arrival, some at a time. */
+/** Finds what the query asks for, some at a time. */
 export async function* search(
   db: Db,
   spec: MatchSpec,
   options: SearchOptions,
 ): AsyncGenerator<readonly Match[], void, void> {
-  const { level, keys } = spec
+  let skip = options.offset ?? 0
+  let left = options.limit ?? Number.POSITIVE_INFINITY
+  for await (const rows of pages(db, spec, options)) {
+    const found = rows.filter(({ attributes }) => matches(spec.keys, attributes))
+    const given = found.slice(skip, skip + left)
+    skip = Math.max(0, skip - found.length)
+    left -= given.length
+    if (given.length > 0) yield given
+    if (left === 0) return
+  }
+}
+
+/** Rows that may match. */
+async function* pages(db: Db, { level, keys }: MatchSpec, options: SearchOptions): AsyncGenerator<Match[], void, void> {
+  const { signal, recording, order } = options
   const conditions = candidateConditions(keys, level)
   const wanted = new Set([...options.returned, ...keys.map(key => key.tag)])
   const id = sql.ref(`${alias[level]}.id`)
+  const isNewestFirst = order === 'newest-first'
   const candidates = (after: number, limit: number) => sql<{ id: number }>`
     select ${id} as id from ${tables[level]}
-     where ${sql.join([sql`${id} > ${after}`, ...conditions], sql` and `)} order by 1 limit ${limit}
+     where ${sql.join([isNewestFirst ? sql`${id} < ${after}` : sql`${id} > ${after}`, ...conditions], sql` and `)}
+     order by 1 ${isNewestFirst ? sql`desc` : sql`asc`} limit ${limit}
   `
-  const among = (rows: readonly Match[]): readonly Match[] => rows.filter(({ attributes }) => matches(keys, attributes))
+  const ordered = async (which: Wanted): Promise<Match[]> => {
+    signal?.throwIfAborted()
+    const rows = await load[level](db, which)
+    return isNewestFirst ? rows.reverse() : rows
+  }
 
   // Most queries have few matches, which come in one statement.
-  options.signal?.throwIfAborted()
-  const first = await load[level](db, {
-    ids: sql`array(${candidates(0, rowsAtATime)})`,
-    wanted,
-    also: options.recording,
-  })
-  const found = among(first)
-  if (found.length > 0) yield found
-  if (first.length < rowsAtATime) return
-  for (let after = first.at(-1)?.id ?? 0; ; ) {
-    options.signal?.throwIfAborted()
-    const { rows } = await candidates(after, idsAtATime).execute(db.kysely)
+  const beginning = candidates(isNewestFirst ? Number.MAX_SAFE_INTEGER : 0, rowsAtATime)
+  const first = await ordered({ ids: sql`array(${beginning})`, wanted, also: recording })
+  yield first
+  let last = first.at(-1)
+  let isMore = first.length === rowsAtATime
+  while (last && isMore) {
+    signal?.throwIfAborted()
+    const { rows } = await candidates(last.id, idsAtATime).execute(db.kysely)
     for (let at = 0; at < rows.length; at += rowsAtATime) {
-      options.signal?.throwIfAborted()
       const ids = rows.slice(at, at + rowsAtATime).map(row => row.id)
-      const some = among(await load[level](db, { ids: listed(ids), wanted }))
-      if (some.length > 0) yield some
+      const some = await ordered({ ids: listed(ids), wanted })
+      yield some
+      last = some.at(-1) ?? last
     }
-    const last = rows.at(-1)
-    if (!last || rows.length < idsAtATime) return
-    after = last.id
+    isMore = rows.length === idsAtATime
   }
 }
 

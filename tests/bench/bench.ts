@@ -2,7 +2,7 @@
  * `npm run bench`: our gateway next to Orthanc and DCMTK's storescp in one run on one disk.
  *
  * Prints a table and writes JSON. Options: --quick (small, one round), --rounds N, --only
- * ingest|transfer|query|deidentify, --targets hanse,orthanc,storescp, --out FILE (default bench-results.json),
+ * ingest|retrieve|query|transfer|deidentify, --targets hanse,orthanc,storescp, --out FILE (default bench-results.json),
  * --dir DIR (where all data are kept while it runs; default the system's temporary directory).
  */
 import { spawnSync } from 'node:child_process'
@@ -18,6 +18,7 @@ import type { WorkloadResult } from './measure.ts'
 import { orthanc, orthancBinary } from './orthanc.ts'
 import { benchQuery } from './query.ts'
 import { renderJson, renderTable } from './report.ts'
+import { benchRetrieve } from './retrieve.ts'
 import { storescp } from './storescp.ts'
 import { benchTransfer } from './transfer.ts'
 
@@ -58,6 +59,10 @@ try {
       ? { largeInstances: 200, smallInstances: 1_000, rounds }
       : { largeInstances: 1_000, smallInstances: 5_000, rounds }
     results.push(...(await benchIngest(directory, targets, plan, note)))
+  }
+  if (isWanted('retrieve')) {
+    const instances = values.quick ? 100 : 300
+    results.push(...(await benchRetrieve(directory, names, { instances, rounds }, note)))
   }
   if (isWanted('transfer')) {
     const instances = values.quick ? 100 : 300

@@ -2,8 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import { isObject } from '../../gateway/decode.ts'
-import { type DicomJson, fromJson, type JsonElement, tagOfName } from '../../gateway/dicom/json.ts'
-import { matches, matchKeys } from '../../gateway/dicom/matching.ts'
+import { fromJson, type JsonElement, tagOfName } from '../../gateway/dicom/json.ts'
 import { encodeDataset } from '../../gateway/dicom/part10-writer.ts'
 import { isVr } from '../../gateway/dicom/vr.ts'
 import { identifierWriter } from '../../gateway/dimse/match-writer.ts'
@@ -55,22 +54,6 @@ test('what a match lacks is empty, and what cannot be written as well', () => {
 
   const empty = [level, { tag: 0x00081030, value: '' }, { tag: 0x00280010, value: [] }]
   assert.deepEqual(Buffer.from(bytes), Buffer.from(encodeDataset(empty, explicitLittleEndian)))
-})
-
-test('a name of one component group is looked for in every group', () => {
-  const name = (value: object): DicomJson => ({ '00100010': { vr: 'PN', Value: [{ ...value }] } })
-  const stored = name({ Alphabetic: 'Yamada^Tarou', Ideographic: '山田^太郎', Phonetic: 'やまだ^たろう' })
-  const isFound = (key: object): boolean => matches(matchKeys(name(key)), stored)
-
-  assert.ok(isFound({ Alphabetic: '山田*' }))
-  assert.ok(isFound({ Alphabetic: 'YAMADA^tarou' }))
-  assert.ok(isFound({ Alphabetic: '*', Ideographic: '山田^太郎' }))
-  assert.ok(!isFound({ Ideographic: 'Yamada*' }))
-  assert.ok(!isFound({ Alphabetic: '山田', Ideographic: '山田^太郎' }))
-  // Without a literal beginning no index can help; with one it must.
-  const [key] = matchKeys(name({ Alphabetic: 'Yam*' }))
-  assert.ok(key?.condition.kind === 'text')
-  assert.equal(key.condition.patterns[0]?.literal, 'yam')
 })
 
 /** The bytes, or that there are none. */

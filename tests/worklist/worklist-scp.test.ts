@@ -23,6 +23,8 @@ import { everybody, fileStore } from '../dimse/fixture.ts'
 import { temporaryDir } from '../support/blobs.ts'
 import { testDatabase } from '../support/database.ts'
 import { freePort, missing, run, runOk, untilListening } from '../support/dcmtk.ts'
+import { missingOrthanc, startOrthanc } from '../support/orthanc.ts'
+import { worklistDocument } from './documents.ts'
 
 const principal = { id: 'alice' }
 const skip = missing('findscu', 'wlmscpfs', 'dump2dcm')
@@ -362,4 +364,20 @@ test('a query that is cancelled ends as cancelled, and one that cannot be read i
     dataset: Buffer.from('080005004353ff', 'hex'),
   })
   assert.equal(status, 0xa900)
+})
+
+test('Orthanc asks for the worklist', { skip: missingOrthanc }, async t => {
+  const { worklist, port } = await open(t)
+  await worklist.put(principal, worklistDocument({ accession: 'A1', modality: 'CT' }))
+  await worklist.put(principal, worklistDocument({ accession: 'A2', modality: 'MR', patientName: 'TEST^ÄNNE' }))
+  const orthanc = await startOrthanc(t, { hanse: ['HANSE', '127.0.0.1', port] })
+
+  const answers: unknown = await orthanc.call('POST', '/modalities/hanse/find-worklist', {
+    PatientName: 'test*',
+    AccessionNumber: '',
+    ScheduledProcedureStepSequence: [{ Modality: 'MR', ScheduledStationAETitle: '' }],
+  })
+
+  assert.ok(Array.isArray(answers) && answers.length === 1, JSON.stringify(answers))
+  assert.match(JSON.stringify(answers), /"AccessionNumber":"A2".*"TEST\^ÄNNE"/)
 })
