@@ -13,7 +13,7 @@ import { cpuMs, MemoryWatch } from './process-tree.ts'
 /** How much is carried and how often. */
 export interface TransferPlan {
   readonly instances: number
-  /** Counted rounds; one more is run before and dropped, unless it is only one. */
+  /** Counted rounds; one more is run before and dropped: gateways run for months, so none is measured cold. */
   readonly rounds: number
 }
 
@@ -33,7 +33,7 @@ export async function benchTransfer(
     }
     carriers.push(await tlsCarrier(own))
     const runs = new Map<Carrier, Measurement[]>(carriers.map(carrier => [carrier, []]))
-    const rounds = plan.rounds > 1 ? plan.rounds + 1 : 1
+    const rounds = plan.rounds + 1
     for (let round = 0; round < rounds; round += 1) {
       const study = await makeCorpus(directory, {
         name: `study-${round}`,
@@ -45,7 +45,7 @@ export async function benchTransfer(
       })
       for (const carrier of round % 2 === 0 ? carriers : carriers.toReversed()) {
         const run = await measure(carrier, study)
-        const isDropped = rounds > 1 && round === 0
+        const isDropped = round === 0
         note(`transfer: ${carrier.name} ${run.perSecond.toFixed(0)} MB/s${isDropped ? ' (dropped)' : ''}`)
         if (!isDropped) runs.get(carrier)?.push(run)
       }
