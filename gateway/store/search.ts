@@ -46,13 +46,31 @@ export async function* search(
 ): AsyncGenerator<readonly Match[], void, void> {
   let skip = options.offset ?? 0
   let left = options.limit ?? Number.POSITIVE_INFINITY
-  for await (const rows of pages(db, spec, options)) {
+  const source = pages(db, spec, options)
+  // Who takes all of them is served while the database works on the next ones.
+  for await (const rows of options.limit === undefined ? ahead(source) : source) {
     const found = rows.filter(({ attributes }) => matches(spec.keys, attributes))
     const given = found.slice(skip, skip + left)
     skip = Math.max(0, skip - found.length)
     left -= given.length
     if (given.length > 0) yield given
     if (left === 0) return
+  }
+}
+
+/** The same, with the next one on its way while one is worked on. */
+async function* ahead<T>(source: AsyncGenerator<T, void, void>): AsyncGenerator<T, void, void> {
+  let next = source.next()
+  try {
+    for (;;) {
+      const { done, value } = await next
+      if (done) return
+      next = source.next()
+      next.catch(() => undefined)
+      yield value
+    }
+  } finally {
+    await source.return()
   }
 }
 
