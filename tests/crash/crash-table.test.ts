@@ -52,7 +52,7 @@ test('the crash table', async t => {
     })
 
   await row('killed while receiving: no row, no acknowledgement, staging swept; the SCU sends again', async () => {
-    const study = lone(1024)
+    const study = lone(2048)
 
     const sending = stall(a, study)
     await until('bytes in staging', 60_000, async () => (await stagedBytes(a)) > 0)
@@ -237,7 +237,7 @@ async function attempt(gateway: ProcessGateway, study: Study): Promise<boolean> 
   return acknowledged
 }
 
-/** Sends the first megabyte of an instance and then nothing until the association breaks. */
+/** Sends the first megabytes of an instance, more than a reception holds in memory, and then nothing until the association breaks. */
 function stall(gateway: ProcessGateway, study: Study): { acknowledged: Promise<boolean> } {
   const giveUp = new AbortController()
   let acknowledged = false
@@ -246,7 +246,7 @@ function stall(gateway: ProcessGateway, study: Study): { acknowledged: Promise<b
     open: async () => {
       const { source, datasetOffset } = await instance.open()
       const read = async (offset: number, length: number): Promise<Uint8Array> => {
-        if (offset > datasetOffset) await gateway.ended()
+        if (offset > datasetOffset + 4 * 1024 ** 2) await gateway.ended()
         return await source.read(offset, length)
       }
       return { source: { sizeBytes: source.sizeBytes, read }, datasetOffset }
