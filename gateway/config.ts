@@ -18,6 +18,7 @@ import {
   oneOf,
   optional,
   type Problem,
+  record,
   text,
 } from './decode.ts'
 import { GatewayError } from './errors.ts'
@@ -134,6 +135,14 @@ const shape = {
     resumeBytes: optional(bytes),
   }),
   studies: section({ stableAgeMs: optional(durationMs, 60_000) }),
+  worklist: section({ folder: optional(filePath) }),
+  /** Without a port there is no HL7 listener. */
+  hl7: section({
+    host: optional(host, '127.0.0.1'),
+    port: optional(port),
+    tls: optional(object({ certificateFile: filePath, keyFile: filePath, clientCaFile: optional(filePath) })),
+    stations: optional(record(list(aeTitle, { max: 32 }), { max: 64 }), {}),
+  }),
   limits: section({
     instanceBytes: optional(integer({ min: 1024 }), 16 * GiB),
     associations: optional(integer({ min: 1, max: 10_000 }), 1000),
@@ -208,6 +217,17 @@ export const variables: Readonly<Record<string, Variable>> = {
     path: 'studies.stableAgeMs',
     kind: 'number',
     help: 'quiet time after which a study is complete',
+  },
+  HANSE_WORKLIST_FOLDER: {
+    path: 'worklist.folder',
+    kind: 'text',
+    help: 'folder of worklist files (.wl and DICOM JSON) that is followed',
+  },
+  HANSE_HL7_HOST: { path: 'hl7.host', kind: 'text', help: 'address of the HL7 listener' },
+  HANSE_HL7_PORT: {
+    path: 'hl7.port',
+    kind: 'number',
+    help: 'port of the HL7 listener for orders (usual: 2575); without it there is none',
   },
 }
 
@@ -351,6 +371,7 @@ function absolute(value: ObjectValue<typeof shape>, base: (path: string) => stri
   const { passwordFile, ...database } = rest.database
   const { proxy } = rest
   const { tls: dicomTls } = rest.dicom
+  const { tls: hl7Tls } = rest.hl7
   return {
     ...rest,
     data: resolve(base('data'), rest.data),
@@ -374,6 +395,15 @@ function absolute(value: ObjectValue<typeof shape>, base: (path: string) => stri
         caFile: dicomTls.caFile && resolve(base('dicom.tls.caFile'), dicomTls.caFile),
       },
     },
+    worklist: { folder: rest.worklist.folder && resolve(base('worklist.folder'), rest.worklist.folder) },
+    hl7: {
+      ...rest.hl7,
+      tls: hl7Tls && {
+        certificateFile: resolve(base('hl7.tls'), hl7Tls.certificateFile),
+        keyFile: resolve(base('hl7.tls'), hl7Tls.keyFile),
+        clientCaFile: hl7Tls.clientCaFile && resolve(base('hl7.tls'), hl7Tls.clientCaFile),
+      },
+    },
     database: {
       ...database,
       passwordFile: passwordFile && resolve(base('database.passwordFile'), passwordFile),
@@ -389,7 +419,7 @@ const originOf = (url: string | undefined): string | undefined => (url === undef
 
 function crossCheck(config: Config): Problem[] {
   const problems: Problem[] = []
-  const { storage, database, http, dicom, federation } = config
+  const { storage, database, http, dicom, federation, hl7 } = config
   const { lowWatermarkBytes, resumeBytes } = storage
   if (resumeBytes !== undefined && (lowWatermarkBytes === undefined || resumeBytes < lowWatermarkBytes)) {
     problems.push({ path: 'storage.resumeBytes', message: 'expected at least storage.lowWatermarkBytes' })
@@ -409,6 +439,7 @@ function crossCheck(config: Config): Problem[] {
     'dicom.port': dicom.port,
     ...(dicom.tls.port !== undefined && { 'dicom.tls.port': dicom.tls.port }),
     'federation.port': federation.port,
+    ...(hl7.port !== undefined && { 'hl7.port': hl7.port }),
   })) {
     const other = used.get(value)
     if (value !== 0 && other) problems.push({ path, message: `expected a port of its own, ${value} is ${other}'s` })
@@ -420,6 +451,9 @@ function crossCheck(config: Config): Problem[] {
     'dicom.tls.certificateFile': dicom.tls.certificateFile,
     'dicom.tls.keyFile': dicom.tls.keyFile,
     'dicom.tls.caFile': dicom.tls.caFile,
+    'hl7.tls.certificateFile': hl7.tls?.certificateFile,
+    'hl7.tls.keyFile': hl7.tls?.keyFile,
+    'hl7.tls.clientCaFile': hl7.tls?.clientCaFile,
     'database.passwordFile': database.passwordFile,
     'proxy.loginFile': config.proxy?.loginFile,
   }

@@ -31,20 +31,26 @@ import { getService } from './dimse/get.ts'
 import { ingestStore } from './dimse/ingest-sink.ts'
 import { openScp } from './dimse/listener.ts'
 import { moveService } from './dimse/move.ts'
+import { mppsService } from './dimse/mpps.ts'
 import type { Converter } from './dimse/outgoing.ts'
 import { OwnMoves } from './dimse/own-moves.ts'
 import { remoteNode } from './dimse/remote-node.ts'
+import { worklistService } from './dimse/worklist.ts'
 import { GatewayError } from './errors.ts'
+import { openIntake } from './hl7/intake.ts'
+import { type Hl7Listener, openHl7 } from './hl7/listener.ts'
 import { apiRoutes, installOpenApi } from './http/api/routes.ts'
 import { installGauges } from './http/gauges.ts'
 import { openMetrics } from './http/metrics.ts'
 import { orthancModalityRoutes } from './http/orthanc/modalities.ts'
 import { orthancRoutes } from './http/orthanc/routes.ts'
+import { worklistsRoutes } from './http/orthanc/worklists.ts'
 import { limitRefusals } from './http/refusals.ts'
 import { buildHttpServer } from './http/server.ts'
 import { openQueue } from './jobs/queue.ts'
 import type { Log } from './log.ts'
 import { openPixels } from './pixels/pixels.ts'
+import { systemPrincipal } from './principal.ts'
 import { adminToken, type Listeners, writeListeners } from './run-files.ts'
 import { openArchive } from './services/archive.ts'
 import { openAuditLog } from './services/audit-log.ts'
@@ -56,6 +62,7 @@ import { openInbound } from './services/inbound.ts'
 import { openIngest } from './services/ingest.ts'
 import { type Modalities, openModalities } from './services/modalities.ts'
 import { openModalityJobs } from './services/modality-jobs.ts'
+import { openMpps } from './services/mpps.ts'
 import { openOutbound } from './services/outbound.ts'
 import { openPatientLinks } from './services/patient-links.ts'
 import { openPrefetch } from './services/prefetch.ts'
@@ -65,6 +72,8 @@ import { openRemote } from './services/remote.ts'
 import { openRetrieve } from './services/retrieve.ts'
 import { startRouting } from './services/routing.ts'
 import { loadStatus } from './services/status.ts'
+import { openWorklist, type Worklist } from './services/worklist.ts'
+import { openWorklistFolder, type WorklistFolder } from './services/worklist-folder.ts'
 import { openBlobs } from './store/blobs.ts'
 import type { Origin } from './store/origin.ts'
 import { findToken, tokenDigest } from './store/tokens.ts'
@@ -209,6 +218,11 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   )
   federationUrl ??= reachable('https', config.federation.host, federation.address.port)
 
+  const worklist = openWorklist({ db })
+  const mpps = openMpps({ db })
+  const worklistFolder = await followWorklistFolder(config, worklist, log)
+  if (worklistFolder) use(starting, worklistFolder)
+
   const { port: dicomTlsPort } = config.dicom.tls
   const scp = use(
     starting,
@@ -241,10 +255,17 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         getService({ retrieve, converter: ({ callingAe }) => converter(callingAe) }),
         commitmentService(commitments),
         moveService({ retrieve, destination: aeTitle => moveDestination(modalities, aeTitle), converter, log }),
+        worklistService({ worklist }),
+        mppsService({ mpps }),
       ],
       log,
     }),
   )
+  const onRefusedHl7 = limitRefusals<{ code: string; address: string }>(({ code, address, repeats }) =>
+    refused({ protocol: 'hl7', userId: 'unknown', address, reason: code, repeats }),
+  )
+  const hl7 = await listenHl7(config, worklist, onRefusedHl7, log)
+  if (hl7) use(starting, hl7)
 
   let ready = false
   let listeners: Listeners | undefined
@@ -287,9 +308,13 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
           version,
         }),
       })
+      worklistsRoutes(app, { worklist })
       const remote = openRemote({ db, findNode, node })
       await orthancModalityRoutes(app, { modalities, remote })
       await apiRoutes(app, {
+        worklist,
+        mpps,
+        worklistFolder,
         db,
         blobs,
         log,
@@ -335,6 +360,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       ...(scp.tlsAddress && { tlsPort: scp.tlsAddress.port }),
     },
     federation: { url: federationUrl, port: federation.address.port },
+    ...(hl7 && { hl7: { port: hl7.address.port } }),
   }
   await writeListeners(config.data, listeners)
   starting.defer(() => rm(join(config.data, 'run/listeners.json'), { force: true }))
@@ -353,7 +379,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     close: async () => {
       ready = false
       // At once: each waits up to 10 s for what is under way. Their second closing, below, does nothing.
-      await Promise.allSettled([http.close(), scp.close(), federation.close()])
+      await Promise.allSettled([http.close(), scp.close(), federation.close(), hl7?.close()])
       await running.disposeAsync()
     },
   }
@@ -363,6 +389,36 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
 function moveDestination(modalities: Modalities, aeTitle: string): NodeTarget | undefined {
   const found = modalities.find(aeTitle)
   return found?.host === undefined || found.port === undefined ? undefined : modalities.target(found.name)
+}
+
+/** The worklist folder where one is configured; without one, what an earlier one brought is removed. */
+async function followWorklistFolder(
+  { worklist: { folder } }: Config,
+  worklist: Worklist,
+  log: Log,
+): Promise<WorklistFolder | undefined> {
+  if (folder !== undefined) return await openWorklistFolder({ folder, worklist, log })
+  await worklist.keepFiles(systemPrincipal, new Set())
+  return undefined
+}
+
+/** The HL7 listener where a port is configured. */
+async function listenHl7(
+  { hl7 }: Config,
+  worklist: Worklist,
+  onRefused: (refusal: { code: string; address: string }) => void,
+  log: Log,
+): Promise<Hl7Listener | undefined> {
+  const { host, port, tls, stations } = hl7
+  if (port === undefined) return undefined
+  return await openHl7({
+    host,
+    port,
+    tls,
+    service: openIntake({ worklist, stations, log }),
+    onRefused: ({ address, reason }) => onRefused({ code: reason, address }),
+    log,
+  })
 }
 
 /** Registers how a part is closed. */

@@ -9,6 +9,8 @@ export interface Listeners {
   readonly http: { readonly url: string; readonly port: number }
   readonly dicom: { readonly aeTitle: string; readonly host: string; readonly port: number; readonly tlsPort?: number }
   readonly federation: { readonly url: string; readonly port: number }
+  /** Absent where there is none. */
+  readonly hl7?: { readonly port: number }
 }
 
 /** Tells the command line where we are. Replaced in one rename: a reader never sees half of it. */

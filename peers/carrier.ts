@@ -55,5 +55,7 @@ export interface Carrier {
   deliver(delivery: Delivery, signal: AbortSignal): Promise<DeliveryEnd>
   /** Tells the receiver that a transfer will not go on. */
   cancel(offer: Pick<Offer, 'id'> & { leafCount: number }, envelope: Uint8Array, signal: AbortSignal): Promise<Decided>
+  /** What the receiver has signed about a transfer so far, verified; empty when it does not know it any more. */
+  receipts(offer: Pick<Offer, 'id'> & { leafCount: number }, signal: AbortSignal): Promise<readonly SignedReceipt[]>
   close(): Promise<void>
 }

@@ -127,6 +127,13 @@ export function openHttpsCarrier(options: {
       if (isGatewayError(error, 'NOT_FOUND')) return { kind: 'cancelled', code: undefined, receipts: [] }
       throw error
     },
+    async receipts(offer, signal) {
+      const answer = await stateRequest(connection, offer.id, signal)
+      if (answer.status === 404) return []
+      const result = processState(answer, { id: offer.id, leafCount: offer.leafCount })
+      if (result.kind === 'refused') throw result.refusal.error
+      return verifyChain(result.state.receipts, expectation(offer.id))
+    },
     close: () => connection.pool.destroy(),
   }
 }

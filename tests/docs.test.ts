@@ -12,6 +12,7 @@ const documents = [
   'CHANGELOG.md',
   'deploy/README.md',
   'gateway/ARCHITECTURE.md',
+  'gateway/hl7/ORDERS.md',
   'peers/PROTOCOL.md',
   'policy/PROFILES.md',
 ]

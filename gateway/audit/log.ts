@@ -6,7 +6,7 @@
  * still verifies; the random salt keeps an erased payload from being guessed back from its digest.
  */
 import { createHash, randomBytes } from 'node:crypto'
-import { sql } from 'kysely'
+import { type RawBuilder, sql } from 'kysely'
 import type { Tx } from '../db/db.ts'
 import type { AuditEvent } from './event.ts'
 
@@ -28,16 +28,20 @@ export async function appendAudit(tx: Tx, event: AuditEvent): Promise<void> {
 
 /** Appends events with one statement, in their order, in the caller's transaction. */
 export async function appendAudits(tx: Tx, events: readonly AuditEvent[]): Promise<void> {
-  if (events.length === 0) return
+  if (events.length > 0) await auditInsertion(events).execute(tx)
+}
+
+/** The statement that appends events in their order, for callers that make it part of a larger one. */
+export function auditInsertion(events: readonly AuditEvent[]): RawBuilder<unknown> {
   const rows = events.map(event => sealEvent(event))
-  await sql`
+  return sql`
     insert into audit_events (at, salt, payload, commitment)
     select at, salt, payload, commitment
       from unnest(${rows.map(row => row.at)}::timestamptz[], ${rows.map(row => row.salt)}::bytea[],
                   ${rows.map(row => row.payload)}::text[], ${rows.map(row => row.commitment)}::bytea[])
            with ordinality as event (at, salt, payload, commitment, place)
      order by place
-  `.execute(tx)
+  `
 }
 
 /** The row of an event, for callers that insert it inside a larger statement (group-committed ingest). */

@@ -33,6 +33,18 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
   },
   'modality add': { summary: 'register a modality', load: async () => (await import('./modality.ts')).modalityAdd },
   'modality remove': { summary: 'remove a modality', load: async () => (await import('./modality.ts')).modalityRemove },
+  'worklist list': {
+    summary: 'list what is scheduled',
+    load: async () => (await import('./worklist.ts')).worklistList,
+  },
+  'worklist add': {
+    summary: 'schedule a procedure step',
+    load: async () => (await import('./worklist.ts')).worklistAdd,
+  },
+  'worklist remove': {
+    summary: 'remove a worklist item',
+    load: async () => (await import('./worklist.ts')).worklistRemove,
+  },
   'modality echo': {
     summary: 'ask a modality whether it answers',
     load: async () => (await import('./modality.ts')).modalityEcho,

@@ -44,6 +44,7 @@ export const status: Command = {
         `  peers       ${number(status, 'peers', 'active')} active, ${number(status, 'peers', 'pending')} pending`,
         `  transfers   ${transfers.join(', ') || 'none'}`,
         `  held        ${number(status, 'held', 'conflicts')} conflicts, ${number(status, 'held', 'quarantine')} in quarantine`,
+        `  archive     ${number(status, 'archive', 'inGatewayOnly')} studies are in the gateway, not committed by the archive`,
         `  audit       ${number(status, 'audit', 'events')} events`,
       ].join('\n'),
     )

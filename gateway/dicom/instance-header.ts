@@ -252,17 +252,20 @@ function bounded(text: string): string {
   return `${text.slice(0, maxKeyCharacters - 33)}#${digest}`
 }
 
+/** Text without the differences of letter case and accents. */
+export function foldLetters(text: string): string {
+  if (/^[ -~]*$/.test(text)) return text.toLowerCase()
+  return text
+    .normalize('NFKD')
+    .replace(/[\u0300-\u036f]/g, '')
+    .normalize('NFC')
+    .toUpperCase()
+    .toLowerCase()
+}
+
 /** A person name for matching: no case, no accents, single spaces, no empty components at the end. */
 export function foldName(name: string): string {
-  const plain = /^[ -~]*$/.test(name)
-    ? name.toLowerCase()
-    : name
-        .normalize('NFKD')
-        .replace(/[\u0300-\u036f]/g, '')
-        .normalize('NFC')
-        .toUpperCase()
-        .toLowerCase()
-  return plain
+  return foldLetters(name)
     .replace(/\s+/g, ' ')
     .replace(/ ?([\^=]) ?/g, '$1')
     .replace(/[\^ ]+(?==|$)/g, '')

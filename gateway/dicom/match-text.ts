@@ -1,13 +1,21 @@
 /** Matching of text values: single value and wildcard matching, DICOM PS3.4 §C.2.2.2.1 and §C.2.2.2.4. */
 
 import { isObject } from '../decode.ts'
-import { foldName } from './instance-header.ts'
+import { foldLetters, foldName } from './instance-header.ts'
 import type { Vr } from './vr.ts'
+
+/** How texts are compared, where a protocol lets the client say. */
+export interface TextRules {
+  /** Letters in any case and with or without accents in every text but UIDs; in names they always are. */
+  readonly anyCase?: boolean | undefined
+  /** Each word of a name begins a word of the value, in any order: fuzzy matching as QIDO-RS leaves it to us. */
+  readonly fuzzyNames?: boolean | undefined
+}
 
 /** One value of a key. `literal` is what every match begins with, for an index; '' says nothing. */
 export interface TextPattern {
   readonly literal: string
-  /** The key has `*` or `?` that stand for other characters. */
+  /** Other values than `literal` match too. */
   readonly isWildcard: boolean
   matches(value: string): boolean
 }
@@ -16,10 +24,11 @@ export interface TextPattern {
 const wildcardVrs: ReadonlySet<string> = new Set(['AE', 'CS', 'LO', 'LT', 'PN', 'SH', 'ST', 'UC', 'UR', 'UT'])
 
 /** The pattern of one value of a text key; undefined for what matches everything (`*`, or nothing). */
-export function textPattern(vr: Vr, key: string): TextPattern | undefined {
+export function textPattern(vr: Vr, key: string, rules: TextRules = {}): TextPattern | undefined {
   const text = key.trim()
   if (text === '') return undefined
-  if (vr === 'PN') return namePattern(text)
+  if (vr === 'PN') return rules.fuzzyNames ? fuzzyPattern(text) : namePattern(text)
+  if (rules.anyCase && vr !== 'UI') return anyCasePattern(vr, text)
   const isWildcard = wildcardVrs.has(vr) && /[*?]/.test(text)
   if (!isWildcard) {
     const number = vr === 'DS' || vr === 'IS' ? Number(text) : Number.NaN
@@ -33,6 +42,34 @@ export function textPattern(vr: Vr, key: string): TextPattern | undefined {
   if (/^\*+$/.test(text)) return undefined
   const expression = wildcardExpression(text)
   return { literal: literalOf(text), isWildcard, matches: value => expression.test(value.trim()) }
+}
+
+/** Only what folding never makes of other characters may go to an index. */
+function anyCasePattern(vr: Vr, text: string): TextPattern | undefined {
+  const pattern = textPattern(vr, plainText(text))
+  if (!pattern) return undefined
+  const literal = /^[0-9./_-]*/.exec(pattern.literal)?.[0] ?? ''
+  return { literal, isWildcard: true, matches: value => pattern.matches(plainText(value)) }
+}
+
+/** Asterisks at words say what is meant anyway. */
+function fuzzyPattern(text: string): TextPattern | undefined {
+  const words = wordsOf(text.replaceAll('*', ' '))
+  if (words.length === 0) return undefined
+  return {
+    literal: '',
+    isWildcard: true,
+    matches: value => {
+      const own = wordsOf(value)
+      return words.every(word => own.some(each => each.startsWith(word)))
+    },
+  }
+}
+
+function wordsOf(name: string): string[] {
+  return plainName(name)
+    .split(/[\^= ,]+/)
+    .filter(word => word !== '')
 }
 
 /**
@@ -50,7 +87,7 @@ function namePattern(text: string): TextPattern | undefined {
     return groups.every((group, index) => group === undefined || group(parts[index] ?? ''))
   }
   const prefix = foldName(literalOf(text.split('=')[0] ?? ''))
-  return { literal: groups.length === 1 ? prefix : '', isWildcard: /[*?]/.test(text), matches: matchesName }
+  return { literal: prefix, isWildcard: /[*?]/.test(text), matches: matchesName }
 }
 
 function groupMatcher(group: string): ((value: string) => boolean) | undefined {
@@ -73,6 +110,10 @@ function plainName(name: string): string {
   return foldName(name).replaceAll('ς', 'σ')
 }
 
+function plainText(text: string): string {
+  return foldLetters(text).replaceAll('ς', 'σ')
+}
+
 function wildcardExpression(text: string): RegExp {
   const source = text
     .split(/(\*+|\?)/)
@@ -92,5 +133,8 @@ export function textOf(vr: Vr, value: unknown): string | undefined {
   if (typeof value === 'number') return String(value)
   if (vr !== 'PN' || !isObject(value)) return undefined
   const groups = [value['Alphabetic'], value['Ideographic'], value['Phonetic']]
-  return groups.map(group => (typeof group === 'string' ? group : '')).join('=')
+  return groups
+    .map(group => (typeof group === 'string' ? group : ''))
+    .join('=')
+    .replace(/=+$/, '')
 }

@@ -6,7 +6,7 @@ import { isObject } from '../decode.ts'
 import { type DicomJson, type JsonElement, tagOfName } from './json.ts'
 import type { Level } from './levels.ts'
 import { isInRange, isTimeVr, type Range, rangeOf, type TimeVr } from './match-range.ts'
-import { type TextPattern, textOf, textPattern } from './match-text.ts'
+import { type TextPattern, type TextRules, textOf, textPattern } from './match-text.ts'
 import { formatTag, type Tag } from './tag.ts'
 import { isBulkVr, type Vr } from './vr.ts'
 
@@ -34,17 +34,17 @@ export interface MatchSpec {
 }
 
 /** The conditions of an identifier's elements, given as DICOM JSON; universal ones are left out. */
-export function matchKeys(identifier: DicomJson): MatchKey[] {
+export function matchKeys(identifier: DicomJson, rules: TextRules = {}): MatchKey[] {
   return Object.entries(identifier).flatMap(([name, element]) => {
-    const condition = conditionOf(element)
+    const condition = conditionOf(element, rules)
     return condition ? [{ tag: tagOfName(name), condition }] : []
   })
 }
 
-function conditionOf({ vr, Value: values = [] }: JsonElement): Condition | undefined {
+function conditionOf({ vr, Value: values = [] }: JsonElement, rules: TextRules): Condition | undefined {
   if (vr === 'SQ') {
     const [item] = values
-    const keys = isObject(item) ? matchKeys(itemJson(item)) : []
+    const keys = isObject(item) ? matchKeys(itemJson(item), rules) : []
     return keys.length > 0 ? { kind: 'item', keys } : undefined
   }
   if (isBulkVr(vr)) return undefined
@@ -54,7 +54,7 @@ function conditionOf({ vr, Value: values = [] }: JsonElement): Condition | undef
     const ranges = texts.flatMap(text => rangeOf(vr, text) ?? [])
     return ranges.length > 0 ? { kind: 'range', vr, ranges } : { kind: 'nothing' }
   }
-  const patterns = texts.map(text => textPattern(vr, text))
+  const patterns = texts.map(text => textPattern(vr, text, rules))
   // One value that matches everything makes the whole list match everything.
   return patterns.every(pattern => pattern !== undefined) ? { kind: 'text', vr, patterns } : undefined
 }

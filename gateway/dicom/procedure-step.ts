@@ -69,7 +69,7 @@ export function statusOf(document: DicomJson): PerformedStatus | undefined {
 export function checkBegin(document: DicomJson): StepProblem | undefined {
   const missing = firstMissing(document, requiredAtBegin)
   if (missing) return missing
-  // "The SCU shall set the status to IN PROGRESS" when it creates the instance (PS3.4 §F.7.2.1.2).
+  // The one state that a step can begin in (PS3.4 Table F.1-4).
   if (statusOf(document) !== 'IN PROGRESS') return { kind: 'invalid-value', tag: performedStatus }
   const steps = jsonItems(document, scheduledStepAttributes)
   if (steps.length === 0) return absent(document, scheduledStepAttributes)

@@ -16,6 +16,7 @@ import { CommandParts } from './command-parts.ts'
 import { type AcceptedContext, contextResult, negotiate } from './contexts.ts'
 import { DatasetCollector } from './dataset-collector.ts'
 import { libraryAssociation, mayProvide } from './library-association.ts'
+import { type NoticeHost, Notices } from './notices.ts'
 import {
   type AssociateRequest,
   abortReason,
@@ -34,7 +35,7 @@ import type { AssociationPeer, ScpCounters, ScpLimits, StoreService } from './sc
 import { keyOf, type Proposal } from './scu-contexts.ts'
 import type { ServiceClass, ServiceResponse } from './service.ts'
 import { Serving, type ServingAssociation } from './serving.ts'
-import { isStored, type Outcome, outcomeOfError, status } from './status.ts'
+import { isStored, type Outcome, outcomeOfFailure, status } from './status.ts'
 import { StoreReception } from './store-stream.ts'
 import { type Association, maxAssociationPduBytes, UpperLayer } from './upper-layer.ts'
 import { invalidParameter, unexpectedParameter, unexpectedPdu, unrecognizedPdu } from './violations.ts'
@@ -85,9 +86,12 @@ export class AcceptedAssociation extends UpperLayer {
   /** Contexts in which the peer takes instances. */
   readonly #storeContexts = new Map<string, number>()
   readonly #command = new CommandParts()
+  readonly #notices = new Notices(this.#noticeHost())
   #incoming: Incoming | undefined
   /** The request that a service works on; reading goes on meanwhile. */
   #serving: Serving | undefined
+  /** A request that came meanwhile; reading is stopped until its turn. */
+  #postponed: (() => void) | undefined
   /** Since when the peer owes that service something. */
   #owedSince: number | undefined
   /** The answer that is being worked out; reading is stopped meanwhile. */
@@ -154,7 +158,7 @@ export class AcceptedAssociation extends UpperLayer {
   }
 
   protected override control(type: number, body: Buffer): void {
-    if (type === pduType.associateRequest) this.#request(body)
+    if (type === pduType.associateRequest) this.#requested(body)
     else if (type === pduType.releaseRequest) this.associationReleaseRequested()
     else this.abort(body.readUInt8(2), body.readUInt8(3))
   }
@@ -169,14 +173,18 @@ export class AcceptedAssociation extends UpperLayer {
     const { associationRequestMs, pduMs } = this.#shared.limits
     if (this.#state !== 'associated') return this.#connectedAt + associationRequestMs
     if (this.#incoming || this.#command.isUnderWay) return quietSince + pduMs
-    if (!this.#serving) return quietSince + this.#idleMs
-    return this.#owedSince === undefined ? Number.POSITIVE_INFINITY : Math.max(quietSince, this.#owedSince) + pduMs
+    // While a service works it is we who keep the peer waiting.
+    return this.#serving ? Number.POSITIVE_INFINITY : quietSince + this.#idleMs
   }
 
   /** How long the peer may be silent between messages. */
   get #idleMs(): number {
     const ownSeconds = this.#admission?.modality?.limits?.idleSeconds
     return ownSeconds === undefined ? this.#shared.limits.idleMs : ownSeconds * 1000
+  }
+
+  protected override owedUntil(): number {
+    return this.#owedSince === undefined ? Number.POSITIVE_INFINITY : this.#owedSince + this.#shared.limits.pduMs
   }
 
   protected override onExpired(): void {
@@ -204,10 +212,10 @@ export class AcceptedAssociation extends UpperLayer {
       if (this.#admission) this.#shared.perAe.remove(this.#admission.countedAs)
       this.#log.debug({ instances: this.#stored }, 'association closed')
     }
-    void this.#settled().then(() => this.#whenClosed.resolve())
+    void Promise.all([this.#settled(), this.#notices.end()]).then(() => this.#whenClosed.resolve())
   }
 
-  /** Called by `#request` with the library's object, as the library's own reader would. */
+  /** Called by `#requested` with the library's object, as the library's own reader would. */
   override associationRequested(association: Association): void {
     this.association = association
     this.sendAssociationAccept()
@@ -229,7 +237,7 @@ export class AcceptedAssociation extends UpperLayer {
     this.endSoon('close')
   }
 
-  #request(body: Buffer): void {
+  #requested(body: Buffer): void {
     const request = this.decode(() => decodeAssociateRequest(body))
     if (!request) return
     if (request.maxPduLength !== 0 && request.maxPduLength < 16) {
@@ -351,11 +359,8 @@ export class AcceptedAssociation extends UpperLayer {
       return
     }
     if ((command.commandField & 0x8000) !== 0) {
-      if (!this.#serving?.takeResponse(command)) this.abortFor(unexpectedParameter('response to no request'))
-      return
-    }
-    if (this.#serving) {
-      this.abortFor(unexpectedParameter('request before the response to the last one'))
+      if (!this.#serving?.takeResponse(command) && !this.#notices.takeResponse(command))
+        this.abortFor(unexpectedParameter('response to no request'))
       return
     }
     const { messageId } = command
@@ -363,6 +368,24 @@ export class AcceptedAssociation extends UpperLayer {
       this.abortFor(invalidParameter('request has no message id'))
       return
     }
+    if (this.#serving) this.#postpone(this.#serving, () => this.#request(command, messageId, context))
+    else this.#request(command, messageId, context)
+  }
+
+  /**
+   * No asynchronous operations are negotiated (PS3.7 §D.3.3.3), yet some peers do not wait. Nothing more is
+   * read until it is the request's turn, so it must not come where responses of the peer are awaited.
+   */
+  #postpone(serving: Serving, perform: () => void): void {
+    if (!serving.stopStoring()) {
+      this.abortFor(unexpectedParameter('request where the response to a sub-operation is awaited'))
+      return
+    }
+    this.#postponed = perform
+    this.stop('answer')
+  }
+
+  #request(command: Command, messageId: number, context: AcceptedContext): void {
     const reply = (outcome: Outcome): void => this.#reply(command, messageId, context, outcome)
     const outcome = this.#mayAsk(context) ? checkRequest(command, context) : { status: status.notAuthorized }
     const isGood = outcome.status === status.success
@@ -411,17 +434,42 @@ export class AcceptedAssociation extends UpperLayer {
       principal: { id: callingAe, address: remoteAddress },
       signal: serving.signal,
     }
-    this.#answering = service
+    const answering = service
       .handle(request, serving)
       .catch((error): ServiceResponse => {
         if (!serving.signal.aborted) this.#log.warn({ cause: errorLine(error) }, 'a request could not be served')
-        return outcomeOfError(error)
+        return outcomeOfFailure(error, command.commandField)
       })
-      .then(response => this.#finish(serving, response))
+      .then(response => {
+        this.#finish(serving, response)
+        if (response.after && this.isOpen) this.#notices.begin(context.id, response.after, error => this.#untold(error))
+      })
       .catch(error => this.fault(error))
       .then(() => {
-        this.#answering = undefined
+        if (this.#answering === answering) this.#answering = undefined
       })
+    this.#answering = answering
+  }
+
+  #noticeHost(): NoticeHost {
+    const peerMaxPduLength = (): number => this.#peerMaxPduLength
+    const isIdle = (): boolean => !this.#serving
+    const socket = (): Socket => this.socket
+    return {
+      get socket() {
+        return socket()
+      },
+      get peerMaxPduLength() {
+        return peerMaxPduLength()
+      },
+      get isIdle() {
+        return isIdle()
+      },
+    }
+  }
+
+  #untold(error: unknown): void {
+    this.#log.info({ cause: errorLine(error) }, 'the peer could not be told on its association')
   }
 
   #finish(serving: Serving, response: ServiceResponse): void {
@@ -429,8 +477,14 @@ export class AcceptedAssociation extends UpperLayer {
     this.#serving = undefined
     this.#owedSince = undefined
     serving.finish(response)
+    // The next request waits until the peer has read enough.
+    if (this.socket.writableNeedDrain) this.stop('unread')
     this.watch()
     if (this.#isDraining) this.abortNow()
+    const postponed = this.#postponed
+    this.#postponed = undefined
+    if (this.isOpen) postponed?.()
+    this.start('answer')
   }
 
   #channelHost(): ServingAssociation {
@@ -446,6 +500,7 @@ export class AcceptedAssociation extends UpperLayer {
         this.#owedSince = owed ? performance.now() : undefined
         this.watch()
       },
+      abortNow: () => this.abortNow(),
     }
   }
 
@@ -500,6 +555,7 @@ export class AcceptedAssociation extends UpperLayer {
     this.#command.clear()
     this.#serving?.end()
     this.#serving = undefined
+    this.#postponed = undefined
     const reception = this.#incoming?.reception
     this.#incoming = undefined
     if (!reception) return

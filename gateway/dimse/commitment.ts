@@ -6,22 +6,25 @@ import { GatewayError } from '../errors.ts'
 import type { Commitments, CommitmentWire } from '../services/commitment.ts'
 import type { Modalities } from '../services/modalities.ts'
 import { commandField } from './command.ts'
-import { readRequest } from './commitment-data.ts'
+import { encodeReport, readRequest } from './commitment-data.ts'
 import {
   commitmentSopClass,
   commitmentSopInstance,
   commitmentSyntaxes,
+  encodeReportRequest,
   outcomeOfCommitment,
   reportCommitment,
   requestActionType,
   requestCommitment,
   takeReport,
 } from './commitment-scu.ts'
+import type { Notifier } from './notices.ts'
 import type { ServiceClass, ServiceRequest, ServiceResponse } from './service.ts'
 import { status } from './status.ts'
 
-/** How long an association on which we asked stays open for the answer. */
-const lingerMs = 3_000
+/** How long a requestor has to release its association, and how long one that does not is told on it. */
+const leaveMs = 500
+const attendMs = 10_000
 
 /** The service class for our SCP, in both roles of the SOP class. */
 export function commitmentService(commitments: Commitments): ServiceClass {
@@ -48,15 +51,44 @@ async function takeRequest(commitments: Commitments, request: ServiceRequest): P
   try {
     const { callingAe, remoteAddress } = association
     const asked = await readRequest(dataset, transferSyntaxUid)
-    await commitments.receive(principal, { aeTitle: callingAe, remoteAddress }, asked)
-    return { status: status.success }
+    const { id } = await commitments.receive(principal, { aeTitle: callingAe, remoteAddress }, asked)
+    return { status: status.success, after: notifier => tell(commitments, id, transferSyntaxUid, notifier) }
   } catch (error) {
     return outcomeOfCommitment(error)
   }
 }
 
+/**
+ * Tells the outcome on the association of the request, where the requestor keeps it open: at first it may be about to
+ * release it, and after a while a new association is due.
+ */
+async function tell(
+  commitments: Commitments,
+  id: string,
+  transferSyntaxUid: string,
+  notifier: Notifier,
+): Promise<void> {
+  const { signal } = notifier
+  const report = await commitments.awaitReport(id, { fromMs: leaveMs, toMs: attendMs }, signal)
+  if (!report) return
+  try {
+    const dataset = encodeReport(report, transferSyntaxUid)
+    const { status: code } = await notifier.notify(messageId => encodeReportRequest(messageId, report), dataset)
+    if (code !== status.success) throw new GatewayError('REMOTE_STATUS', 'the requestor did not take the outcome')
+    await commitments.reported(id)
+  } catch (error) {
+    await commitments.unreported(id)
+    throw error
+  }
+}
+
 /** Commitments on their way to registered modalities. */
-export function commitmentWire(modalities: Pick<Modalities, 'target'>): CommitmentWire {
+export function commitmentWire(
+  modalities: Pick<Modalities, 'target'>,
+  {
+    lingerMs = 3_000,
+  }: { /** How long an association on which we asked stays open for the answer. */ readonly lingerMs?: number } = {},
+): CommitmentWire {
   return {
     async report(aeTitle, report, signal) {
       await reportCommitment({ ...targetOf(modalities, aeTitle), signal }, report)

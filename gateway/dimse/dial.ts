@@ -44,7 +44,7 @@ const defaultTimeoutMs = 30_000
 export async function dial(target: DialTarget): Promise<Socket> {
   const { signal, tls, timeoutMs = defaultTimeoutMs } = target
   signal?.throwIfAborted()
-  const socket = tls ? tlsSocket(target, tls) : connect({ host: target.host, port: target.port, noDelay: true })
+  const socket = openSocket(target)
   const { promise, resolve, reject } = Promise.withResolvers<void>()
   const abort = (): void => reject(signal?.reason)
   const fail = (error: Error): void => reject(connectionError(error, target))
@@ -111,6 +111,17 @@ const meanings: readonly (readonly [RegExp, string])[] = [
 
 function unreachable(what: string, { host, port }: DialTarget, cause?: Error): GatewayError {
   return new GatewayError('PEER_UNREACHABLE', `${host} port ${port} ${what}`, cause === undefined ? {} : { cause })
+}
+
+function openSocket(target: DialTarget): Socket {
+  const { host, port, tls } = target
+  if (!tls) return connect({ host, port, noDelay: true })
+  try {
+    return tlsSocket(target, tls)
+  } catch (cause) {
+    const error = cause instanceof Error ? cause : undefined
+    throw unreachable('cannot be called by TLS: our certificate or its authorities cannot be used', target, error)
+  }
 }
 
 function tlsSocket({ host, port }: DialTarget, tls: DialTls): TLSSocket {

@@ -1,10 +1,11 @@
 /** Matches as the identifiers of C-FIND responses, PS3.4 §C.4.1.1.3.2. */
 import { isObject } from '../decode.ts'
-import { type DicomJson, fromJson, type JsonElement, tagOfName } from '../dicom/json.ts'
+import { type DicomJson, type JsonElement, tagOfName } from '../dicom/json.ts'
 import { type Level, levelsOf } from '../dicom/levels.ts'
-import { encodeDataset, type NewElement } from '../dicom/part10-writer.ts'
+import type { NewElement } from '../dicom/part10-writer.ts'
 import { isPrivateTag, type Tag } from '../dicom/tag.ts'
 import { computedTags } from '../store/search.ts'
+import { identifierWriter } from './match-writer.ts'
 import { levelNames } from './query-retrieve.ts'
 
 const specificCharacterSet = 0x00080005
@@ -56,22 +57,27 @@ export function answerEncoder(
   { keys, terms, transferSyntaxUid }: AnswerOptions,
   fixed: readonly NewElement[],
 ): (attributes: DicomJson) => Uint8Array {
-  const encode = (elements: readonly NewElement[], charset: readonly string[]): Uint8Array => {
-    const declared = charset.length === 0 ? [] : [{ tag: specificCharacterSet, value: [...charset] }]
-    return encodeDataset([...declared, ...fixed, ...elements], transferSyntaxUid)
+  const form = {
+    fixed,
+    variable: Object.entries(keys).map(([name, { vr }]) => ({ tag: tagOfName(name), vr })),
+    transferSyntaxUid,
   }
+  const asked = identifierWriter(form, terms)
+  const unicode = identifierWriter(form, ['ISO_IR 192'])
   return attributes => {
     const answer = project(keys, attributes)
-    const elements = elementsOf(answer)
-    // Every set has ASCII.
-    if (/^[\0-~]*$/.test(JSON.stringify(answer))) return encode(elements, terms)
-    if (terms.length === 0) return encode(elements, ['ISO_IR 192'])
+    // In the default repertoire Latin-1 would be written, which it is not.
+    if (terms.length === 0 && !isAscii(answer)) return unicode(answer)
     try {
-      return encode(elements, terms)
+      return asked(answer)
     } catch {
-      return encode(elements, ['ISO_IR 192'])
+      return unicode(answer)
     }
   }
+}
+
+function isAscii(answer: DicomJson): boolean {
+  return /^[\0-~]*$/.test(JSON.stringify(answer))
 }
 
 /** The attributes that `keys` names; of a sequence's items those that its item names, or all. */
@@ -90,23 +96,4 @@ function project(keys: DicomJson, attributes: DicomJson): DicomJson {
 
 function isItem(value: unknown): value is DicomJson {
   return isObject(value)
-}
-
-/** An element whose stored value cannot be written, such as text in a number, comes back empty. */
-function elementsOf(answer: DicomJson): NewElement[] {
-  try {
-    return fromJson(answer)
-  } catch {
-    return Object.entries(answer).map(([name, element]) => {
-      try {
-        return fromJson({ [name]: element })[0] ?? empty(name)
-      } catch {
-        return empty(name)
-      }
-    })
-  }
-}
-
-function empty(name: string): NewElement {
-  return { tag: tagOfName(name), value: '' }
 }

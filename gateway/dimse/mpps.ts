@@ -11,7 +11,7 @@ import { identifierSyntaxes, readIdentifier } from './find-scu.ts'
 import type { ServiceClass, ServiceRequest, ServiceResponse } from './service.ts'
 import { outcomeOfError, status } from './status.ts'
 
-/** Modality Performed Procedure Step SOP class, PS3.4 §F.7.3. */
+/** Modality Performed Procedure Step SOP class, PS3.4 §F.7. */
 export const mppsSopClass = '1.2.840.10008.3.1.2.3.3'
 
 /** "Performed Procedure Step Object may no longer be updated", Error ID of PS3.4 §F.7.2.2.4. */
@@ -36,7 +36,7 @@ export function mppsService({ mpps }: { readonly mpps: Mpps }): ServiceClass {
 async function perform(mpps: Mpps, request: ServiceRequest): Promise<ServiceResponse> {
   const { command, principal, association } = request
   const isCreate = command.commandField === commandField.createRequest
-  // Without one in N-CREATE the provider names the instance (PS3.7 §10.1.5.1.5).
+  // Without one in N-CREATE the provider names the instance (PS3.7 §10.1.5).
   const sopInstanceUid = command.sopInstanceUid ?? (isCreate ? newUid() : '')
   if (!isUid(sopInstanceUid)) return { status: status.invalidObjectInstance, comment: 'SOP Instance UID is none' }
   const document = await documentOf(request)

@@ -47,7 +47,7 @@ export function refusalOf(refused: ReadonlySet<ModalityService>, { modality, ser
   const asked = modalityServices.filter(service => refused.has(service)).join(', ')
   const needed = modalityServices.filter(service => refused.has(service) || services.has(service)).join(',')
   return modality
-    ? `not permitted to ${modality.name}: ${asked}; permit it (hanse modality add ${modality.name} --allow ${needed})`
+    ? `not permitted to ${modality.name}: ${asked}; permit it (hanse modality add '${modality.name}' --allow ${needed})`
     : `not permitted to callers that are not registered: ${asked}; register it (hanse modality add AETITLE ` +
         `--host ADDRESS --allow ${needed})`
 }

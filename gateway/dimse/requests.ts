@@ -12,7 +12,11 @@ export function checkRequest(command: Command, context: AcceptedContext): Outcom
   if (command.commandField === commandField.storeRequest && service === 'storage') return checkStore(command, context)
   const isEcho = command.commandField === commandField.echoRequest && service === 'verification'
   const isServed = typeof service === 'object' && service.commandFields.includes(command.commandField)
-  return { status: isEcho || isServed ? status.success : status.unrecognizedOperation }
+  if (!isEcho && !isServed) return { status: status.unrecognizedOperation }
+  if (isEcho || command.sopClassUid === undefined || command.sopClassUid === context.abstractSyntaxUid) {
+    return { status: status.success }
+  }
+  return { status: status.sopClassNotSupported, comment: 'SOP class differs from the presentation context' }
 }
 
 /** PS3.4 §B.2.2 and PS3.7 §9.1.1: what a C-STORE-RQ must hold, and that it fits its context. */

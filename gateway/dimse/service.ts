@@ -2,6 +2,7 @@
 import type { Principal } from '../principal.ts'
 import type { Command, SubOperationCounts } from './command.ts'
 import type { OutgoingDataset } from './dataset-writer.ts'
+import type { Notifier } from './notices.ts'
 import type { AssociationPeer } from './scp.ts'
 import type { Proposal } from './scu-contexts.ts'
 import type { Outcome } from './status.ts'
@@ -33,6 +34,8 @@ export interface ServiceResponse {
   readonly sopInstanceUid?: string | undefined
   readonly eventTypeId?: number | undefined
   readonly actionTypeId?: number | undefined
+  /** Goes on after the response, while the association lasts: what the service has to tell the peer. */
+  readonly after?: ((notifier: Notifier) => Promise<void>) | undefined
 }
 
 /** The association as a handler uses it while it serves a request. */
@@ -44,7 +47,8 @@ export interface ServiceChannel {
   /**
    * Sends one instance as a sub-operation of a C-GET (PS3.7 §9.1.3) and returns the peer's verdict.
    *
-   * @throws GatewayError PEER_UNREACHABLE when the association has ended, and what reading `dataset` throws
+   * @throws GatewayError PEER_UNREACHABLE when the association has ended, PEER_PROTOCOL when the peer sends requests
+   *   in place of responses, and what reading `dataset` throws; the association is aborted in the last two cases
    */
   store(
     instance: Proposal & { readonly sopInstanceUid: string },

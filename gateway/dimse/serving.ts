@@ -22,10 +22,11 @@ export interface ServingAssociation {
   storeContextId(proposal: Proposal): number | undefined
   /** The peer owes us something from now on, or no longer. */
   onOwed(owed: boolean): void
+  abortNow(): void
 }
 
 /** Pending responses are written together until so many bytes wait. */
-const corkedBytes = 65_536
+const batchBytes = 65_536
 
 /** The channel of one request. */
 export class Serving implements ServiceChannel {
@@ -36,7 +37,13 @@ export class Serving implements ServiceChannel {
   readonly #cancelled = new AbortController()
   #storeMessageId = 0
   #outcome: PromiseWithResolvers<Outcome> | undefined
-  #isCorked = false
+  /** Responses that are not written yet. */
+  #batch: Uint8Array[] = []
+  #batchedBytes = 0
+  #flushing: NodeJS.Immediate | undefined
+  /** The last pending response without anything of its own, encoded. */
+  #plain: { readonly status: number; readonly hasDataSet: boolean; readonly pdus: Buffer } | undefined
+  #mayStore = true
 
   constructor(association: ServingAssociation, command: Command, messageId: number, context: AcceptedContext) {
     this.#association = association
@@ -54,6 +61,16 @@ export class Serving implements ServiceChannel {
     if (messageId === this.#messageId) this.#cancelled.abort()
   }
 
+  /**
+   * Nothing more is read until the final response, so that no sub-operation can be answered.
+   *
+   * @returns false when one is under way
+   */
+  stopStoring(): boolean {
+    this.#mayStore = false
+    return this.#outcome === undefined
+  }
+
   /** The association is gone. */
   end(): void {
     const gone = connectionGone()
@@ -63,17 +80,22 @@ export class Serving implements ServiceChannel {
   }
 
   async send(pending: ServiceResponse): Promise<void> {
-    this.#write(pending)
-    const { socket } = this.#association
-    if (socket.writableLength < corkedBytes) return
-    this.#uncork()
-    if (socket.writableNeedDrain) await this.#whenDrained()
+    this.#assertOpen()
+    this.#add(pending)
+    if (this.#batchedBytes < batchBytes) {
+      this.#flushing ??= setImmediate(() => this.#flush())
+      return
+    }
+    this.#flush()
+    if (this.#association.socket.writableNeedDrain) await this.#whenDrained()
+    // A turn of the event loop, in which a C-CANCEL is read.
+    else await new Promise(setImmediate)
   }
 
   /** Sends the last response. */
   finish(response: ServiceResponse): void {
-    if (this.#association.isOpen && !this.#association.socket.destroyed) this.#write(response)
-    this.#uncork()
+    this.#add(response)
+    this.#flush()
   }
 
   accepts(proposal: Proposal): boolean {
@@ -89,6 +111,10 @@ export class Serving implements ServiceChannel {
     const contextId = this.#association.storeContextId(instance)
     if (contextId === undefined) throw new GatewayError('BAD_REQUEST', 'the peer does not take this SOP class')
     this.#assertOpen()
+    if (!this.#mayStore) {
+      this.#association.abortNow()
+      throw new GatewayError('PEER_PROTOCOL', 'the peer sends requests where it owes responses')
+    }
     this.#storeMessageId = (this.#storeMessageId % 0xffff) + 1
     const answer = Promise.withResolvers<Outcome>()
     answer.promise.catch(() => undefined)
@@ -99,15 +125,18 @@ export class Serving implements ServiceChannel {
       sopInstanceUid,
       priority: this.#command.priority,
     })
-    this.#uncork()
+    this.#flush()
     socket.cork()
     socket.write(encodeCommandPdus(contextId, command, maxPduLength))
     const whenDrained = (): Promise<void> => this.#whenDrained()
-    await writeDataset(
-      { socket, contextId, maxPduLength, whenDrained, onProgress: () => this.#association.onOwed(true) },
-      dataset,
-      firstBlock,
-    )
+    const onProgress = (): void => this.#association.onOwed(true)
+    try {
+      await writeDataset({ socket, contextId, maxPduLength, whenDrained, onProgress }, dataset, firstBlock)
+    } catch (error) {
+      // Half a message is out: nothing that followed could be understood.
+      this.#association.abortNow()
+      throw error
+    }
     this.#association.onOwed(true)
     try {
       return await answer.promise
@@ -126,21 +155,32 @@ export class Serving implements ServiceChannel {
     return true
   }
 
-  /** Corked until the event loop turns, so that many small responses are one write. */
-  #write(response: ServiceResponse): void {
-    this.#assertOpen()
-    const { socket, peerMaxPduLength } = this.#association
-    if (!this.#isCorked) {
-      this.#isCorked = true
-      socket.cork()
-      process.nextTick(() => this.#uncork())
-    }
-    socket.write(encodeCommandPdus(this.#context.id, this.#encode(response), peerMaxPduLength))
-    if (response.dataset) socket.write(encodeDatasetPdus(this.#context.id, response.dataset, peerMaxPduLength))
+  #add(response: ServiceResponse): void {
+    const { peerMaxPduLength } = this.#association
+    this.#put(this.#commandPdus(response))
+    if (response.dataset) this.#put(encodeDatasetPdus(this.#context.id, response.dataset, peerMaxPduLength))
+  }
+
+  #put(pdus: Uint8Array): void {
+    this.#batch.push(pdus)
+    this.#batchedBytes += pdus.length
+  }
+
+  /** Most pending responses of a query have nothing of their own but their data set. */
+  #commandPdus(response: ServiceResponse): Buffer {
+    const { status, dataset, ...fields } = response
+    const hasDataSet = dataset !== undefined
+    const isPlain = Object.values(fields).every(field => field === undefined)
+    const known = this.#plain
+    if (isPlain && known?.status === status && known.hasDataSet === hasDataSet) return known.pdus
+    const encoded = this.#encode(response)
+    const pdus = encodeCommandPdus(this.#context.id, encoded, this.#association.peerMaxPduLength)
+    if (isPlain) this.#plain = { status, hasDataSet, pdus }
+    return pdus
   }
 
   #encode(response: ServiceResponse): Buffer {
-    const { dataset, ...fields } = response
+    const { dataset, after: _, ...fields } = response
     const { commandField, sopClassUid, sopInstanceUid, eventTypeId, actionTypeId } = this.#command
     return encodeResponse({
       sopClassUid: sopClassUid ?? this.#context.abstractSyntaxUid,
@@ -154,10 +194,14 @@ export class Serving implements ServiceChannel {
     })
   }
 
-  #uncork(): void {
-    if (!this.#isCorked) return
-    this.#isCorked = false
-    this.#association.socket.uncork()
+  #flush(): void {
+    clearImmediate(this.#flushing)
+    this.#flushing = undefined
+    const bytes = Buffer.concat(this.#batch)
+    this.#batch = []
+    this.#batchedBytes = 0
+    const { isOpen, socket } = this.#association
+    if (bytes.length > 0 && isOpen && !socket.destroyed) socket.write(bytes)
   }
 
   async #whenDrained(): Promise<void> {

@@ -70,6 +70,18 @@ export function outcomeOfError(error: unknown): Outcome {
   return { status: error.meaning.dimse, comment: comments[error.code] ?? error.code.toLowerCase().replaceAll('_', ' ') }
 }
 
+/**
+ * The status of a request that a service could not perform. Those of the DIMSE-N services are all of PS3.7 Annex C:
+ * the failures of PS3.4 for storage and query mean nothing there.
+ */
+export function outcomeOfFailure(error: unknown, commandField: number): Outcome {
+  const outcome = outcomeOfError(error)
+  // Command fields of DIMSE-N have this bit (PS3.7 Table E.1-1).
+  if ((commandField & 0x0100) === 0 || outcome.status < 0x8000) return outcome
+  const isShort = outcome.status === status.outOfResources
+  return { ...outcome, status: isShort ? status.resourceLimitation : status.processingFailure }
+}
+
 /** What ingest says of an instance whose bytes are kept. */
 export type IngestKind = 'stored' | 'duplicate' | 'conflict' | 'variant'
 

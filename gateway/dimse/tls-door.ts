@@ -6,7 +6,7 @@ import type { X509Certificate } from 'node:crypto'
 import { Socket } from 'node:net'
 import { createServer, type SecureContextOptions, type Server, type TLSSocket } from 'node:tls'
 import type { CallerCertificate } from '../services/modality-caller.ts'
-import type { Denial } from './callers.ts'
+import { type Denial, isLoopback, plainAddress } from './callers.ts'
 import { fingerprintOf } from './dial.ts'
 import type { ScpTls } from './scp.ts'
 import { tlsProfile } from './tls-profile.ts'
@@ -59,14 +59,21 @@ export class TlsDoor {
 
   /** Begins the handshake on an accepted socket. */
   enter(socket: Socket): void {
-    const [oldest] = this.#handshaking.values()
-    if (oldest && this.#handshaking.size >= this.#maxHandshakes) oldest.destroy()
+    this.#makeRoom(plainAddress(socket.remoteAddress))
     const end = otherEndOf(socket)
     this.#handshaking.set(end, socket)
     socket.once('close', () => {
       if (this.#handshaking.get(end) === socket) this.#handshaking.delete(end)
     })
     this.#server.emit('connection', socket)
+  }
+
+  /** Gives up the oldest handshake where there are too many; one address shuts out itself before it does others. */
+  #makeRoom(address: string): void {
+    const all = [...this.#handshaking.values()]
+    const own = isLoopback(address) ? [] : all.filter(socket => plainAddress(socket.remoteAddress) === address)
+    if (own.length >= this.#maxHandshakes / 4) own[0]?.destroy()
+    else if (all.length >= this.#maxHandshakes) all[0]?.destroy()
   }
 
   /** Ends all handshakes. */

@@ -77,8 +77,12 @@ export abstract class UpperLayer extends dimse.Scp {
     socket.on('close', () => this.#close())
   }
 
-  /** Starts the deadlines; the subclass calls it once its own fields are set. */
+  /**
+   * Starts the deadlines anew; the subclass calls it once its own fields are set, and when what it
+   * waits for has changed.
+   */
   protected watch(): void {
+    this.#quietSince = performance.now()
     this.#arm()
   }
 
@@ -93,6 +97,10 @@ export abstract class UpperLayer extends dimse.Scp {
   protected abstract value(contextId: number, control: number, piece: Buffer, endOfValue: boolean): void
   /** Until when the peer may be silent, given since when it is; on the clock of `performance.now()`. */
   protected abstract quietUntil(quietSince: number): number
+  /** Until when the peer must have done what we wait for, whether reading is stopped or not. */
+  protected owedUntil(): number {
+    return Number.POSITIVE_INFINITY
+  }
   /** The peer took longer than allowed. */
   protected abstract onExpired(): void
   /** The peer broke the protocol; an A-ABORT is on its way. */
@@ -229,8 +237,9 @@ export abstract class UpperLayer extends dimse.Scp {
   #deadline(): number {
     if (this.#phase === 'ending') return this.#quietSince + this.#deadlines.graceMs
     if (this.#stops.has('unread')) return this.#quietSince + this.#deadlines.pduMs
-    if (this.#stops.size > 0) return Number.POSITIVE_INFINITY
-    const quiet = this.quietUntil(this.#quietSince)
+    const owed = this.owedUntil()
+    if (this.#stops.size > 0) return owed
+    const quiet = Math.min(this.quietUntil(this.#quietSince), owed)
     return this.#pduSince === undefined ? quiet : Math.min(quiet, this.#pduSince + this.#deadlines.pduMs)
   }
 

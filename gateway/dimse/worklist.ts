@@ -1,5 +1,4 @@
 /** Modality Worklist as its provider, PS3.4 §K.4: scheduled procedure steps as the answers of C-FIND. */
-import { isObject } from '../decode.ts'
 import { type DicomJson, toJson } from '../dicom/json.ts'
 import { jsonItems, jsonText } from '../dicom/json-read.ts'
 import { rangeOf } from '../dicom/match-range.ts'
@@ -14,7 +13,7 @@ import { identifierSyntaxes, readIdentifier } from './find-scu.ts'
 import type { ServiceChannel, ServiceClass, ServiceRequest, ServiceResponse } from './service.ts'
 import { outcomeOfError, status } from './status.ts'
 
-/** Modality Worklist Information Model - FIND, PS3.4 §K.7. */
+/** Modality Worklist Information Model - FIND, PS3.4 Annex K. */
 export const worklistSopClass = '1.2.840.10008.5.1.4.31'
 
 const scheduledStepSequence = 0x00400100
@@ -60,7 +59,7 @@ async function answer(worklist: Worklist, request: ServiceRequest, channel: Serv
   return { status: signal.aborted ? status.cancel : status.success }
 }
 
-/** Statuses of PS3.4 Table K.4-1. */
+/** Statuses of PS3.4 §K.4.1.1. */
 function failure(error: unknown, signal: AbortSignal): ServiceResponse {
   if (signal.aborted) return { status: status.cancel }
   if (isGatewayError(error, 'DICOM_UNREADABLE') || isGatewayError(error, 'DICOM_LIMIT'))
@@ -139,7 +138,7 @@ function singleValue(conditions: readonly MatchKey[], tag: number): string | und
 /** Which attributes were matched, for the audit log; those of the step behind its sequence. */
 function namesOf(conditions: readonly MatchKey[]): string[] {
   return conditions.flatMap(({ tag, condition }) => {
-    const inner = isObject(condition) && condition.kind === 'item' ? condition.keys.map(key => formatTag(key.tag)) : []
+    const inner = condition.kind === 'item' ? condition.keys.map(key => formatTag(key.tag)) : []
     return [formatTag(tag), ...inner]
   })
 }

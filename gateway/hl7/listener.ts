@@ -102,6 +102,13 @@ export async function openHl7(options: Hl7Options): Promise<Hl7Listener> {
     : createTcpServer(admit)
   // Sockets in their handshake are no connections yet; they are few, and end within the time for it.
   server.maxConnections = limits.connections + 32
+  // Until it is a connection, a socket belongs to nobody else who would end it.
+  const arriving = new Set<Socket>()
+  if (tls)
+    server.on('connection', socket => {
+      arriving.add(socket)
+      socket.once('close', () => arriving.delete(socket))
+    })
   server.on('tlsClientError', (_error: Error, socket: Socket) => {
     refuse((socket.remoteAddress ?? '').replace(/^::ffff:/, ''), 'tls')
   })
@@ -115,8 +122,10 @@ export async function openHl7(options: Hl7Options): Promise<Hl7Listener> {
       const closed = new Promise<void>(resolve => server.close(() => resolve()))
       const timer = setTimeout(() => {
         for (const connection of open) connection.destroy()
+        for (const socket of arriving) socket.destroy()
       }, graceMs)
       for (const connection of open) connection.drain()
+      if (open.size === 0) for (const socket of arriving) socket.destroy()
       await closed
       clearTimeout(timer)
     },
@@ -131,30 +140,26 @@ async function listening(server: Server, host: string, port: number): Promise<vo
   server.off('error', reject)
 }
 
+/** What all connections share. */
+interface Shared {
+  readonly service: Hl7Service
+  readonly limits: Hl7Limits
+  readonly log: Log
+  readonly onViolation: (address: string, reason: string) => void
+}
+
 class Connection {
   readonly address: string
   readonly #socket: Socket
-  readonly #shared: {
-    readonly service: Hl7Service
-    readonly limits: Hl7Limits
-    readonly log: Log
-    readonly onViolation: (address: string, reason: string) => void
-  }
+  readonly #shared: Shared
   readonly #reader: FrameReader
   #deadline: NodeJS.Timeout | undefined
+  /** When the message that is coming began. */
+  #begun: number | undefined
   #isAnswering = false
   #isDraining = false
 
-  constructor(
-    socket: Socket,
-    address: string,
-    shared: {
-      readonly service: Hl7Service
-      readonly limits: Hl7Limits
-      readonly log: Log
-      readonly onViolation: (address: string, reason: string) => void
-    },
-  ) {
+  constructor(socket: Socket, address: string, shared: Shared) {
     this.address = address
     this.#socket = socket
     this.#shared = shared
@@ -202,8 +207,6 @@ class Connection {
         else this.#socket.resume()
       })
   }
-
-  #begun: number | undefined
 
   /** Milliseconds until the message that has begun must have ended. */
   #left(): number {

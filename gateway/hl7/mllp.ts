@@ -1,5 +1,5 @@
 /**
- * The Minimal Lower Layer Protocol, HL7 v2.5.1 Appendix C: `<SB> message <EB> <CR>`. Bytes between frames are line ends
+ * HL7's Minimal Lower Layer Protocol: `<SB> message <EB> <CR>`. Bytes between frames are line ends
  * that some senders add; anything else there is no MLLP.
  */
 

@@ -1,6 +1,6 @@
 /**
  * Imaging orders as worklist items: ORM^O01 of HL7 v2.3.1 and OMI^O23 of v2.5.1, as IHE's transactions Procedure
- * Scheduled and Procedure Updated (RAD-4, RAD-13) use them. `README.md` has the mapping as a table.
+ * Scheduled and Procedure Updated (RAD-4, RAD-13) use them. `ORDERS.md` has the mapping as tables.
  */
 import type { NewElement } from '../dicom/part10-writer.ts'
 import { isUid } from '../dicom/uid.ts'

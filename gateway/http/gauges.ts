@@ -1,6 +1,7 @@
 /** What a monitoring system wants to see move: store, transfers, disk, queue, associations. */
 import type { Db } from '../db/db.ts'
-import { countTransfers } from '../services/transfer-list.ts'
+import { countCommitments } from '../services/commitment-rows.ts'
+import { countTransfers, countUnarchived } from '../services/transfer-list.ts'
 import type { FreeSpaceState } from '../store/free-space.ts'
 import { loadCounts } from '../store/query.ts'
 import type { Metrics } from './metrics.ts'
@@ -25,6 +26,18 @@ export function installGauges(metrics: Metrics, sources: GaugeSources): void {
       (await countTransfers(db)).filter(entry => entry.state === state).reduce((sum, entry) => sum + entry.count, 0),
     )
   }
+  for (const state of ['verifying', 'reporting', 'asking', 'waiting', 'failed', 'abandoned']) {
+    metrics.gauge(`hanse_commitments_${state}`, `storage commitments that are ${state}`, async () =>
+      (await countCommitments(db.kysely))
+        .filter(entry => entry.state === state)
+        .reduce((sum, entry) => sum + entry.count, 0),
+    )
+  }
+  metrics.gauge(
+    'hanse_archive_uncommitted_studies',
+    'studies that go to an archive which has not committed to them',
+    () => countUnarchived(db),
+  )
   metrics.gauge('hanse_storage_free_bytes', 'free bytes on the volume', async () => (await storage()).freeBytes)
   metrics.gauge('hanse_storage_refusing', '1 below the free-space watermark', async () =>
     Number((await storage()).refusing),

@@ -58,10 +58,10 @@ export function openCodecPool(options: CodecPoolOptions = {}): CodecPool {
 
   const code = async (task: FrameTask, signal: AbortSignal): Promise<FrameAnswer> => {
     const deadlineMs = frameDeadlineMs * (1 + frameBytes(task.native) / deadlineBytes)
-    using deadline = runningDeadline(deadlineMs)
+    using deadline = runningDeadline(deadlineMs, signal)
     try {
       const transferList = task.bytes.buffer instanceof ArrayBuffer ? [task.bytes.buffer] : []
-      return await piscina.run(task, { signal: AbortSignal.any([signal, deadline.signal]), transferList })
+      return await piscina.run(task, { signal: deadline.signal, transferList })
     } catch (cause) {
       signal.throwIfAborted()
       if (isClosed) throw stopping()
@@ -99,16 +99,25 @@ function stopping(): GatewayError {
 }
 
 /**
- * Aborts after so much time in which this process ran: a process that was stopped, or a machine that slept, has not
- * given its threads time either.
+ * Aborts with `signal`, or after so much time in which this process ran: a process that was stopped, or a machine that
+ * slept, has not given its threads time either.
  */
-function runningDeadline(deadlineMs: number): { signal: AbortSignal } & Disposable {
+function runningDeadline(deadlineMs: number, signal: AbortSignal): { signal: AbortSignal } & Disposable {
   const controller = new AbortController()
+  const abort = (): void => controller.abort()
   let left = Math.ceil(deadlineMs / tickMs)
   const timer = setInterval(() => {
-    if (--left <= 0) controller.abort()
+    if (--left <= 0) abort()
   }, tickMs)
-  return { signal: controller.signal, [Symbol.dispose]: () => clearInterval(timer) }
+  signal.addEventListener('abort', abort, { once: true })
+  if (signal.aborted) abort()
+  return {
+    signal: controller.signal,
+    [Symbol.dispose]() {
+      clearInterval(timer)
+      signal.removeEventListener('abort', abort)
+    },
+  }
 }
 
 /** Hands out a number of turns, first come, first served. */

@@ -21,6 +21,7 @@ export type FrameFailure = 'PIXELS_UNREADABLE' | 'TRANSCODE_UNSUPPORTED'
 /** More memory is not kept for the next frame. */
 const keptBytes = 536_870_912
 
+// State of the thread, whose only module this is.
 let compiled: CompiledCodecs | undefined
 let kept: { readonly object: number; readonly codecs: NativeCodecs } | undefined
 

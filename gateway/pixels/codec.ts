@@ -4,6 +4,7 @@ import { GatewayError } from '../errors.ts'
 import { type Codestream, checkCodestream, isYcc, readCodestream, unreadable } from './codestream.ts'
 import { frameBytes, type ImageFormat, rearranged } from './image.ts'
 import { decodeJpegLs } from './jpeg-ls.ts'
+import { jpegXlPrecision } from './jpeg-xl.ts'
 import type { CodecName, NativeCodecs } from './native-codecs.ts'
 import { decodeRle, encodeRle } from './rle.ts'
 import { bytesOf, type Cells, cellsOf, fitBits, inCells, narrowed, yccToRgb } from './samples.ts'
@@ -51,7 +52,7 @@ function decode(task: FrameTask, codecs: () => NativeCodecs): Uint8Array {
     case 'deflate':
       return inflated(bytes, frameBytes(native))
     case 'jpeg-xl':
-      return decodeJpegXl(bytes, native, codecs())
+      return decodeJpegXl(bytes, native, codecs)
     default: {
       const stream = readCodestream(bytes, from)
       if (stream === undefined) throw unsupported()
@@ -83,7 +84,7 @@ function decodeStream(
   const bits = precision <= 8 && !(from === 'htj2k' && isSigned) ? 8 : 16
   const { rows, columns, samplesPerPixel } = native
   const samples = { rows, columns, samplesPerPixel, bitsAllocated: bits, bitsStored: precision, isSigned, isRgb: false }
-  const decoded = codecs().decode(codecNames[from], bytes, samples).bytes
+  const decoded = codecs().decode(codecNames[from], bytes, samples)
   if (decoded.length !== (rows * columns * samplesPerPixel * bits) / 8) throw unreadable('expected all of its samples')
   const byPixel = rearranged(decoded, { ...native, bitsAllocated: bits, isPlanar: stream.isPlanar }, false)
   const cells = cellsOf(byPixel, bits)
@@ -91,18 +92,10 @@ function decodeStream(
   return inCells(cells, isSigned, native.bitsAllocated)
 }
 
-function decodeJpegXl(bytes: Uint8Array, native: ImageFormat, codecs: NativeCodecs): Uint8Array {
-  if (native.bitsAllocated > 16 || native.isSigned) throw unsupported()
-  // Without Bits Stored the codec tells that of the code stream.
-  const decoded = codecs.decode('JpegXl', bytes, { ...native, bitsStored: 0, isRgb: false })
-  const cells = cellsOf(decoded.bytes, native.bitsAllocated)
-  const width = 8 * cells.BYTES_PER_ELEMENT
-  if (decoded.bitsStored < width) {
-    // libjxl spreads samples over all of the cell.
-    const scale = (2 ** decoded.bitsStored - 1) / (2 ** width - 1)
-    for (let i = 0; i < cells.length; i++) cells[i] = Math.round((cells[i] ?? 0) * scale)
-  }
-  return bytesOf(cells)
+/** Samples that fill their cells: libjxl would spread others over all of the cell. */
+function decodeJpegXl(bytes: Uint8Array, native: ImageFormat, codecs: () => NativeCodecs): Uint8Array {
+  if (native.isSigned || jpegXlPrecision(bytes) !== native.bitsAllocated) throw unsupported()
+  return codecs().decode('JpegXl', bytes, { ...native, isRgb: false })
 }
 
 function inflated(bytes: Uint8Array, maxOutputLength: number): Uint8Array {

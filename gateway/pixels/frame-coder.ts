@@ -36,10 +36,8 @@ export async function openFrames(dataset: ByteSource, pixels: PixelElement): Pro
     const frames = await framesOf(dataset, pixels)
     return { read: index => readFrame(dataset, frames[index] ?? [], maxFrameBytes) }
   }
+  checkFrames(pixels, format)
   const { element, frames } = pixels
-  if (frameBits(format) * frames > element.length * 8) {
-    throw new GatewayError('DICOM_UNREADABLE', 'expected as many bytes of pixel data as its frames need')
-  }
   const unitBytes = element.encoding.bigEndian ? swappedUnit(element.vr, format) : 1
   if (frames > 1 && (frameBits(format) % 8 !== 0 || bytes % unitBytes !== 0)) {
     throw new GatewayError('TRANSCODE_UNSUPPORTED', 'frames that do not begin at a byte are not compressed')
@@ -79,9 +77,16 @@ export async function decodedFormat(
   from: Compression,
 ): Promise<{ stored: ImageFormat; native: ImageFormat }> {
   const stored = formatOf(pixels)
+  checkFrames(pixels, stored)
   const stream = readCodestream(await headOf(dataset, pixels), from)
   if (stream !== undefined) checkCodestream(stream, stored)
   return { stored, native: nativeFormat(stored, from, stream) }
+}
+
+/** Fails where there cannot be as many frames as are claimed. @throws GatewayError DICOM_UNREADABLE */
+function checkFrames({ fragments, element, frames }: PixelElement, format: ImageFormat): void {
+  const isEnough = fragments ? fragments.length >= frames : frameBits(format) * frames <= element.length * 8
+  if (!isEnough) throw new GatewayError('DICOM_UNREADABLE', 'expected as much pixel data as its frames need')
 }
 
 /** The first bytes of the first frame. */

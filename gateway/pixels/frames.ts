@@ -14,11 +14,10 @@ const itemHeaderBytes = 8
  * The frames of encapsulated pixel data: all fragments of a single frame, one fragment each, as an offset table says, or
  * where a code stream begins.
  *
- * @throws GatewayError DICOM_UNREADABLE when the fragments cannot be told apart, or are fewer than the frames
+ * @throws GatewayError DICOM_UNREADABLE when the fragments cannot be told apart
  */
 export async function framesOf(source: ByteSource, pixels: PixelElement): Promise<readonly Frame[]> {
   const { fragments = [], frames } = pixels
-  if (fragments.length < frames) throw unreadable(fragments.length, frames)
   if (frames === 1) return [fragments]
   if (fragments.length === frames) return fragments.map(fragment => [fragment])
   const offsets = pixels.extendedOffsets ?? (await basicOffsets(source, pixels))

@@ -16,16 +16,10 @@ export interface Samples
   readonly isRgb: boolean
 }
 
-/** Decoded bytes with the bits that the code stream says its samples have; as given where the codec does not tell. */
-export interface Decoded {
-  readonly bytes: Uint8Array
-  readonly bitsStored: number
-}
-
 /** Codecs with a memory of their own. After an error they are unusable. */
 export interface NativeCodecs {
   /** @throws Error what the library says */
-  decode(codec: CodecName, bytes: Uint8Array, samples: Samples): Decoded
+  decode(codec: CodecName, bytes: Uint8Array, samples: Samples): Uint8Array
   /** Without loss. @throws Error what the library says */
   encode(codec: CodecName, bytes: Uint8Array, samples: Samples): Uint8Array
   /** What the memory has grown to. */
@@ -104,7 +98,7 @@ export function startCodecs(module: CompiledCodecs): NativeCodecs {
       call(`Decode${codec}`, pointer, parameters)
       // libjpeg fills up what is missing with grey, and only warns.
       if (host.isCutShort) throw new Error('the code stream ends early')
-      const decoded = { bytes: get('Decoded', pointer), bitsStored: call('GetBitsStored', pointer) }
+      const decoded = get('Decoded', pointer)
       call('ReleaseDecoderParameters', parameters)
       call('ReleaseCodecsContext', pointer)
       return decoded

@@ -13,6 +13,8 @@ export interface ArchiveRow {
   readonly id: string
   readonly modality: string
   readonly terms: ArchiveTerms
+  /** What leaves; an archive gets instances as they are stored. */
+  readonly profile: string
   readonly state: TransferState
   readonly studyInstanceUid: string
   readonly patient: { readonly issuer: string; readonly patientId: string } | undefined
@@ -41,6 +43,7 @@ interface RawRow {
   id: string
   modality: string | null
   terms: unknown
+  profile: string
   state: TransferState
   study: string
   issuer: string | null
@@ -56,7 +59,7 @@ interface RawRow {
 /** Undefined when it is gone, or goes to a peer. */
 export async function loadArchiveTransfer(db: Executor, id: string): Promise<ArchiveRow | undefined> {
   const { rows } = await sql<RawRow>`
-    select t.id, t.modality, t.terms, t.state, t.study_instance_uid as study, p.issuer, p.patient_id, t.object_count,
+    select t.id, t.modality, t.terms, t.profile, t.state, t.study_instance_uid as study, p.issuer, p.patient_id, t.object_count,
            t.bytes_total, t.attempts, coalesce(t.next_attempt_at <= now() + interval '2 seconds', true) as is_due,
            t.expires_at, t.created_at
       from transfers t left join studies s on s.id = t.study left join patients p on p.id = s.patient
@@ -69,6 +72,7 @@ export async function loadArchiveTransfer(db: Executor, id: string): Promise<Arc
     id: row.id,
     modality: row.modality,
     terms: terms.value,
+    profile: row.profile,
     state: row.state,
     studyInstanceUid: row.study,
     patient: row.patient_id === null ? undefined : { issuer: row.issuer ?? '', patientId: row.patient_id },

@@ -163,6 +163,9 @@ export function openArchive(parts: ArchiveParts): Archive {
     if (target.zone !== 'inside') {
       throw new GatewayError('FORBIDDEN', `${row.modality} is outside of the hospital: nothing goes there by rule`)
     }
+    if (row.profile !== 'as-is') {
+      throw new GatewayError('POLICY_DENIED', 'nothing de-identified goes to an archive: only as-is is possible')
+    }
     const coercion = await coercionFor(db, row)
     const items = await loadArchiveItems(db.kysely, row.id, 'undelivered')
     const stop = new AbortController()

@@ -7,6 +7,7 @@
  * only: a request that is not answered in time is asked again, with a new transaction.
  */
 import { randomBytes, randomUUID } from 'node:crypto'
+import { setTimeout as delay } from 'node:timers/promises'
 import { type AuditEvent, type AuditObject, instancesAccessed, instancesTransferred } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
@@ -88,10 +89,16 @@ export interface Commitments {
   receive(principal: Principal, peer: CommitmentPeer, request: CommitmentRequest): Promise<{ readonly id: string }>
   /**
    * The answer to a received request for somebody who can give it on the association at hand, as soon as it
-   * is known; undefined when that takes longer than `waitMs` or it has been given. Until then no other
-   * association is opened for it.
+   * is known, but not before `fromMs`; undefined when that takes longer than `toMs`, the signal aborts, or it has
+   * been given. Until then no other association is opened for it, and after it when `unreported` is called.
    */
-  awaitReport(id: string, waitMs: number, signal: AbortSignal): Promise<CommitmentReport | undefined>
+  awaitReport(
+    id: string,
+    wait: { readonly fromMs: number; readonly toMs: number },
+    signal: AbortSignal,
+  ): Promise<CommitmentReport | undefined>
+  /** The answer could not be given on the association at hand: another one is opened. */
+  unreported(id: string): Promise<void>
   /** The requestor has acknowledged the answer. */
   reported(id: string): Promise<void>
   /** Asks an archive, from the moment at which the caller's transaction is committed; one id for each request. */
@@ -216,6 +223,8 @@ export function openCommitments(parts: CommitmentParts): Commitments {
     const context = { commitment: row.id, peer: row.aeTitle, code: error.code, attempts: row.attempts + 1 }
     log.warn(context, `storage commitment ${isOver ? 'given up' : 'waits'}: ${error.message}`)
   }
+
+  const enqueueNow = (id: string): Promise<void> => db.inTransaction(tx => enqueueCarry(tx, id))
 
   const reported = async (id: string): Promise<void> => {
     await db.inTransaction(async tx => {
@@ -353,26 +362,36 @@ export function openCommitments(parts: CommitmentParts): Commitments {
       })
     },
 
-    async awaitReport(id, waitMs, signal) {
+    async awaitReport(id, { fromMs, toMs }, signal) {
       attended.add(id)
-      const until = Date.now() + waitMs
+      let isTaken = false
+      const begin = Date.now()
+      const until = begin + toMs
       const done = new AbortController()
       const either = AbortSignal.any([signal, done.signal])
       try {
         for (;;) {
+          const rest = Math.max(0, begin + fromMs - Date.now())
+          if (rest > 0) await delay(rest, undefined, { signal }).catch(() => undefined)
           const wake = watch.next(id, Math.max(0, until - Date.now()), either)
           const row = await loadCommitment(db.kysely, id)
-          if (row?.state === 'reporting') return await loadReport(db.kysely, row)
+          if (row?.state === 'reporting' && !signal.aborted) {
+            isTaken = true
+            return await loadReport(db.kysely, row)
+          }
           if (row?.state !== 'verifying' || signal.aborted || Date.now() >= until) return undefined
           await wake
         }
       } finally {
         done.abort()
         attended.delete(id)
+        // Verified meanwhile, and nobody is here any more to tell it.
+        if (!isTaken) await enqueueNow(id)
       }
     },
 
     reported,
+    unreported: enqueueNow,
     ask,
     answered,
 

@@ -62,10 +62,18 @@ export async function openModalities(options: {
   const { db, log, aeTitle = 'HANSE' } = options
   const addresses = new HostAddresses()
   let known: readonly Modality[] = []
+  let knownVersion = -1
 
   const reload = async (): Promise<void> => {
-    const row = await db.kysely.selectFrom('settings').select('value').where('name', '=', setting).executeTakeFirst()
-    const result = decode(stored, row?.value ?? [])
+    const row = await db.kysely
+      .selectFrom('settings')
+      .select(['value', 'version'])
+      .where('name', '=', setting)
+      .executeTakeFirst()
+    // Of two that run at once the older answer may come last.
+    if (!row || Number(row.version) < knownVersion) return
+    knownVersion = Number(row.version)
+    const result = decode(stored, row.value)
     if (result.ok) known = result.value
     else log.error({ setting }, 'the stored registry of modalities is damaged, the last good one stays in force')
   }

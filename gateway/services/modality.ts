@@ -1,6 +1,7 @@
 /**
  * One entry of the registry of modalities: who calls us or is called by us, from where, and what it may do.
  */
+import { X509Certificate } from 'node:crypto'
 import {
   boolean,
   type Decoder,
@@ -37,12 +38,28 @@ const name = text({
 })
 const host = text({ min: 1, max: 253, pattern: /^[0-9A-Za-z.:_-]+$/, expected: 'a host name or IP address' })
 const uid = text({ min: 3, max: 64, pattern: /^(0|[1-9]\d*)(\.(0|[1-9]\d*))+$/, expected: 'a DICOM UID' })
-const pem = text({ max: 65_536, pattern: /^-----BEGIN CERTIFICATE-----/, expected: 'certificates in PEM' })
 const specificCharacterSet = text({
   max: 200,
   pattern: /^[A-Z0-9_ -]*(\\[A-Z0-9_ -]+)*$/,
   expected: 'defined terms of (0008,0005), such as ISO_IR 100',
 })
+
+/** Certificates in PEM; what stands around them is left out. */
+const pem: Decoder<string> = (raw, path, problems: Problems) => {
+  const blocks = typeof raw === 'string' && raw.length <= 65_536 ? (raw.match(certificateBlock) ?? []) : []
+  if (blocks.length > 0 && blocks.every(isCertificate)) return `${blocks.join('\n')}\n`
+  problems.add(path, 'expected certificates in PEM')
+  return undefined
+}
+const certificateBlock = /-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----/g
+
+function isCertificate(block: string): boolean {
+  try {
+    return new X509Certificate(block).raw.length > 0
+  } catch {
+    return false
+  }
+}
 
 /** SHA-256 of a certificate in DER: 64 hex digits, in any case and with or without colons. */
 const fingerprint: Decoder<string> = (raw, path, problems: Problems) => {

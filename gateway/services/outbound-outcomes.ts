@@ -21,6 +21,8 @@ export interface Outcomes {
   isOver(row: OutboundRow): boolean
   /** The peer told its state: new receipts are kept, and the step they prove. */
   heard(row: OutboundRow, peer: Peer, state: OfferState, receipts: readonly SignedReceipt[]): Promise<void>
+  /** After the import: receipts that came since, none where the peer could not be asked, and when to ask again. */
+  followed(row: OutboundRow, receipts: readonly SignedReceipt[]): Promise<void>
   /** The peer's decision. `held` is asked about again later. */
   ended(row: OutboundRow, peer: Peer, end: Decided): Promise<void>
   expired(row: OutboundRow, peer: Peer | undefined): Promise<void>
@@ -34,6 +36,8 @@ export interface Outcomes {
   unreachable(row: OutboundRow, peer: Peer | undefined): Promise<void>
 }
 
+/** How often the receiver is asked for what it signs after the import: as rarely as the transfer is old. */
+const followMs = { least: 60_000, most: 24 * 3_600_000, total: 14 * 24 * 3_600_000 } as const
 const firstPauseMs = 1_000
 const longestPauseMs = 15 * 60_000
 const settled: readonly TransferState[] = ['receipted', 'refused', 'expired']
@@ -134,6 +138,17 @@ export function createOutcomes(parts: {
       })
     },
 
+    async followed(row, receipts) {
+      await db.inTransaction(async tx => {
+        const fresh = await keep(tx, row, receipts)
+        if (fresh.includes('archived')) await addStep(tx, row.id, 'archived-there')
+        const isArchived = receipts.some(({ receipt }) => receipt.kind === 'archived')
+        const ageMs = clock().getTime() - row.manifestCreated.getTime()
+        if (isArchived || ageMs > followMs.total) return
+        await again(tx, row.id, new Date(clock().getTime() + Math.min(followMs.most, Math.max(followMs.least, ageMs))))
+      })
+    },
+
     async ended(row, peer, end) {
       const to = {
         imported: 'receipted',
@@ -160,6 +175,7 @@ export function createOutcomes(parts: {
           if (before === 'held') return
         } else await writeState(tx, row.id, state, { code: end.kind === 'imported' ? undefined : end.code })
         const late = before === 'cancelled' ? { note: 'the cancellation came too late' } : {}
+        if (end.kind === 'imported') await again(tx, row.id, new Date(clock().getTime() + followMs.least))
         await addStep(tx, row.id, state, { ...(end.code !== undefined && { code: end.code }), ...late })
         await auditEnd(tx, row, peer, end.kind === 'imported' ? undefined : (end.code ?? end.kind))
       })

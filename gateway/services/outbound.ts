@@ -153,14 +153,26 @@ export function openOutbound(parts: OutboundParts): Outbound {
     await outcomes.ended(row, peer, end)
   }
 
+  /** Imported there: has its archive committed meanwhile? What cannot be asked now is asked later. */
+  const follow = async (row: OutboundRow, peer: Peer, signal: AbortSignal): Promise<void> => {
+    const bytes = await loadOffer(db.kysely, row.id)
+    if (!bytes || row.manifestId === undefined) return
+    const { leafCount } = mapLeaves(readStoredOffer(bytes).objects.map(object => object.sizeBytes))
+    const receipts = await carriers.of(peer).receipts({ id: row.manifestId, leafCount }, signal)
+    lanes.succeed(peer.id)
+    await outcomes.followed(row, receipts)
+  }
+
   const attempt = async (row: OutboundRow, peer: Peer, signal: AbortSignal): Promise<void> => {
     try {
-      if (row.state === 'cancelled') await stopped(row, peer, { id: row.manifestId ?? '' }, signal)
+      if (row.state === 'receipted') await follow(row, peer, signal)
+      else if (row.state === 'cancelled') await stopped(row, peer, { id: row.manifestId ?? '' }, signal)
       else await carry(row, peer, signal)
     } catch (error) {
       if (signal.aborted) throw error // closing: the job goes back to the queue as it is
       if (isConnectionTrouble(error)) lanes.fail(peer.id, error)
-      await outcomes.failed(row, peer, error)
+      if (row.state === 'receipted') await outcomes.followed(row, [])
+      else await outcomes.failed(row, peer, error)
     }
   }
 
@@ -173,7 +185,10 @@ export function openOutbound(parts: OutboundParts): Outbound {
       if (!row.isDue) return // the job for that time was made with it
       const admission = lanes.enter({ id, peer: peer.id, priority: row.priority })
       if (admission.kind === 'parked') return
-      if (admission.kind === 'closed') return await outcomes.postponed(row, peer, admission)
+      if (admission.kind === 'closed') {
+        if (row.state === 'receipted') return await outcomes.followed(row, [])
+        return await outcomes.postponed(row, peer, admission)
+      }
       try {
         await attempt(row, peer, signal)
       } finally {
@@ -222,6 +237,7 @@ function isOurTurn(row: OutboundRow): boolean {
     case 'cancelled':
       return row.isAccepted && !row.isClosed
     case 'receipted':
+      return true // for the receipts that may follow
     case 'delivered':
     case 'archived':
     case 'refused':

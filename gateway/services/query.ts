@@ -1,6 +1,6 @@
 /** Queries for somebody, by whatever protocol: each is an audit event, written before the first match leaves. */
 import { queried } from '../audit/event.ts'
-import { appendAudit } from '../audit/log.ts'
+import { auditInsertion } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
 import type { MatchSpec } from '../dicom/matching.ts'
 import { formatTag } from '../dicom/tag.ts'
@@ -10,7 +10,11 @@ import { type Match, type SearchOptions, search } from '../store/search.ts'
 /** Searches the store. */
 export interface Query {
   /** Matches in order of arrival, some at a time. @throws GatewayError DATABASE_UNAVAILABLE, the signal's reason */
-  find(principal: Principal, spec: MatchSpec, options: SearchOptions): AsyncGenerator<readonly Match[], void, void>
+  find(
+    principal: Principal,
+    spec: MatchSpec,
+    options: Omit<SearchOptions, 'recording'>,
+  ): AsyncGenerator<readonly Match[], void, void>
 }
 
 export function openQuery({ db }: { readonly db: Db }): Query {
@@ -21,8 +25,7 @@ export function openQuery({ db }: { readonly db: Db }): Query {
         // Which attributes were asked by, not for which values: the log is read by more people than the store.
         detail: { level: spec.level, keys: spec.keys.map(key => formatTag(key.tag)).join(' ') },
       })
-      await db.inTransaction(tx => appendAudit(tx, event))
-      yield* search(db, spec, options)
+      yield* search(db, spec, { ...options, recording: auditInsertion([event]) })
     },
   }
 }

@@ -6,7 +6,7 @@ import type { Log } from '../log.ts'
 
 /** A refused caller, whatever the protocol. */
 export interface RefusedCaller {
-  readonly protocol: 'http' | 'dimse' | 'federation'
+  readonly protocol: 'http' | 'dimse' | 'federation' | 'hl7'
   /** AE title or `unknown`. */
   readonly userId: string
   readonly address: string

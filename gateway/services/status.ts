@@ -4,7 +4,7 @@ import type { Db } from '../db/db.ts'
 import { isGatewayError } from '../errors.ts'
 import type { FreeSpaceState } from '../store/free-space.ts'
 import { loadCounts, type StoreCounts } from '../store/query.ts'
-import { countTransfers, type Direction } from './transfer-list.ts'
+import { countTransfers, countUnarchived, type Direction } from './transfer-list.ts'
 
 /** Something that needs a person, or that stops part of the work. */
 export interface StatusProblem {
@@ -32,6 +32,8 @@ export interface GatewayStatus {
   readonly peers: { readonly pending: number; readonly active: number; readonly revoked: number } | null
   readonly transfers: readonly { readonly direction: Direction; readonly state: string; readonly count: number }[]
   readonly held: { readonly conflicts: number; readonly quarantine: number } | null
+  /** Studies that go to an archive which has not committed to them: they are safe in the gateway only. */
+  readonly archive: { readonly inGatewayOnly: number } | null
   readonly audit: { readonly events: number; readonly unsequenced: number } | null
   readonly problems: readonly StatusProblem[]
 }
@@ -73,6 +75,7 @@ export async function loadStatus(sources: StatusSources): Promise<GatewayStatus>
     peers: rows?.peers ?? null,
     transfers: rows?.transfers ?? [],
     held: rows?.held ?? null,
+    archive: rows && { inGatewayOnly: rows.unarchived },
     audit: rows ? { events: rows.audit.events, unsequenced: rows.audit.unsequenced } : null,
   }
   return { ...status, problems: problemsOf(status, rows?.audit.oldestMs ?? 0) }
@@ -107,13 +110,15 @@ interface Rows {
   readonly peers: { pending: number; active: number; revoked: number }
   readonly transfers: readonly { direction: Direction; state: string; count: number }[]
   readonly held: { conflicts: number; quarantine: number }
+  readonly unarchived: number
   readonly audit: { events: number; unsequenced: number; oldestMs: number }
 }
 
 async function loadRows(db: Db): Promise<Rows> {
-  const [counts, transfers, { rows }] = await Promise.all([
+  const [counts, transfers, unarchived, { rows }] = await Promise.all([
     loadCounts(db),
     countTransfers(db),
+    countUnarchived(db),
     sql<{
       pending: number
       active: number
@@ -146,6 +151,7 @@ async function loadRows(db: Db): Promise<Rows> {
     transfers,
     peers: { pending, active, revoked },
     held: { conflicts, quarantine },
+    unarchived,
     audit: { events: sequenced + unsequenced, unsequenced, oldestMs },
   }
 }

@@ -222,6 +222,14 @@ export async function countTransfers(db: Db): Promise<{ direction: Direction; st
   return rows
 }
 
+/** How many studies are on their way to an archive that has not committed to them: they are safe here only. */
+export async function countUnarchived(db: Db): Promise<number> {
+  const { rows } = await sql<{ count: number }>`
+    select count(distinct study_instance_uid)::integer as count from transfers
+     where modality is not null and state in ('planned', 'sent', 'delivered', 'held', 'expired')`.execute(db.kysely)
+  return rows[0]?.count ?? 0
+}
+
 function summary(row: ListRow): TransferSummary {
   const { peerId, peerName, place: _, refusals: __, ...rest } = row
   return { ...rest, peer: peerId === null ? null : { id: peerId, name: peerName ?? '' } }

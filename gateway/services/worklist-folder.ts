@@ -54,6 +54,8 @@ export async function openWorklistFolder(options: {
   let scanning: Promise<void> | undefined
   let wanted = false
   let isClosed = false
+  /** Files that went while nobody looked have been found. */
+  let isComplete = false
 
   /** One after the other: a change during a scan makes another one. */
   const scan = async (): Promise<void> => {
@@ -89,16 +91,14 @@ export async function openWorklistFolder(options: {
     if (gone.length > 0 || !isComplete) await worklist.keepFiles(systemPrincipal, new Set(found.keys()))
     isComplete = true
   }
-  /** Files that went while nobody looked have been found. */
-  let isComplete = false
-
   const take = async (path: string, mark: string): Promise<void> => {
     try {
       await worklist.putFile(systemPrincipal, path, await entriesOf(join(folder, path), path))
       problems.delete(path)
       seen.set(path, mark)
     } catch (error) {
-      if (isGatewayError(error, 'DATABASE_UNAVAILABLE')) throw error
+      // Not the file's fault: it is read again at the next scan.
+      if (isGatewayError(error) && error.meaning.retry === 'yes') throw error
       complain(path, isGatewayError(error) ? error.message : codeOf(error))
       seen.set(path, mark)
     }

@@ -13,46 +13,83 @@ import { candidateConditions } from './candidates.ts'
 
 /** What was found. */
 export interface Match {
+  /** Its place in the order of arrival at its level. */
+  readonly id: number
   readonly orthancId: string
   /** Of its own level and those above it, with what is counted. */
   readonly attributes: DicomJson
 }
 
-/** What is worked out rather than stored. */
+/** What is given of what matches, and how. */
 export interface SearchOptions {
   /** Attributes that are wanted in the matches; counters cost a look-up each. */
   readonly returned: ReadonlySet<Tag>
+  /** In order of arrival unless given. */
+  readonly order?: 'oldest-first' | 'newest-first' | undefined
+  /** Matches that are passed over. */
+  readonly offset?: number | undefined
+  /** Matches at most; all unless given. */
+  readonly limit?: number | undefined
   readonly signal?: AbortSignal
+  /** A statement that is committed with the first look-up, before any match is given: one round trip for both. */
+  readonly recording?: RawBuilder<unknown>
 }
 
 const idsAtATime = 10_000
 const rowsAtATime = 256
 
-/** Finds what the query asks for, in order of arrival, some at a time. */
+/** Finds what the query asks for, some at a time. */
 export async function* search(
   db: Db,
   spec: MatchSpec,
   options: SearchOptions,
 ): AsyncGenerator<readonly Match[], void, void> {
-  const { level, keys } = spec
+  let skip = options.offset ?? 0
+  let left = options.limit ?? Number.POSITIVE_INFINITY
+  for await (const rows of pages(db, spec, options)) {
+    const found = rows.filter(({ attributes }) => matches(spec.keys, attributes))
+    const given = found.slice(skip, skip + left)
+    skip = Math.max(0, skip - found.length)
+    left -= given.length
+    if (given.length > 0) yield given
+    if (left === 0) return
+  }
+}
+
+/** Rows that may match. */
+async function* pages(db: Db, { level, keys }: MatchSpec, options: SearchOptions): AsyncGenerator<Match[], void, void> {
+  const { signal, recording, order } = options
   const conditions = candidateConditions(keys, level)
   const wanted = new Set([...options.returned, ...keys.map(key => key.tag)])
-  for (let after = 0; ; ) {
-    options.signal?.throwIfAborted()
-    const { rows } = await sql<{ id: number }>`
-      select ${sql.ref(`${alias[level]}.id`)} as id from ${tables[level]}
-       where ${sql.join([sql`${sql.ref(`${alias[level]}.id`)} > ${after}`, ...conditions], sql` and `)}
-       order by 1 limit ${idsAtATime}
-    `.execute(db.kysely)
+  const id = sql.ref(`${alias[level]}.id`)
+  const isNewestFirst = order === 'newest-first'
+  const candidates = (after: number, limit: number) => sql<{ id: number }>`
+    select ${id} as id from ${tables[level]}
+     where ${sql.join([isNewestFirst ? sql`${id} < ${after}` : sql`${id} > ${after}`, ...conditions], sql` and `)}
+     order by 1 ${isNewestFirst ? sql`desc` : sql`asc`} limit ${limit}
+  `
+  const ordered = async (which: Wanted): Promise<Match[]> => {
+    signal?.throwIfAborted()
+    const rows = await load[level](db, which)
+    return isNewestFirst ? rows.reverse() : rows
+  }
+
+  // Most queries have few matches, which come in one statement.
+  const beginning = candidates(isNewestFirst ? Number.MAX_SAFE_INTEGER : 0, rowsAtATime)
+  const first = await ordered({ ids: sql`array(${beginning})`, wanted, also: recording })
+  yield first
+  let last = first.at(-1)
+  let isMore = first.length === rowsAtATime
+  while (last && isMore) {
+    signal?.throwIfAborted()
+    const { rows } = await candidates(last.id, idsAtATime).execute(db.kysely)
     for (let at = 0; at < rows.length; at += rowsAtATime) {
-      options.signal?.throwIfAborted()
       const ids = rows.slice(at, at + rowsAtATime).map(row => row.id)
-      const found = (await load[level](db, ids, wanted)).filter(({ attributes }) => matches(keys, attributes))
-      if (found.length > 0) yield found
+      const some = await ordered({ ids: listed(ids), wanted })
+      yield some
+      last = some.at(-1) ?? last
     }
-    const last = rows.at(-1)
-    if (!last || rows.length < idsAtATime) return
-    after = last.id
+    isMore = rows.length === idsAtATime
   }
 }
 
@@ -74,11 +111,26 @@ export const computedTags: Readonly<Record<Level, readonly Tag[]>> = {
   instance: [],
 }
 
-type Loader = (db: Db, ids: readonly number[], wanted: ReadonlySet<Tag>) => Promise<Match[]>
+/** Which rows are loaded, and with what. */
+interface Wanted {
+  /** An array of ids in SQL. */
+  readonly ids: RawBuilder<unknown>
+  /** Attributes that are worked out where they are among these. */
+  readonly wanted: ReadonlySet<Tag>
+  /** Another statement that is committed with this one. */
+  readonly also?: RawBuilder<unknown> | undefined
+}
+
+const listed = (ids: readonly number[]): RawBuilder<unknown> => sql`${ids}::bigint[]`
+const alongside = ({ also }: Wanted): RawBuilder<unknown> => (also ? sql`with also as (${also})` : sql``)
+
+/** Loads rows by id, in their order. */
+type Loader = (db: Db, which: Wanted) => Promise<Match[]>
 
 const load: Readonly<Record<Level, Loader>> = { patient, study, series, instance }
 
 interface PatientRow {
+  readonly id: number
   readonly orthancId: string
   readonly patientId: string
   readonly attributes: DicomJson
@@ -87,19 +139,20 @@ interface PatientRow {
   readonly instances: number | null
 }
 
-async function patient(db: Db, ids: readonly number[], wanted: ReadonlySet<Tag>): Promise<Match[]> {
-  const isCounted = computedTags.patient.some(tag => wanted.has(tag))
+async function patient(db: Db, which: Wanted): Promise<Match[]> {
+  const isCounted = computedTags.patient.some(tag => which.wanted.has(tag))
   const { rows } = await sql<PatientRow>`
-    select p.orthanc_id as "orthancId", p.patient_id as "patientId", p.attributes, counted.*
+    ${alongside(which)} select p.id, p.orthanc_id as "orthancId", p.patient_id as "patientId", p.attributes, counted.*
       from patients p
       left join lateral (
         select count(*) as studies, sum(s.instance_count) as instances,
                (select count(*) from series c join studies s on s.id = c.study where s.patient = p.id) as series
           from studies s where s.patient = p.id
       ) counted on ${isCounted}
-     where p.id = any(${ids}::bigint[]) order by p.id
+     where p.id = any(${which.ids}) order by p.id
   `.execute(db.kysely)
   return rows.map(row => ({
+    id: row.id,
     orthancId: row.orthancId,
     attributes: {
       ...row.attributes,
@@ -123,23 +176,23 @@ interface StudyRow {
   readonly classes: readonly string[] | null
 }
 
-async function study(db: Db, ids: readonly number[], wanted: ReadonlySet<Tag>): Promise<Match[]> {
-  const rows = await studyRows(db, ids, wanted)
-  return rows.map(row => ({ orthancId: row.orthancId, attributes: studyAttributes(row) }))
+async function study(db: Db, which: Wanted): Promise<Match[]> {
+  const rows = await studyRows(db, which)
+  return rows.map(row => ({ id: row.id, orthancId: row.orthancId, attributes: studyAttributes(row) }))
 }
 
-async function studyRows(db: Db, ids: readonly number[], wanted: ReadonlySet<Tag>): Promise<StudyRow[]> {
+async function studyRows(db: Db, which: Wanted): Promise<StudyRow[]> {
   const { rows } = await sql<StudyRow>`
-    select s.id, s.orthanc_id as "orthancId", s.study_instance_uid as uid, s.attributes, s.modalities,
+    ${alongside(which)} select s.id, s.orthanc_id as "orthancId", s.study_instance_uid as uid, s.attributes, s.modalities,
            s.instance_count as instances, p.patient_id as "patientId", counted.series, classes.classes
       from studies s
       join patients p on p.id = s.patient
-      left join lateral (select count(*) as series from series c where c.study = s.id) counted on ${wanted.has(0x00201206)}
+      left join lateral (select count(*) as series from series c where c.study = s.id) counted on ${which.wanted.has(0x00201206)}
       left join lateral (
         select array_agg(distinct i.sop_class_uid) as classes
           from series c join instances i on i.series = c.id where c.study = s.id
-      ) classes on ${wanted.has(0x00080062)}
-     where s.id = any(${ids}::bigint[]) order by s.id
+      ) classes on ${which.wanted.has(0x00080062)}
+     where s.id = any(${which.ids}) order by s.id
   `.execute(db.kysely)
   return rows
 }
@@ -165,23 +218,27 @@ interface SeriesRow {
   readonly instances: number
 }
 
-async function series(db: Db, ids: readonly number[], wanted: ReadonlySet<Tag>): Promise<Match[]> {
-  return [...(await seriesById(db, ids, wanted)).values()]
+async function series(db: Db, which: Wanted): Promise<Match[]> {
+  return [...(await seriesById(db, which)).values()]
 }
 
 /** Series with the attributes of their studies, each of which is read once. */
-async function seriesById(db: Db, ids: readonly number[], wanted: ReadonlySet<Tag>): Promise<Map<number, Match>> {
+async function seriesById(db: Db, which: Wanted): Promise<Map<number, Match>> {
   const { rows } = await sql<SeriesRow>`
-    select c.id, c.orthanc_id as "orthancId", c.study, c.series_instance_uid as uid, c.attributes,
+    ${alongside(which)} select c.id, c.orthanc_id as "orthancId", c.study, c.series_instance_uid as uid, c.attributes,
            c.instance_count as instances
-      from series c where c.id = any(${ids}::bigint[]) order by c.id
+      from series c where c.id = any(${which.ids}) order by c.id
   `.execute(db.kysely)
-  const studies = await studyRows(db, [...new Set(rows.map(row => row.study))], wanted)
+  const studies = await studyRows(db, {
+    ids: listed([...new Set(rows.map(row => row.study))]),
+    wanted: which.wanted,
+  })
   const above = new Map(studies.map(row => [row.id, studyAttributes(row)]))
   return new Map(
     rows.map(row => [
       row.id,
       {
+        id: row.id,
         orthancId: row.orthancId,
         attributes: {
           ...above.get(row.study),
@@ -195,6 +252,7 @@ async function seriesById(db: Db, ids: readonly number[], wanted: ReadonlySet<Ta
 }
 
 interface InstanceRow {
+  readonly id: number
   readonly orthancId: string
   readonly series: number
   readonly uid: string
@@ -203,14 +261,18 @@ interface InstanceRow {
   readonly attributes: DicomJson
 }
 
-async function instance(db: Db, ids: readonly number[], wanted: ReadonlySet<Tag>): Promise<Match[]> {
+async function instance(db: Db, which: Wanted): Promise<Match[]> {
   const { rows } = await sql<InstanceRow>`
-    select i.orthanc_id as "orthancId", i.series, i.sop_instance_uid as uid, i.sop_class_uid as "sopClassUid",
+    ${alongside(which)} select i.id, i.orthanc_id as "orthancId", i.series, i.sop_instance_uid as uid, i.sop_class_uid as "sopClassUid",
            i.transfer_syntax_uid as "transferSyntaxUid", i.attributes
-      from instances i where i.id = any(${ids}::bigint[]) order by i.id
+      from instances i where i.id = any(${which.ids}) order by i.id
   `.execute(db.kysely)
-  const above = await seriesById(db, [...new Set(rows.map(row => row.series))], wanted)
+  const above = await seriesById(db, {
+    ids: listed([...new Set(rows.map(row => row.series))]),
+    wanted: which.wanted,
+  })
   return rows.map(row => ({
+    id: row.id,
     orthancId: row.orthancId,
     attributes: {
       ...above.get(row.series)?.attributes,

@@ -32,12 +32,17 @@ const captureClasses: ReadonlySet<string> = new Set([
   '1.2.840.10008.5.1.4.1.1.7.3',
   '1.2.840.10008.5.1.4.1.1.7.4',
   '1.2.840.10008.5.1.4.1.1.77.1.1',
+  '1.2.840.10008.5.1.4.1.1.77.1.1.1',
   '1.2.840.10008.5.1.4.1.1.77.1.2',
+  '1.2.840.10008.5.1.4.1.1.77.1.2.1',
   '1.2.840.10008.5.1.4.1.1.77.1.4',
+  '1.2.840.10008.5.1.4.1.1.77.1.4.1',
   '1.2.840.10008.5.1.4.1.1.77.1.5.1',
   '1.2.840.10008.5.1.4.1.1.77.1.5.2',
 ])
 const captureModalities: ReadonlySet<string> = new Set('US IVUS ES XC OP GM OT SC DOC'.split(' '))
+/** X-ray angiography and radiofluoroscopy: originals have no text, what a workstation made of them may. */
+const fluoroscopy = /^1\.2\.840\.10008\.5\.1\.4\.1\.1\.12\.[12]$/
 const computedRadiography = '1.2.840.10008.5.1.4.1.1.1'
 /** Pixels that a program computed: labels, doses, maps. */
 const computedClasses = /^1\.2\.840\.10008\.5\.1\.4\.1\.1\.(?:66\.4|66\.7|481\.2|30)$/
@@ -74,6 +79,8 @@ function riskOf(
   if (captureModalities.has(stringOf(dataset, 0x00080060) ?? ''))
     return possible(0x00080060, 'captures and photographs')
   if (stringsOf(dataset, 0x00080008).some(value => captureWords.test(value))) return possible(0x00080008, 'capture')
+  if (fluoroscopy.test(sopClass) && stringsOf(dataset, 0x00080008)[1] === 'SECONDARY')
+    return possible(0x00080008, 'secondary image of angiography or fluoroscopy')
   if (captureWords.test(stringOf(dataset, 0x0008103e) ?? '')) return possible(0x0008103e, 'capture or report')
   if (captureConversions.has(stringOf(dataset, 0x00080064) ?? '')) return possible(0x00080064, 'captured or scanned')
   if (sopClass === computedRadiography && declared !== 'NO')

@@ -94,14 +94,17 @@ function addNames(element: Element, dataset: Dataset, into: Identifiers): void {
         for (const word of words) if (word.length >= 2 && !isEmptyWord(word)) into.names.add(word)
         if (words.length > 0) parts.push(words.join(''))
       }
-      // Written in one word, either way round.
-      const [family = '', given = ''] = parts
-      if (family.length + given.length >= 4 && family !== '' && given !== '') {
-        into.names.add(family + given)
-        into.names.add(given + family)
-      }
+      for (const glued of gluedForms(parts)) into.names.add(glued)
     }
   }
+}
+
+/** Parts written in one word: O'Brien as obrien, family and given name either way round, with an initial. */
+function gluedForms(parts: readonly string[]): readonly string[] {
+  const [family = '', given = ''] = parts
+  const pairs =
+    family.length >= 2 && given !== '' ? [family + given, given + family, family + given[0], given[0] + family] : []
+  return [...parts, ...pairs].filter(word => word.length >= 4 && !isEmptyWord(word))
 }
 
 function addText(text: string, into: Identifiers): void {
@@ -118,7 +121,11 @@ function addId(element: Element, dataset: Dataset, into: Identifiers): void {
   for (const value of decodeStrings(element, dataset.charset)) {
     const id = fold(value.trim())
     addText(value, into)
-    if (id.length >= 3 && /[\p{L}\p{N}]/u.test(id) && !isEmptyWord(id)) into.ids.add(id)
+    if (id.length < 3 || !/[\p{L}\p{N}]/u.test(id) || isEmptyWord(id)) continue
+    into.ids.add(id)
+    // 12-345-678 is also written 12345678.
+    const compact = id.replaceAll(/[^\p{L}\p{N}]/gu, '')
+    if (compact.length >= 4 && /\d/.test(compact)) into.ids.add(compact)
   }
 }
 

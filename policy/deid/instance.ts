@@ -9,10 +9,11 @@ import {
   explicitVrBigEndian,
   explicitVrLittleEndian,
   implicitVrLittleEndian,
+  isUid,
   storageSopClasses,
   transferSyntax,
 } from '../../gateway/dicom/uid.ts'
-import { isBulkVr } from '../../gateway/dicom/vr.ts'
+import { isBulkVr, type Vr, vrFacts } from '../../gateway/dicom/vr.ts'
 import { contentReference } from './content.ts'
 import { HoldError } from './hold.ts'
 import type { Profile } from './profile.ts'
@@ -32,7 +33,9 @@ export interface Instance {
   readonly hasContentReferences: boolean
 }
 
-const maxTextBytes = 16_777_216
+/** Longer texts are not searched, and so not kept; numbers as text are contours of millions of points. */
+const maxTextBytes = 1_048_576
+const maxNumbersBytes = 67_108_864
 const maxUnknownBytes = 65_536
 const maxTotalBytes = 134_217_728
 const maxInflatedBytes = 4_294_967_296
@@ -69,13 +72,17 @@ function reader(): DatasetBuilder {
     ({ vr, length }, _depth, holdsItems) => {
       if (holdsItems) return 'enter'
       // UN may be private text of implicit VR; larger ones are none.
-      if ((isBulkVr(vr) && (vr !== 'UN' || length > maxUnknownBytes)) || length > maxTextBytes || length > leftBytes)
+      if ((isBulkVr(vr) && (vr !== 'UN' || length > maxUnknownBytes)) || length > maxBytesOf(vr) || length > leftBytes)
         return 'skip'
       leftBytes -= length
       return 'value'
     },
     bytes => Buffer.from(bytes),
   )
+}
+
+function maxBytesOf(vr: Vr): number {
+  return vrFacts(vr).kind === 'binary' || vr === 'DS' || vr === 'IS' ? maxNumbersBytes : maxTextBytes
 }
 
 function classified(dataset: Dataset, layout: Part10Layout, profile: Profile): Instance {
@@ -117,7 +124,7 @@ const opaqueClasses = /^1\.2\.840\.10008\.5\.1\.4\.1\.1\.(?:104\.\d+|66|9\.100\.
 
 function refuseClass(sopClassUid: string, { sopClasses }: Profile): void {
   const refuse = (why: string): never => {
-    throw new HoldError('sop-class', why, { tag: 0x00080016, rule: sopClassUid.slice(0, 64) })
+    throw new HoldError('sop-class', why, { tag: 0x00080016, rule: shownUid(sopClassUid) })
   }
   if (sopClasses.refuse.includes(sopClassUid)) refuse('the profile refuses this SOP class')
   if (sopClasses.only !== undefined && !sopClasses.only.includes(sopClassUid))
@@ -160,10 +167,15 @@ function syntaxOf({ transferSyntaxUid, encoding, isDeflated }: Part10Layout): st
   if (declared === undefined || declared.encapsulated || declared.deflated)
     throw new HoldError('transfer-syntax', 'the transfer syntax is private, unknown, or not what the bytes show', {
       tag: 0x00020010,
-      rule: transferSyntaxUid.slice(0, 64),
+      rule: shownUid(transferSyntaxUid),
     })
   if (!encoding.explicitVr) return implicitVrLittleEndian
   return encoding.bigEndian ? explicitVrBigEndian : explicitVrLittleEndian
+}
+
+/** A reason is read by others: what is no UID is not repeated. */
+function shownUid(text: string): string {
+  return isUid(text) ? text : 'not a UID'
 }
 
 function holds(dataset: Dataset, tag: number): boolean {

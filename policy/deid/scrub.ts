@@ -99,7 +99,8 @@ const codeWords: ReadonlySet<string> = new Set(
   `ct mr pt us cr dx mg nm xa rf ot sc sr pr ko seg rtstruct rtplan rtdose rtimage yes no male female head neck chest
    abdomen pelvis spine brain heart breast hand foot knee hip arm leg shoulder skull ankle wrist elbow liver kidney axial
    original primary derived secondary localizer left right none unknown other body whole ax sag cor m f o l r p a h s i
-   monochrome1 monochrome2 rgb mod norm rectangle circle unpaired paired lung prostate extremity image`
+   perfusion diffusion adc trace tracew fa mosaic fmri mpr mip minip average volume reformatted resampled subtraction
+   screen mask dynamic static tomo gated fluoro angio phase magnitude real imaginary monochrome1 monochrome2 rgb mod norm rectangle circle unpaired paired lung prostate extremity image`
     .split(/\s+/)
     .filter(word => word !== ''),
 )
@@ -126,8 +127,8 @@ const monthNames =
   'jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?'
 
 const datePatterns: readonly RegExp[] = [
-  /(?<!\d)\d{4}[-./]\d{1,2}[-./]\d{1,2}(?!\d)/g,
-  /(?<!\d)\d{1,2}[-./]\d{1,2}[-./](?:\d{4}|\d{2})(?!\d)/g,
+  /(?<!\d)\d{4}([-./])\d{1,2}\1\d{1,2}(?!\d)/g,
+  /(?<!\d)\d{1,2}([-./])\d{1,2}\1(?:\d{4}|\d{2})(?!\d)/g,
   /(?<!\d)(?:18|19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:\d{2,6})?(?!\d)/g,
   new RegExp(`(?<!\\p{L})\\d{1,2}[-. ]{0,2}(?:${monthNames})\\.?[-, ]{0,2}\\d{2,4}(?!\\d)`, 'giu'),
   new RegExp(`(?<!\\p{L})(?:${monthNames})\\.?[- ]{0,2}\\d{1,2}(?:st|nd|rd|th)?[, ]{1,2}\\d{4}(?!\\d)`, 'giu'),
@@ -139,8 +140,7 @@ const personPatterns: readonly RegExp[] = [
   /(?<![\d.])\d+(?:\.\d+){4,}(?![\d.])/g,
   /[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64})*/g,
   /\b(?:https?|ftp|file):\/\/\S{1,500}/gi,
-  // Names in DICOM's own form, after a title, or after a word that announces one.
-  /[\p{L}'-]{1,64}(?:\^[\p{L}' .-]{0,64}){1,4}/gu,
+  // Names after a title, or after a word that announces one.
   /\b(?:dr|prof|pd|mrs|ms|miss|herr|frau|mme|mlle)\b\.? {0,3}(?:[\p{L}'.-]{1,40} ?){1,3}/giu,
   /\bMr\.? {0,3}\p{Lu}[\p{L}'-]{1,40}(?: \p{Lu}[\p{L}'-]{1,40})?/gu,
   /\b(?:patient|pat|pt|name|mrn|id|dob|born|physician|doctor|operator|technologist|tech|referrer|tel|phone|fax)\.? {0,2}[:=#][^;,\n\r]{0,80}/giu,
@@ -153,10 +153,16 @@ const personPatterns: readonly RegExp[] = [
   /\d{1,5} (?:[\p{L}.]{1,30} ){1,3}(?:street|st|road|rd|avenue|ave|lane|ln|drive|blvd)\b\.?/giu,
 ]
 
+/** A name in DICOM's own form; but protocols are named so too: `Head^Routine`. */
+const caretName = /[\p{L}'-]{1,64}(?:\^[\p{L}' .-]{0,64}){1,4}/gu
+const examWord =
+  /head|neck|chest|thora|abd|pelvi|spine|spin|brain|neuro|heart|card|coron|breast|mamm|liver|kidney|renal|knee|hip|hand|foot|shoulder|ankle|wrist|elbow|vasc|angio|onco|routine|adult|child|pediat|exam|proto|scan|seq|body|extrem|joint|lung|pulm|prostat|kopf|hals|bauch|becken|thorax|wirbel|herz/i
+
 function removePatterns(text: string, areDatesKept: boolean): string {
   let out = text
   if (!areDatesKept) for (const pattern of datePatterns) out = out.replace(pattern, ' ')
   for (const pattern of personPatterns) out = out.replace(pattern, ' ')
+  out = out.replace(caretName, name => (examWord.test(name) ? name : ' '))
   return out
 }
 

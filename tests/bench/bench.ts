@@ -2,7 +2,7 @@
  * `npm run bench`: our gateway next to Orthanc and DCMTK's storescp in one run on one disk.
  *
  * Prints a table and writes JSON. Options: --quick (small, one round), --rounds N, --only
- * deidentify|ingest|retrieve|transfer, --targets hanse,orthanc,storescp, --out FILE (default bench-results.json),
+ * ingest|retrieve|query|transfer|deidentify, --targets hanse,orthanc,storescp, --out FILE (default bench-results.json),
  * --dir DIR (where all data are kept while it runs; default the system's temporary directory).
  */
 import { spawnSync } from 'node:child_process'
@@ -16,6 +16,7 @@ import { gateway } from './gateway.ts'
 import { benchIngest } from './ingest.ts'
 import type { WorkloadResult } from './measure.ts'
 import { orthanc, orthancBinary } from './orthanc.ts'
+import { benchQuery } from './query.ts'
 import { renderJson, renderTable } from './report.ts'
 import { benchRetrieve } from './retrieve.ts'
 import { storescp } from './storescp.ts'
@@ -48,23 +49,28 @@ const directory = await mkdtemp(join(values.dir, 'hanse-bench-'))
 await chmod(directory, 0o755)
 const results: WorkloadResult[] = []
 try {
-  if (values.only === undefined || values.only === 'deidentify') {
+  const isWanted = (part: string): boolean => values.only === undefined || values.only === part
+  if (isWanted('deidentify')) {
     const instances = values.quick ? 200 : 1_000
     results.push(await benchDeidentify(directory, names, { instances, rounds }, note))
   }
-  if (values.only === undefined || values.only === 'ingest') {
+  if (isWanted('ingest')) {
     const plan = values.quick
       ? { largeInstances: 200, smallInstances: 1_000, rounds }
       : { largeInstances: 1_000, smallInstances: 5_000, rounds }
     results.push(...(await benchIngest(directory, targets, plan, note)))
   }
-  if (values.only === undefined || values.only === 'retrieve') {
+  if (isWanted('retrieve')) {
     const instances = values.quick ? 100 : 300
     results.push(...(await benchRetrieve(directory, names, { instances, rounds }, note)))
   }
-  if (values.only === undefined || values.only === 'transfer') {
+  if (isWanted('transfer')) {
     const instances = values.quick ? 100 : 300
     results.push(await benchTransfer(directory, names, { instances, rounds }, note))
+  }
+  if (isWanted('query')) {
+    const plan = values.quick ? { studies: 500, queries: 50, rounds } : { studies: 2_000, queries: 200, rounds }
+    results.push(...(await benchQuery(directory, names, plan, note)))
   }
 } finally {
   await rm(directory, { recursive: true, force: true, maxRetries: 5 })

@@ -2,8 +2,9 @@
 
 /** One run of one workload on one target. */
 export interface Measurement {
-  /** Instances or, for transfers, megabytes a second. */
+  /** Instances, megabytes, queries or matches a second. */
   readonly perSecond: number
+  /** Of a query or match where those are counted. */
   readonly cpuMsPerInstance: number
   readonly peakTreeBytes: number
   readonly peakProcessBytes: number
@@ -19,7 +20,7 @@ export interface Series {
 /** A workload with the runs of all targets. */
 export interface WorkloadResult {
   readonly name: string
-  readonly unit: 'instances/s' | 'MB/s'
+  readonly unit: 'instances/s' | 'MB/s' | 'queries/s' | 'matches/s'
   readonly series: readonly Series[]
 }
 

@@ -33,6 +33,8 @@ export function ratiosOf(result: WorkloadResult): { to: string; perSecond: numbe
     })
 }
 
+const counted = { 'instances/s': 'inst', 'MB/s': 'inst', 'queries/s': 'query', 'matches/s': 'match' } as const
+
 /** A table for people. */
 export function renderTable(results: readonly WorkloadResult[]): string {
   return results.map(renderWorkload).join('\n\n')
@@ -57,7 +59,7 @@ function renderWorkload(result: WorkloadResult): string {
   const header: Row = {
     target: '',
     perSecond: result.unit,
-    cpu: 'CPU ms/inst',
+    cpu: `CPU ms/${counted[result.unit]}`,
     memory: 'peak MB (largest process)',
     durable: 'durable at success',
   }

@@ -10,6 +10,7 @@ const commands = [
   ...['start', 'demo', 'status', 'send', 'fsck', 'audit verify', 'config check', 'deidentify', 'query', 'retrieve'],
   ...['peer invite', 'peer accept', 'peer confirm', 'peer list', 'peer revoke'],
   ...['modality list', 'modality add', 'modality remove', 'modality echo'],
+  ...['worklist list', 'worklist add', 'worklist remove'],
   ...['policy show', 'policy publish', 'policy explain', 'token create', 'token list', 'token revoke'],
 ]
 

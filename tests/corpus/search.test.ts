@@ -7,11 +7,11 @@ import { type TestContext, test } from 'node:test'
 import type { Db } from '../../gateway/db/db.ts'
 import type { DicomJson, JsonElement } from '../../gateway/dicom/json.ts'
 import type { Level } from '../../gateway/dicom/levels.ts'
-import { textOf } from '../../gateway/dicom/match-text.ts'
+import { type TextRules, textOf } from '../../gateway/dicom/match-text.ts'
 import { matches, matchKeys } from '../../gateway/dicom/matching.ts'
 import { isGatewayError } from '../../gateway/errors.ts'
 import { openIngest } from '../../gateway/services/ingest.ts'
-import { computedTags, type Match, search } from '../../gateway/store/search.ts'
+import { computedTags, type Match, type SearchOptions, search } from '../../gateway/store/search.ts'
 import { testBlobs } from '../support/blobs.ts'
 import { openCorpus } from '../support/corpus.ts'
 import { testDatabase } from '../support/database.ts'
@@ -32,12 +32,20 @@ test('the database finds what matching finds in every row', async t => {
     let hits = 0
     for (let count = 0; count < queriesPerLevel; count += 1) {
       const identifier = identifierFrom(rows, random)
-      const keys = matchKeys(identifier)
+      const rules = { anyCase: random() < 0.2, fuzzyNames: random() < 0.2 }
+      const keys = matchKeys(identifier, rules)
       const expected = rows.filter(row => matches(keys, row.attributes)).map(row => row.orthancId)
-      const found: string[] = (await all(db, level, identifier)).map(row => row.orthancId)
+      const found: string[] = (await all(db, level, identifier, rules)).map(row => row.orthancId)
       assert.deepEqual(found, expected, `level ${level}, query ${count}: ${JSON.stringify(identifier)}`)
       if (found.length > 0) hits += 1
     }
+    const ids = rows.map(row => row.orthancId)
+    const part = { order: 'newest-first', offset: 3, limit: rows.length - 10 } as const
+    const newest = await all(db, level, {}, {}, part)
+    assert.deepEqual(
+      newest.map(row => row.orthancId),
+      ids.toReversed().slice(3, rows.length - 7),
+    )
     t.diagnostic(`${level}: ${rows.length} rows, ${hits} of ${queriesPerLevel} queries found something`)
     assert.ok(hits > queriesPerLevel / 3)
   }
@@ -71,10 +79,16 @@ async function storeCorpus(t: TestContext): Promise<Db | undefined> {
   return db
 }
 
-async function all(db: Db, level: Level, identifier: DicomJson): Promise<Match[]> {
+async function all(
+  db: Db,
+  level: Level,
+  identifier: DicomJson,
+  rules: TextRules = {},
+  options: Partial<SearchOptions> = {},
+): Promise<Match[]> {
   const found: Match[] = []
-  for await (const some of search(db, { level, keys: matchKeys(identifier) }, { returned: everything }))
-    found.push(...some)
+  const spec = { level, keys: matchKeys(identifier, rules) }
+  for await (const some of search(db, spec, { returned: everything, ...options })) found.push(...some)
   return found
 }
 

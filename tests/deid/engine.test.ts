@@ -166,6 +166,26 @@ test('a kept attribute that is encoded as something else is held, an over-long n
   )
 })
 
+test('hostile texts end in bounded time: a long one is held where it would be kept, contours are not', async () => {
+  const points = Array.from({ length: 300_000 }, (_, i) => `${i}.5`)
+  const contour = await deidentified(
+    buildInstance({ extra: [{ tag: 0x30060050, vr: 'DS', value: points }] }).bytes,
+    trial,
+  )
+  assert.equal(contour.dataset.elements.find(({ tag }) => tag === 0x30060050)?.length, points.join('\\').length + 1)
+  const long = (tag: number): NewElement => ({ tag, vr: 'UT', value: 'Dr '.repeat(500_000) })
+  assert.equal((await held(buildInstance({ extra: [long(0x00080119)] }).bytes, trial)).code, 'too-large')
+  await deidentified(buildInstance({ extra: [long(0x00204000)] }).bytes, basic)
+  const evil = ['9'.repeat(900_000), 'a^'.repeat(400_000), `${'x'.repeat(900_000)}@`, '1 '.repeat(400_000)]
+  for (const text of evil) {
+    const output = await deidentified(
+      buildInstance({ extra: [{ tag: 0x00204000, vr: 'LT', value: text }] }).bytes,
+      testProfile({ options: ['cleanDescriptors'] }),
+    )
+    assert.ok(output.bytes.length > 0)
+  }
+})
+
 test('safe private attributes stay in whatever block, others, those without creator and of another VR go', async () => {
   const block = (number: number, creator: string | undefined, vr: 'DS' | 'LO'): NewElement[] => [
     ...(creator === undefined ? [] : [{ tag: (0x00190000 | number) >>> 0, vr: 'LO' as const, value: creator }]),

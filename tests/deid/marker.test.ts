@@ -13,7 +13,12 @@ import { optionNames, rowOf } from '../../policy/deid/tables.ts'
 import { foundMarkers, markerFile, type Plant } from './marker-file.ts'
 
 const key = new Uint8Array(32).fill(9)
-const syntaxes = ['1.2.840.10008.1.2', '1.2.840.10008.1.2.1', '1.2.840.10008.1.2.2', '1.2.840.10008.1.2.1.99']
+const isSoak = process.env['HANSE_SOAK'] === '1'
+const syntaxes = [
+  '1.2.840.10008.1.2',
+  ...(isSoak ? ['1.2.840.10008.1.2.1', '1.2.840.10008.1.2.1.99'] : []),
+  '1.2.840.10008.1.2.2',
+]
 
 /** What the profile keeps, said without the engine: options by the table, and without a row what cannot name anybody. */
 function mayStay({ tag, vr }: Plant, profile: Profile): boolean {
@@ -59,8 +64,7 @@ async function inflated(bytes: Uint8Array): Promise<Uint8Array> {
 }
 
 const basic = presetProfile('basic')
-const isSoak = process.env['HANSE_SOAK'] === '1'
-const options = isSoak ? optionNames : (['cleanDescriptors'] as const)
+const options = isSoak ? optionNames : []
 const profiles = [presetProfile('trial'), ...options.map(basicWith)].filter(profile => profile !== undefined)
 
 for (const syntax of syntaxes) {

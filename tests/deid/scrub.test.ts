@@ -39,7 +39,14 @@ test('a birth date is removed in the forms people write', () => {
 
 test('descriptions lose what looks like a person, a date, a number or an address, and keep what was examined', () => {
   const one = scrubber([])
-  const kept = ['CT CHEST W/O CONTRAST 5.0 B30f', 'MR BRAIN T2 FLAIR 3D', 'Thorax 120 kV 1.5 mm', 'Follow-up 6 months']
+  const kept = [
+    'CT CHEST W/O CONTRAST 5.0 B30f',
+    'MR BRAIN T2 FLAIR 3D',
+    'Thorax 120 kV 1.5 mm',
+    'Follow-up 6 months',
+    'Head^Routine',
+    'G1.2e#1.60-0.10',
+  ]
   for (const text of kept) assert.equal(one.scrub(text, 'clean'), text)
   const removed: readonly (readonly [string, RegExp])[] = [
     ['CHEST Dr. Hans Sauer', /Sauer|Hans/],
@@ -114,6 +121,20 @@ test('the patient’s name goes from every place it was typed into, whatever the
 
   assert.doesNotMatch(Buffer.from(output.bytes).toString('latin1'), /obermayer|josefine|998877/i)
   assert.match(output.text('SeriesDescription') ?? '', /THORAX/)
+})
+
+test('names and numbers written in one word are found too', async () => {
+  const { bytes } = buildInstance({
+    patientName: "O'Brien^Una",
+    patientId: '12-345-678',
+    extra: [
+      { tag: 0x00181020, vr: 'LO', value: ['V1 OBRIEN', 'UOBRIEN', 'obrienuna', '12345678', 'unaobrien'] },
+      { tag: 0x0008103e, vr: 'LO', value: 'Thorax obrienu' },
+    ],
+  })
+  const output = await deidentified(bytes, trial)
+
+  assert.doesNotMatch(Buffer.from(output.bytes).toString('latin1'), /obrien|12345678/i)
 })
 
 test('dates move by whole days, in all precisions, and what is no date has none', () => {

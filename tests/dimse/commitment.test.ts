@@ -25,19 +25,18 @@ const skip = missingOrthanc
 const log = openLog({ level: process.env['HANSE_TEST_LOG'] === 'debug' ? 'debug' : 'silent', pretty: true })
 
 /** A gateway's store and storage commitment behind a real listener. */
-async function startSite(t: TestContext, aeTitle: string) {
+async function startSite(t: TestContext, aeTitle: string, { lingerMs = 0 } = {}) {
   const db = await testDatabase(t)
   const blobs = await testBlobs(t)
   const queue = await openQueue({ db, log })
   onEnd(t, () => queue.close())
   const known = new Map<string, number>()
-  const wire = commitmentWire({
-    target(title) {
-      const port = known.get(title)
-      if (port === undefined) throw new Error('not registered')
-      return { name: title, host: '127.0.0.1', port, callingAe: aeTitle, calledAe: title, timeoutMs: 20_000 }
-    },
-  })
+  const target = (title: string) => {
+    const port = known.get(title)
+    if (port === undefined) throw new Error('not registered')
+    return { name: title, host: '127.0.0.1', port, callingAe: aeTitle, calledAe: title, timeoutMs: 20_000 }
+  }
+  const wire = commitmentWire({ target }, { lingerMs })
   const commitments = openCommitments({ db, blobs, queue, wire, aeTitle, log })
   queue.work('verify-commitment', { concurrency: 2 }, (job, signal) => commitments.verify(job.commitment, signal))
   queue.work('carry-commitment', { concurrency: 2 }, (job, signal) => commitments.carry(job.commitment, signal))
@@ -190,4 +189,22 @@ test('a requestor that listens later is told later', async t => {
   b.known.set('A', a.port)
 
   assert.equal((await a.settled(id)).state, 'committed')
+})
+
+test('a requestor that keeps its association open is told on it', async t => {
+  const [a, b] = [await startSite(t, 'A', { lingerMs: 20_000 }), await startSite(t, 'B')]
+  a.known.set('B', b.port)
+  const instances = study(2)
+  await a.send(instances, { port: b.port, ae: 'B' })
+
+  const wish = { aeTitle: 'B', instances: instances.map(reference), expiresAt: soon() }
+  const [id = ''] = await a.db.inTransaction(tx => a.commitments.ask(tx, wish))
+
+  assert.equal((await a.settled(id)).state, 'committed')
+  const told = await until('B knows that it is told', 60_000, async () => {
+    const row = await b.db.kysely.selectFrom('commitments').select(['state', 'attempts']).executeTakeFirst()
+    return row?.state === 'reported' && row
+  })
+  // B does not know where A is: no other association was tried.
+  assert.equal(told.attempts, 0)
 })

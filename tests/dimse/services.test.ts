@@ -11,11 +11,29 @@ import { getScu } from '../../gateway/dimse/get-scu.ts'
 import { queryRetrieveSopClass } from '../../gateway/dimse/query-retrieve.ts'
 import type { ScpOptions } from '../../gateway/dimse/scp.ts'
 import type { ServiceChannel, ServiceClass, ServiceHandler, ServiceRequest } from '../../gateway/dimse/service.ts'
+import { GatewayError } from '../../gateway/errors.ts'
 import { temporaryDir } from '../support/blobs.ts'
 import { missing, run } from '../support/dcmtk.ts'
 import { buildInstance } from '../support/dicom-builder.ts'
 import { until } from '../support/until.ts'
-import { explicitLittleEndian, fileStore, implicitLittleEndian, registered, startScp } from './fixture.ts'
+import {
+  associate,
+  associateRequest,
+  commandSet,
+  connectRaw,
+  ctImageStorage,
+  explicitLittleEndian,
+  fileStore,
+  implicitLittleEndian,
+  item,
+  pdu,
+  pdv,
+  type RawPeer,
+  registered,
+  responseOf,
+  startScp,
+  verification,
+} from './fixture.ts'
 
 /** Whoever calls is registered with all permissions. */
 const everybody: NonNullable<ScpOptions['identifyCaller']> = caller => registered(caller.callingAe)(caller)
@@ -290,4 +308,138 @@ test('without the role of a provider nothing is sent to the requester', async t 
   await getScu(target(port), query, () => undefined).catch(() => undefined)
 
   assert.deepEqual(counts, { completed: 0, failed: instances.length })
+})
+
+const contexts = [
+  { id: 1, abstractSyntax: find, transferSyntaxes: [explicitLittleEndian] },
+  { id: 3, abstractSyntax: verification, transferSyntaxes: [explicitLittleEndian] },
+]
+const echo = pdu(0x04, [pdv(3, 3, commandSet({ 2: verification, 256: 0x30, 272: 99, 2048: 0x0101 }))])
+
+/** A C-FIND request with a small identifier, with changes of its command set. */
+function findRequest(messageId: number, changes: Readonly<Record<number, number | string>> = {}): Buffer {
+  const command = commandSet({ 2: find, 256: 0x20, 272: messageId, 1792: 0, 2048: 0, ...changes })
+  return Buffer.concat([pdu(0x04, [pdv(1, 3, command)]), pdu(0x04, [pdv(1, 2, Buffer.alloc(8))])])
+}
+
+test('a request that comes before its turn waits for it', async t => {
+  const order: string[] = []
+  const first = Promise.withResolvers<void>()
+  const { port } = await startScp(t, {
+    identifyCaller: everybody,
+    services: [
+      serviceOf(find, commandField.findRequest, async ({ command: { messageId } }) => {
+        order.push(`begin ${messageId}`)
+        if (messageId === 1) await first.promise
+        order.push(`end ${messageId}`)
+        return { status: 0 }
+      }),
+    ],
+  })
+  const peer = await associate(t, port, contexts)
+
+  peer.write(Buffer.concat([findRequest(1), findRequest(2), echo, findRequest(3)]))
+  await until('the first request is served', 30_000, () => order.length > 0)
+  first.resolve()
+
+  const answered: unknown[] = []
+  for (let count = 0; count < 4; count += 1) answered.push(responseOf(await peer.read()).get(0x0120))
+  assert.deepEqual(answered, [1, 2, 99, 3])
+  assert.deepEqual(order, ['begin 1', 'end 1', 'begin 2', 'end 2', 'begin 3', 'end 3'])
+})
+
+test('a service may take longer than a peer may be silent, and the association goes on', async t => {
+  const done = Promise.withResolvers<void>()
+  const { port, scp } = await startScp(t, {
+    identifyCaller: everybody,
+    limits: { idleMs: 1_000 },
+    services: [
+      serviceOf(find, commandField.findRequest, async () => {
+        await done.promise
+        return { status: 0 }
+      }),
+    ],
+  })
+  const [slow, idle] = [await associate(t, port, contexts), await associate(t, port, contexts)]
+
+  slow.write(findRequest(1))
+  await idle.closed()
+  await until('the idle association is gone', 30_000, () => scp.counters().associationsOpen === 1)
+  done.resolve()
+
+  assert.equal(responseOf(await slow.read()).get(0x0900), 0)
+  slow.write(echo)
+  assert.equal(responseOf(await slow.read()).get(0x0120), 99)
+})
+
+test('a class that is not that of the context is refused, and failures of DIMSE-N have a status of theirs', async t => {
+  const errors = [
+    new GatewayError('DATABASE_UNAVAILABLE', 'x'),
+    new GatewayError('BAD_REQUEST', 'x'),
+    new GatewayError('FORBIDDEN', 'x'),
+  ]
+  const fails: ServiceHandler = async () => {
+    throw errors.shift()
+  }
+  const { port } = await startScp(t, {
+    identifyCaller: everybody,
+    services: [serviceOf(find, commandField.createRequest, fails)],
+  })
+  const peer = await associate(t, port, contexts)
+  const statuses: unknown[] = []
+  for (const changes of [{ 2: '1.2.3' }, {}, {}, {}]) {
+    peer.write(findRequest(1, { 256: commandField.createRequest, ...changes }))
+    statuses.push(responseOf(await peer.read()).get(0x0900))
+  }
+
+  assert.deepEqual(statuses, [0x0122, 0x0213, 0x0110, 0x0124])
+})
+
+/** A peer of a C-GET that took the SCP's part for the instances' class. */
+async function getPeer(t: TestContext, handle: ServiceHandler): Promise<RawPeer> {
+  const { port } = await startScp(t, {
+    identifyCaller: everybody,
+    services: [serviceOf(get, commandField.getRequest, handle)],
+  })
+  const peer = await connectRaw(t, port)
+  const uid = Buffer.from(ctImageStorage)
+  const role = item(0x54, [Buffer.from([0, uid.length]), uid, Buffer.from([0, 1])])
+  const offers = [{ ...contexts[0], id: 1, abstractSyntax: get, transferSyntaxes: [explicitLittleEndian] }]
+  const storage = { id: 5, abstractSyntax: ctImageStorage, transferSyntaxes: [explicitLittleEndian] }
+  peer.write(associateRequest([...offers, ...contexts.slice(1), storage], { items: [item(0x50, [role])] }))
+  assert.equal((await peer.read())?.type, 0x02)
+  return peer
+}
+
+test('a sub-operation whose bytes cannot be read aborts the association, as half of it is out', async t => {
+  let ended: unknown
+  const peer = await getPeer(t, async (_request, channel) => {
+    const instance = { sopClassUid: ctImageStorage, sopInstanceUid: '1.2.3', transferSyntaxUid: explicitLittleEndian }
+    const source = { sizeBytes: 3_000_000, read: () => Promise.reject(new Error('disk')) }
+    try {
+      await channel.store(instance, { source, datasetOffset: 0 }, Buffer.alloc(1_000_000))
+    } catch (error) {
+      ended = error
+      throw error
+    }
+    return { status: 0 }
+  })
+
+  peer.write(findRequest(1, { 2: get, 256: 0x10 }))
+  await peer.closed()
+
+  assert.match(String(ended), /disk/)
+})
+
+test('a peer that sends requests where it owes the response to a sub-operation is aborted', async t => {
+  const peer = await getPeer(t, async (request, channel) => {
+    const counts = await sendAll(request, channel)
+    return { status: 0, counts }
+  })
+
+  peer.write(findRequest(1, { 2: get, 256: 0x10 }))
+  await peer.read()
+  peer.write(echo)
+
+  await peer.closed()
 })

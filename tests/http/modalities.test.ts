@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { test } from 'node:test'
+import { type TestContext, test } from 'node:test'
 import { temporaryDir } from '../support/blobs.ts'
 import { makeAuthority } from '../support/certificates.ts'
 import { freePort, missing, run, runOk, startStorescp } from '../support/dcmtk.ts'
@@ -24,10 +24,74 @@ async function ask(gateway: ProcessGateway, method: string, path: string, body?:
 
 const tools = missing('echoscu', 'storescu', 'storescp', 'findscu')
 
-test('modalities are registered by API, Orthanc’s routes and command line, and called by name', {
-  skip: tools,
-}, async t => {
+test('the registry of a running gateway', { skip: tools }, async t => {
   const gateway = await startProcessGateway(t, 'registry')
+  await t.test('is managed by API, Orthanc’s routes and command line, and its modalities are called by name', t =>
+    registersModalities(t, gateway),
+  )
+  await t.test('says what callers may do, at once; who is not registered may echo and store', t =>
+    permitsCallers(t, gateway),
+  )
+})
+
+test('DICOM TLS in both roles with certificates of the site and of the hospital', { skip: tools }, async t => {
+  const dir = await temporaryDir(t)
+  const hospital = await makeAuthority(dir, 'Hospital')
+  const modality = await hospital.issue('CT_1')
+  const tlsPort = await freePort()
+  const gateway = await startProcessGateway(t, 'tls', {
+    HANSE_DICOM_TLS_PORT: String(tlsPort),
+    HANSE_DICOM_TLS_CA_FILE: hospital.certificateFile,
+    HANSE_DICOM_UNKNOWN_CALLERS: 'refuse',
+  })
+  const siteCa = join(gateway.data, 'keys/ca.pem')
+  const file = join(dir, 'image.dcm')
+  await writeFile(file, buildInstance({ seed: 3 }).bytes)
+  const secured = ['+tls', modality.keyFile, modality.certificateFile, '+cf', siteCa]
+  const at = (aet: string) => ['-aet', aet, '127.0.0.1', String(tlsPort)]
+
+  // The certificate of the site is verified by DCMTK; the caller is known by the name in its own.
+  await gateway.hanse('modality', 'add', 'ct', '--aet', 'CT_1', '--certificate-name', 'CT_1')
+  await runOk(t, 'echoscu', [...secured, ...at('CT_1')])
+  await runOk(t, 'storescu', [...secured, ...at('CT_1'), file])
+  await runOk(t, 'findscu', [
+    '-S',
+    '-k',
+    'QueryRetrieveLevel=STUDY',
+    '-k',
+    'StudyInstanceUID=',
+    ...secured,
+    ...at('CT_1'),
+  ])
+  assert.notEqual((await run(t, 'echoscu', [...secured, ...at('OTHER')])).code, 0)
+  assert.notEqual((await run(t, 'echoscu', ['-aet', 'CT_1', '127.0.0.1', String(gateway.ports.dicom)])).code, 0)
+  assert.match(gateway.output(), /the client certificate is registered for another AE title/)
+  assert.match(gateway.output(), /registered with a certificate, which was not presented/)
+
+  const foreign = await makeAuthority(dir, 'Foreign')
+  // As a client: our certificate is asked for and verified, and so is that of the node.
+  const own = await hospital.issue('pacs')
+  const verified = await startStorescp(t, ['+tls', own.keyFile, own.certificateFile, '+cf', siteCa, '-od', dir])
+  const nodes: readonly (readonly [string, object, RegExp | undefined])[] = [
+    ['pacs', { tls: {} }, undefined],
+    ['pinned', { tls: {}, certificateFingerprint: own.fingerprint }, undefined],
+    ['wrong', { tls: {}, certificateFingerprint: modality.fingerprint }, /another certificate than the one/],
+    ['foreign', { tls: { ca: foreign.certificate } }, /authority that is not trusted/],
+    ['plain', {}, /./],
+  ]
+  for (const [name, more, problem] of nodes) {
+    await gateway.api('PUT', `/api/v1/modalities/${name}`, { host: '127.0.0.1', port: verified.port, ...more })
+    const { status, body } = await ask(gateway, 'POST', `/modalities/${name}/echo`)
+    assert.equal(status, problem ? 502 : 200, name)
+    if (problem) assert.match(body.detail, problem)
+  }
+  await gateway.hanse('modality', 'add', 'foreign', '--tls', 'verify', '--ca', hospital.certificateFile)
+  assert.equal((await gateway.hanse('modality', 'echo', 'foreign')).code, 0)
+  const bad = { tls: { ca: '-----BEGIN CERTIFICATE-----AAAA-----END CERTIFICATE-----' } }
+  await assert.rejects(gateway.api('PUT', '/api/v1/modalities/bad', bad), /tls\.ca: expected certificates in PEM/)
+})
+
+async function registersModalities(t: TestContext, gateway: ProcessGateway): Promise<void> {
   const dir = await temporaryDir(t)
   const { port } = await startStorescp(t, ['-od', dir])
 
@@ -45,7 +109,7 @@ test('modalities are registered by API, Orthanc’s routes and command line, and
     ['CT_1', 'GE', port, false, 7],
   )
   assert.deepEqual((await ask(gateway, 'GET', '/modalities/pacs/configuration')).body, details.pacs)
-  assert.deepEqual((await ask(gateway, 'GET', '/modalities/ct')).body, ['configuration', 'echo'])
+  assert.deepEqual((await ask(gateway, 'GET', '/modalities/ct')).body, ['configuration', 'echo', 'storage-commitment'])
   for (const [method, path, body, status] of [
     ['PUT', '/modalities/bad', ['CT', 'host'], 400],
     ['PUT', '/modalities/bad', { AET: 'CT', Host: 'a b', Port: 1 }, 400],
@@ -85,10 +149,9 @@ test('modalities are registered by API, Orthanc’s routes and command line, and
   assert.equal((await gateway.hanse('modality', 'remove', 'ct')).code, 0)
   assert.deepEqual((await ask(gateway, 'DELETE', '/modalities/gone')).status, 200)
   assert.deepEqual((await ask(gateway, 'GET', '/modalities')).body, ['pacs'])
-})
+}
 
-test('who is not registered may echo and store; what is permitted changes at once', { skip: tools }, async t => {
-  const gateway = await startProcessGateway(t, 'callers')
+async function permitsCallers(t: TestContext, gateway: ProcessGateway): Promise<void> {
   const peer = ['-aet', 'WORKSTATION', '127.0.0.1', String(gateway.ports.dicom)]
   const find = () => run(t, 'findscu', ['-S', '-k', 'QueryRetrieveLevel=STUDY', '-k', 'StudyInstanceUID=', ...peer])
 
@@ -114,56 +177,4 @@ test('who is not registered may echo and store; what is permitted changes at onc
     const { events } = await gateway.api<{ events: { event: { reason?: string } }[] }>('GET', '/api/v1/audit/events')
     return events.some(({ event }) => event.reason === 'not-permitted')
   })
-})
-
-test('DICOM TLS in both roles with certificates of the site and of the hospital', { skip: tools }, async t => {
-  const dir = await temporaryDir(t)
-  const hospital = await makeAuthority(dir, 'Hospital')
-  const modality = await hospital.issue('CT_1')
-  const tlsPort = await freePort()
-  const gateway = await startProcessGateway(t, 'tls', {
-    HANSE_DICOM_TLS_PORT: String(tlsPort),
-    HANSE_DICOM_TLS_CA_FILE: hospital.certificateFile,
-    HANSE_DICOM_UNKNOWN_CALLERS: 'refuse',
-  })
-  const siteCa = join(gateway.data, 'keys/ca.pem')
-  const file = join(dir, 'image.dcm')
-  await writeFile(file, buildInstance({ seed: 3 }).bytes)
-  const secured = ['+tls', modality.keyFile, modality.certificateFile, '+cf', siteCa]
-  const at = (aet: string) => ['-aet', aet, '127.0.0.1', String(tlsPort)]
-
-  // The certificate of the site is verified by DCMTK; the caller is known by the name in its own.
-  await gateway.hanse('modality', 'add', 'ct', '--aet', 'CT_1', '--certificate-name', 'CT_1')
-  await runOk(t, 'echoscu', [...secured, ...at('CT_1')])
-  await runOk(t, 'storescu', [...secured, ...at('CT_1'), file])
-  await runOk(t, 'findscu', [
-    '-S',
-    '-k',
-    'QueryRetrieveLevel=STUDY',
-    '-k',
-    'StudyInstanceUID=',
-    ...secured,
-    ...at('CT_1'),
-  ])
-  assert.notEqual((await run(t, 'echoscu', [...secured, ...at('OTHER')])).code, 0)
-  assert.notEqual((await run(t, 'echoscu', ['-aet', 'CT_1', '127.0.0.1', String(gateway.ports.dicom)])).code, 0)
-  assert.match(gateway.output(), /the client certificate is registered for another AE title/)
-  assert.match(gateway.output(), /registered with a certificate, which was not presented/)
-
-  // As a client: our certificate is asked for and verified, and so is that of the node.
-  const own = await hospital.issue('pacs')
-  const verified = await startStorescp(t, ['+tls', own.keyFile, own.certificateFile, '+cf', siteCa, '-od', dir])
-  const add = (name: string, ...more: string[]) =>
-    gateway.hanse('modality', 'add', name, '--host', '127.0.0.1', '--port', String(verified.port), ...more)
-  await add('pacs', '--tls', 'verify')
-  assert.equal((await gateway.hanse('modality', 'echo', 'pacs')).code, 0)
-  await add('pinned', '--tls', 'verify', '--certificate', own.certificateFile)
-  assert.equal((await gateway.hanse('modality', 'echo', 'pinned')).code, 0)
-  await add('wrong', '--tls', 'verify', '--certificate', modality.certificateFile)
-  assert.match((await gateway.hanse('modality', 'echo', 'wrong')).output, /another certificate than the one/)
-  const foreign = await makeAuthority(dir, 'Foreign')
-  await add('foreign', '--tls', 'verify', '--ca', foreign.certificateFile)
-  assert.match((await gateway.hanse('modality', 'echo', 'foreign')).output, /authority that is not trusted/)
-  await add('plain')
-  assert.notEqual((await gateway.hanse('modality', 'echo', 'plain')).code, 0)
-})
+}

@@ -34,6 +34,24 @@ test('keys are made once, private, and are the same after a restart', async t =>
   for (const name of await readdir(dir)) assert.equal((await stat(join(dir, name))).mode & 0o777, 0o600)
 })
 
+test('DICOM has a leaf of its own below the same CA, whose certificate lies beside it for others', async t => {
+  const dir = await keyDir(t)
+  const options = { dir, siteName: 'Hospital A', hosts: ['localhost'] }
+  const keys = await openSiteKeys(options)
+
+  const leaf = await keys.dicomTls(['pacs.example'])
+  const again = await (await openSiteKeys(options)).dicomTls(['pacs.example'])
+  const moved = await keys.dicomTls(['other.example'])
+
+  assert.deepEqual(again, leaf)
+  assert.notEqual(leaf.certificate, keys.tls().certificate)
+  assert.ok(coversHosts(new X509Certificate(moved.certificate), ['other.example']))
+  const ca = await readFile(join(dir, 'ca.pem'), 'utf8')
+  assert.equal(ca, keys.caCertificate)
+  assert.ok(new X509Certificate(leaf.certificate).verify(new X509Certificate(ca).publicKey))
+  assert.equal((await stat(join(dir, 'dicom-tls.pem'))).mode & 0o777, 0o600)
+})
+
 test('a signature is bound to its context', async t => {
   const keys = await openSiteKeys({ dir: await keyDir(t), siteName: 'A', hosts: [] })
   const bytes = Buffer.from('bytes')

@@ -55,6 +55,7 @@ const known: ReadonlyMap<string, string> = new Map([
   // Lossy, with samples beyond Bits Stored, which that reader cut; the digest of DCMTK.
   ['transfer-syntaxes/JPEG-Extended/dicom-test-files__RG3_JPLY.dcm', '9abaad3943504468:uint16'],
   // Of the same image in other syntaxes.
+  ['transfer-syntaxes/JPEGXL-Lossless/orthanc-jxl__test_ct1_jxl.dcm', '8cb12625f08edb46:uint16'],
   ['non-image/pydicom-data__liver_deflate.dcm', '86ceb97b138085d0:uint8'],
   ['non-image/pydicom-data__liver_j2k.dcm', '86ceb97b138085d0:uint8'],
   ['non-image/pydicom-data__liver_rle.dcm', '86ceb97b138085d0:uint8'],

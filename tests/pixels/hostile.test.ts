@@ -2,10 +2,12 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { bufferSource } from '../../gateway/dicom/byte-source.ts'
+import { spliceEdits } from '../../gateway/dicom/part10-splice.ts'
 import { explicitVrLittleEndian, transferSyntax } from '../../gateway/dicom/uid.ts'
 import { GatewayError, isGatewayError } from '../../gateway/errors.ts'
 import { readPixelLayout } from '../../gateway/pixels/layout.ts'
 import { canTranscode } from '../../gateway/pixels/syntaxes.ts'
+import { gather } from '../support/bytes.ts'
 import { openCorpus, transferSyntaxUids } from '../support/corpus.ts'
 import { buildInstance } from '../support/dicom-builder.ts'
 import { until } from '../support/until.ts'
@@ -72,6 +74,20 @@ test('a code stream that claims to be larger than its data set says is not given
     await assert.rejects(transcoded(pixels, bytes, syntax, explicitVrLittleEndian), isUnreadable, syntax)
   }
   await assertWorks(pixels)
+})
+
+test('more frames than there are pixels for are refused before anything is made for them', async t => {
+  const pixels = await testPixels(t)
+  const frames = { tag: 0x00280008, value: 2_147_483_647 }
+  const { bytes } = buildInstance({ extra: [frames] })
+  const rle = await transcoded(pixels, buildInstance().bytes, explicitVrLittleEndian, '1.2.840.10008.1.2.5')
+  const claiming = await gather(spliceEdits(bufferSource(rle), [{ set: frames }]))
+  const isRefused = (error: unknown): boolean => isGatewayError(error, 'DICOM_UNREADABLE')
+
+  for (const to of ['1.2.840.10008.1.2.5', '1.2.840.10008.1.2.4.80']) {
+    await assert.rejects(transcoded(pixels, bytes, explicitVrLittleEndian, to), isRefused)
+  }
+  await assert.rejects(transcoded(pixels, claiming, '1.2.840.10008.1.2.5', explicitVrLittleEndian), isRefused)
 })
 
 test('a frame beyond its deadline fails, and its thread is replaced', async t => {

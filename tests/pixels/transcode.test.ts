@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict'
+import { execFile } from 'node:child_process'
 import { readdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
 import { type ByteSource, bufferSource } from '../../gateway/dicom/byte-source.ts'
 import { findElement, itemsOf } from '../../gateway/dicom/dataset.ts'
 import { readPart10 } from '../../gateway/dicom/part10-reader.ts'
@@ -16,6 +19,7 @@ import { temporaryDir } from '../support/blobs.ts'
 import { buildInstance } from '../support/dicom-builder.ts'
 import { isSoak, nativePixels, never, testPixels, transcoded } from './support.ts'
 
+const run = promisify(execFile)
 const rle = '1.2.840.10008.1.2.5'
 const jpegBaseline = '1.2.840.10008.1.2.4.50'
 const jpegLs = '1.2.840.10008.1.2.4.80'
@@ -68,7 +72,8 @@ test('the frame API gives each frame as it is in Explicit VR Little Endian', asy
 
 test('what cannot be compressed without loss is refused as not supported', async t => {
   const pixels = await testPixels(t)
-  const float = buildInstance({ extra: [{ tag: 0x00280100, value: 32 }] })
+  const wide = { tag: 0x7fe00010, vr: 'OW', value: new Uint8Array(64 * 64 * 4) } as const
+  const float = buildInstance({ extra: [{ tag: 0x00280100, value: 32 }, wide] })
   const text = buildInstance({ extra: [{ tag: 0x7fe00010, vr: 'OW', value: new Uint8Array(0) }] })
   const isRefused = (error: unknown): boolean => isGatewayError(error, 'TRANSCODE_UNSUPPORTED')
 
@@ -209,4 +214,23 @@ test('a transcoding that finds no room fails as such and leaves nothing', async 
   await assert.rejects(pixels.transcode(source, explicitVrLittleEndian, implicitVrLittleEndian, never), error =>
     isGatewayError(error, 'STORAGE_FULL'),
   )
+})
+
+test('a real full disk fails the transcoding as such, and leaves room for the next', async t => {
+  const dir = await temporaryDir(t)
+  const script = fileURLToPath(new URL('../support/full-spool.ts', import.meta.url))
+  const root = process.getuid?.() === 0
+  // a mount namespace of its own: the small volume goes away with the process, whatever happens
+  const namespace = root ? ['--mount'] : ['--user', '--map-root-user', '--mount']
+  try {
+    await run('unshare', [...namespace, 'mount', '-t', 'tmpfs', 'tmpfs', dir])
+  } catch {
+    t.skip('needs mount namespaces (unshare), which this machine does not give')
+    return
+  }
+
+  const command = `mount -t tmpfs -o size=12m tmpfs "$1" && exec "$2" "$3" "$1"`
+  const { stdout } = await run('unshare', [...namespace, 'sh', '-c', command, 'sh', dir, process.execPath, script])
+
+  assert.deepEqual(JSON.parse(stdout), { large: 'STORAGE_FULL', small: 'transcoded', left: [] })
 })

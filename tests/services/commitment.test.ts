@@ -199,7 +199,7 @@ test('an association that waits gets the answer itself', async t => {
   await store(instance)
 
   const { id } = await receive({ transactionUid: '2.25.6', instances: [reference(instance)] })
-  const report = await commitments.awaitReport(id, 60_000, new AbortController().signal)
+  const report = await commitments.awaitReport(id, { fromMs: 0, toMs: 60_000 }, new AbortController().signal)
   await commitments.reported(id)
 
   assert.deepEqual(report?.committed, [reference(instance)])

@@ -1,11 +1,14 @@
 import assert from 'node:assert/strict'
 import { connect, type Socket } from 'node:net'
 import { type TestContext, test } from 'node:test'
+import { connect as tlsConnect } from 'node:tls'
 import { openIntake } from '../../gateway/hl7/intake.ts'
 import { type Hl7Limits, type Hl7Service, openHl7 } from '../../gateway/hl7/listener.ts'
 import { frame } from '../../gateway/hl7/mllp.ts'
 import { openLog } from '../../gateway/log.ts'
 import { openWorklist } from '../../gateway/services/worklist.ts'
+import { temporaryDir } from '../support/blobs.ts'
+import { makeAuthority } from '../support/certificates.ts'
 import { testDatabase } from '../support/database.ts'
 import { until } from '../support/until.ts'
 import { message, omi, orm } from './hl7-messages.ts'
@@ -167,4 +170,54 @@ test('closing waits for the answer that is under way', async t => {
 
   await until('the socket is closed', 60_000, isClosed)
   assert.deepEqual(answers(), ['MSH|x'])
+})
+
+test('by TLS only senders with a certificate of the authority are heard', async t => {
+  const dir = await temporaryDir(t)
+  const [authority, foreign] = await Promise.all([makeAuthority(dir, 'ris'), makeAuthority(dir, 'other')])
+  const [ours, known, stranger] = await Promise.all([
+    authority.issue('gateway'),
+    authority.issue('ris'),
+    foreign.issue('ris'),
+  ])
+  const refusals: string[] = []
+  const listener = await openHl7({
+    host: '127.0.0.1',
+    port: 0,
+    tls: {
+      certificateFile: ours.certificateFile,
+      keyFile: ours.keyFile,
+      clientCaFile: authority.certificateFile,
+    },
+    service: { answer: async bytes => bytes },
+    onRefused: ({ reason }) => refusals.push(reason),
+    log,
+  })
+  t.after(() => listener.close({ graceMs: 0 }))
+  const ask = async (client: { readonly certificate: string; readonly key: string } | undefined): Promise<string> => {
+    const socket = tlsConnect({
+      host: '127.0.0.1',
+      port: listener.address.port,
+      ca: authority.certificate,
+      ...(client && { cert: client.certificate, key: client.key }),
+    })
+    t.after(() => socket.destroy())
+    let text = ''
+    let isOver = false
+    socket.on('data', (chunk: Buffer) => {
+      text += chunk.toString()
+    })
+    socket.on('error', () => undefined)
+    socket.on('close', () => {
+      isOver = true
+    })
+    socket.write(frame(Buffer.from('MSH|x')))
+    await until('an answer or the end', 60_000, () => text !== '' || isOver)
+    return text
+  }
+
+  assert.equal(await ask(known), frame(Buffer.from('MSH|x')).toString())
+  assert.equal(await ask(stranger), '')
+  assert.equal(await ask(undefined), '')
+  assert.deepEqual(refusals, ['tls', 'tls'])
 })

@@ -8,7 +8,7 @@ import { mppsService, mppsSopClass } from '../../gateway/dimse/mpps.ts'
 import { openAssociation, type RequestedAssociation } from '../../gateway/dimse/scu-association.ts'
 import { openLog } from '../../gateway/log.ts'
 import { openMpps } from '../../gateway/services/mpps.ts'
-import { fileStore } from '../dimse/fixture.ts'
+import { everybody, fileStore } from '../dimse/fixture.ts'
 import { temporaryDir } from '../support/blobs.ts'
 import { testDatabase } from '../support/database.ts'
 
@@ -22,6 +22,7 @@ async function open(t: TestContext, transferSyntaxUid: string) {
     host: '127.0.0.1',
     port: 0,
     aeTitle: 'HANSE',
+    identifyCaller: everybody,
     store: service,
     services: [mppsService({ mpps })],
     log: openLog({ level: 'silent' }),

@@ -4,6 +4,8 @@ import { spawn } from 'node:child_process'
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
+import { sql } from 'kysely'
+import type { Db } from '../../gateway/db/db.ts'
 import { bufferSource } from '../../gateway/dicom/byte-source.ts'
 import { toJson } from '../../gateway/dicom/json.ts'
 import { jsonItems, jsonText } from '../../gateway/dicom/json-read.ts'
@@ -11,19 +13,23 @@ import { readPart10 } from '../../gateway/dicom/part10-reader.ts'
 import { encodeDataset, fileMeta, type NewElement } from '../../gateway/dicom/part10-writer.ts'
 import { explicitVrLittleEndian } from '../../gateway/dicom/uid.ts'
 import { worklistEntriesFromDicom } from '../../gateway/dicom/worklist-item.ts'
+import { encodeQueryRequest } from '../../gateway/dimse/command.ts'
 import { openScp } from '../../gateway/dimse/listener.ts'
-import { worklistService } from '../../gateway/dimse/worklist.ts'
+import { openAssociation } from '../../gateway/dimse/scu-association.ts'
+import { worklistService, worklistSopClass } from '../../gateway/dimse/worklist.ts'
 import { openLog } from '../../gateway/log.ts'
 import { openWorklist, type Worklist } from '../../gateway/services/worklist.ts'
-import { fileStore } from '../dimse/fixture.ts'
+import { everybody, fileStore } from '../dimse/fixture.ts'
 import { temporaryDir } from '../support/blobs.ts'
 import { testDatabase } from '../support/database.ts'
 import { freePort, missing, run, runOk, untilListening } from '../support/dcmtk.ts'
+import { missingOrthanc, startOrthanc } from '../support/orthanc.ts'
+import { worklistDocument } from './documents.ts'
 
 const principal = { id: 'alice' }
 const skip = missing('findscu', 'wlmscpfs', 'dump2dcm')
 
-async function open(t: TestContext): Promise<{ worklist: Worklist; port: number; dir: string }> {
+async function open(t: TestContext): Promise<{ worklist: Worklist; port: number; dir: string; db: Db }> {
   const db = await testDatabase(t)
   const worklist = openWorklist({ db })
   const dir = await temporaryDir(t)
@@ -32,12 +38,13 @@ async function open(t: TestContext): Promise<{ worklist: Worklist; port: number;
     host: '127.0.0.1',
     port: 0,
     aeTitle: 'HANSE',
+    identifyCaller: everybody,
     store: service,
     services: [worklistService({ worklist })],
     log: openLog({ level: 'silent' }),
   })
   t.after(() => scp.close({ graceMs: 0 }))
-  return { worklist, port: scp.address.port, dir }
+  return { worklist, port: scp.address.port, dir, db }
 }
 
 interface Step {
@@ -324,22 +331,53 @@ test('only what is scheduled is told, unless a status is asked for; ranges of da
 })
 
 test('a query that is cancelled ends as cancelled, and one that cannot be read is refused', { skip }, async t => {
-  const { worklist, port } = await open(t)
-  const entries = await worklistEntriesFromDicom(encoded([], 'TEST^ONE'), 'x')
-  for (let index = 0; index < 60; index++) await worklist.putFile(principal, `${index}.wl`, entries)
+  const { worklist, port, db } = await open(t)
+  await worklist.putFile(principal, 'one.wl', await worklistEntriesFromDicom(encoded([], 'TEST^ONE'), 'x'))
+  await sql`
+    insert into worklist_items (id, source, start_date, start_time, modality, document)
+    select gen_random_uuid(), 'rest', start_date, start_time, modality, document
+      from worklist_items, generate_series(1, 20000)`.execute(db.kysely)
 
+  const timeouts = ['-ta', '180', '-td', '180']
+  const keys = ['-k', '0008,0050', '-k', '0010,0010']
   const { output } = await run(t, 'findscu', [
     '-v',
     '-W',
+    ...timeouts,
     '--cancel',
     '3',
-    '-k',
-    '0008,0050',
-    '-k',
-    '0010,0010',
+    ...keys,
     '127.0.0.1',
     String(port),
   ])
+  assert.match(output, /Received Final Find Response \(.*Cancel.*\)/)
+  const pending = output.match(/Find Response: \d+ \(Pending\)/g) ?? []
+  assert.ok(pending.length >= 3 && pending.length < 20_000, `${pending.length} answers`)
 
-  assert.match(output, /Cancel|Success/i)
+  const association = await openAssociation({ host: '127.0.0.1', port, calledAe: 'HANSE', callingAe: 'CT_1' }, [
+    { sopClassUid: worklistSopClass, transferSyntaxUids: [explicitVrLittleEndian] },
+  ])
+  t.after(() => association.release())
+  const { status } = await association.ask({
+    context: { sopClassUid: worklistSopClass, transferSyntaxUid: explicitVrLittleEndian },
+    command: messageId => encodeQueryRequest(0x0020, messageId, worklistSopClass),
+    dataset: Buffer.from('080005004353ff', 'hex'),
+  })
+  assert.equal(status, 0xa900)
+})
+
+test('Orthanc asks for the worklist', { skip: missingOrthanc }, async t => {
+  const { worklist, port } = await open(t)
+  await worklist.put(principal, worklistDocument({ accession: 'A1', modality: 'CT' }))
+  await worklist.put(principal, worklistDocument({ accession: 'A2', modality: 'MR', patientName: 'TEST^ÄNNE' }))
+  const orthanc = await startOrthanc(t, { hanse: ['HANSE', '127.0.0.1', port] })
+
+  const answers: unknown = await orthanc.call('POST', '/modalities/hanse/find-worklist', {
+    PatientName: 'test*',
+    AccessionNumber: '',
+    ScheduledProcedureStepSequence: [{ Modality: 'MR', ScheduledStationAETitle: '' }],
+  })
+
+  assert.ok(Array.isArray(answers) && answers.length === 1, JSON.stringify(answers))
+  assert.match(JSON.stringify(answers), /"AccessionNumber":"A2".*"TEST\^ÄNNE"/)
 })

@@ -40,7 +40,7 @@ const statements = [
   'create index worklist_items_patient on worklist_items (patient_id)',
   'create index worklist_items_accession on worklist_items (accession_number)',
 
-  // PS3.3 C.4.14: what a modality says that it did, whole, as DICOM JSON.
+  // What a modality says that it did (PS3.4 Annex F), whole, as DICOM JSON.
   `create table procedure_steps (
      id bigint generated always as identity primary key,
      sop_instance_uid text not null unique,

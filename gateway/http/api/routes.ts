@@ -17,8 +17,15 @@ import { statusRoute } from './status.ts'
 import { type StoreServices, storeRoutes } from './store.ts'
 import { tokenRoutes } from './tokens.ts'
 import { type TransferServices, transferRoutes } from './transfers.ts'
+import { type WorklistServices, worklistRoutes } from './worklist.ts'
 
-export interface ApiServices extends PeerServices, TransferServices, StoreServices, RemoteServices, CommitmentServices {
+export interface ApiServices
+  extends PeerServices,
+    TransferServices,
+    StoreServices,
+    RemoteServices,
+    CommitmentServices,
+    WorklistServices {
   readonly health: Health
   readonly status: () => Promise<GatewayStatus>
   readonly routing: Routing
@@ -53,6 +60,7 @@ export async function installOpenApi(app: FastifyInstance, version: string): Pro
         { name: 'Audit' },
         { name: 'Store' },
         { name: 'Tokens' },
+        { name: 'Worklist' },
         { name: 'Orthanc', description: 'Compatible with Orthanc 1.10' },
       ],
     },
@@ -79,6 +87,7 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       auditRoutes(scope, services)
       storeRoutes(scope, services)
       tokenRoutes(scope, services.db)
+      worklistRoutes(scope, services)
       scope.get('/openapi.json', { schema: { hide: true } }, async () => scope.swagger())
     },
     { prefix: '/api/v1' },

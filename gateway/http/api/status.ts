@@ -21,6 +21,7 @@ const status = object({
   peers: nullable(object({ pending: integer, active: integer, revoked: integer })),
   transfers: array(object({ direction: string, state: string, count: integer })),
   held: nullable(object({ conflicts: integer, quarantine: integer })),
+  archive: nullable(object({ inGatewayOnly: integer })),
   audit: nullable(object({ events: integer, unsequenced: integer })),
   problems: array(object({ code: string, message: string })),
 })

@@ -61,7 +61,7 @@ export async function orthancModalityRoutes(app: FastifyInstance, services: Orth
       { schema: { tags, summary: 'What can be done with a modality', params } },
       async request => {
         named(request.params.id)
-        return ['configuration', 'echo']
+        return ['configuration', 'echo', 'storage-commitment']
       },
     )
 
