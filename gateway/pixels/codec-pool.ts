@@ -41,30 +41,32 @@ const deadlineBytes = 30 * 1_048_576
 /** Opens the pool; threads start when there is work and end when there is none. */
 export function openCodecPool(options: CodecPoolOptions = {}): CodecPool {
   const { threads = Math.min(4, Math.max(1, availableParallelism() - 1)), frameDeadlineMs = 30_000 } = options
-  const piscina = new Piscina<FrameTask, FrameAnswer>({
-    filename: new URL(`./codec-worker${extname(import.meta.url)}`, import.meta.url).href,
-    name: 'work',
-    minThreads: 0,
-    maxThreads: threads,
-    idleTimeout: idleMs,
-    recordTiming: false,
-    resourceLimits: { maxOldGenerationSizeMb: 512 },
-  })
-  // The error of a thread reaches its task; without a task nobody waits for it, and the thread is replaced.
-  piscina.on('error', () => {})
+  const retired = new Set<Threads>()
+  let current = startThreads(threads)
   const turns = limitTurns(threads)
   let isClosed = false
   let objects = 0
 
+  /** Threads are not started again by a piscina that once failed to start one; its other frames are finished. */
+  const retire = (piscina: Threads): void => {
+    if (piscina !== current) return
+    current = startThreads(threads)
+    retired.add(piscina)
+    const forget = (): unknown => retired.delete(piscina)
+    piscina.close().then(forget, forget)
+  }
+
   const code = async (task: FrameTask, signal: AbortSignal): Promise<FrameAnswer> => {
     const deadlineMs = frameDeadlineMs * (1 + frameBytes(task.native) / deadlineBytes)
     using deadline = runningDeadline(deadlineMs, signal)
+    const piscina = current
     try {
       const transferList = task.bytes.buffer instanceof ArrayBuffer ? [task.bytes.buffer] : []
       return await piscina.run(task, { signal: deadline.signal, transferList })
     } catch (cause) {
       signal.throwIfAborted()
       if (isClosed) throw stopping()
+      retire(piscina)
       const message = deadline.signal.aborted ? 'it takes longer than allowed' : 'its codec failed'
       throw new GatewayError('PIXELS_UNREADABLE', `cannot decode frame: ${message}`, { cause })
     }
@@ -89,9 +91,26 @@ export function openCodecPool(options: CodecPoolOptions = {}): CodecPool {
     },
     async close() {
       isClosed = true
-      await piscina.destroy()
+      await Promise.all([current, ...retired].map(piscina => piscina.destroy()))
     },
   }
+}
+
+type Threads = Piscina<FrameTask, FrameAnswer>
+
+function startThreads(maxThreads: number): Threads {
+  const piscina: Threads = new Piscina({
+    filename: new URL(`./codec-worker${extname(import.meta.url)}`, import.meta.url).href,
+    name: 'work',
+    minThreads: 0,
+    maxThreads,
+    idleTimeout: idleMs,
+    recordTiming: false,
+    resourceLimits: { maxOldGenerationSizeMb: 512 },
+  })
+  // The error of a thread reaches its task; without a task nobody waits for it, and the thread is replaced.
+  piscina.on('error', () => {})
+  return piscina
 }
 
 function stopping(): GatewayError {

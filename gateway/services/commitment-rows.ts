@@ -309,6 +309,19 @@ export async function findStaleCommitments(db: Executor): Promise<{ id: string; 
   return rows
 }
 
+/**
+ * Forgets commitments that ended three months ago, some at a time. What an archive has committed to stays with its
+ * transfer (`transfer_items.archived_at`), and the audit log keeps who was told what.
+ */
+export async function forgetCommitments(db: Executor): Promise<void> {
+  await sql`
+    delete from commitments where id in (
+      select id from commitments
+       where created_at < now() - interval '90 days' and updated_at < now() - interval '90 days'
+         and state not in ('verifying', 'reporting', 'asking', 'waiting')
+       order by created_at limit 100)`.execute(db)
+}
+
 /** Counts by direction and state, for metrics and status. */
 export async function countCommitments(
   db: Executor,

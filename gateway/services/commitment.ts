@@ -25,6 +25,7 @@ import {
   failureReason,
   findReceived,
   findStaleCommitments,
+  forgetCommitments,
   type InstanceReference,
   insertCommitment,
   loadCommitment,
@@ -113,7 +114,7 @@ export interface Commitments {
   verify(id: string, signal: AbortSignal): Promise<void>
   /** The job `carry-commitment`. */
   carry(id: string, signal: AbortSignal): Promise<void>
-  /** Gives commitments a job that nothing has happened to for long. */
+  /** Gives commitments a job that nothing has happened to for long; forgets those that ended long ago. */
   recover(): Promise<void>
 }
 
@@ -416,6 +417,7 @@ export function openCommitments(parts: CommitmentParts): Commitments {
     },
 
     async recover() {
+      await forgetCommitments(db.kysely)
       for (const { id, state } of await findStaleCommitments(db.kysely)) {
         const lane = state === 'verifying' ? 'verify-commitment' : 'carry-commitment'
         await db.inTransaction(tx => queue.enqueue(tx, lane, { commitment: id }, { singletonKey: id }))

@@ -24,8 +24,8 @@ const exposureMs = 20
 const seed = Number(process.env['HANSE_SEED'] ?? 20_261_122)
 
 /** Transfers that A carries to one peer at a time, and ranges of each on their way (`gateway/services/outbound.ts`, `peers/carrier-opener.ts`). */
-const openRanges = 2 * 3
-const rangeBytes = 8 * 1024 * 1024
+const openRanges = 2 * 6
+const rangeBytes = 4 * 1024 * 1024
 
 test(`${scale.kills} random kills during ingest and transfer lose nothing, show nothing in part, repeat little`, async t => {
   const studies = Array.from({ length: scale.studies }, (_, index) => planStudy(index + 1, scale.instances, scale.rows))

@@ -1,6 +1,8 @@
 /** Damaged and hostile pixel data: errors of ours, in time, and the next frame is decoded as if nothing had been. */
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
 import { test } from 'node:test'
+import type { Worker } from 'node:worker_threads'
 import { bufferSource } from '../../gateway/dicom/byte-source.ts'
 import { spliceEdits } from '../../gateway/dicom/part10-splice.ts'
 import { explicitVrLittleEndian, transferSyntax } from '../../gateway/dicom/uid.ts'
@@ -91,8 +93,8 @@ test('more frames than there are pixels for are refused before anything is made 
 })
 
 test('a frame beyond its deadline fails, and its thread is replaced', async t => {
-  const large = buildInstance({ rows: 4_000, cols: 4_000 }).bytes
-  const slow = await testPixels(t, { frameDeadlineMs: 1_500, threads: 1 })
+  const large = buildInstance({ rows: 5_000, cols: 5_000 }).bytes
+  const slow = await testPixels(t, { frameDeadlineMs: 500, threads: 1 })
   const small = await transcoded(
     await testPixels(t),
     buildInstance().bytes,
@@ -114,6 +116,27 @@ test('a frame beyond its deadline fails, and its thread is replaced', async t =>
   assert.ok(decoded)
   assert.deepEqual(await nativePixels(decoded), await nativePixels(buildInstance().bytes))
 })
+
+for (const [when, event] of [
+  ['starting', 'online'],
+  ['working', 'message'],
+])
+  test(`a codec thread that dies while it is ${when} fails its object only, and is replaced`, async t => {
+    const started = Promise.withResolvers<Worker>()
+    const onWorker = (worker: Worker): void => started.resolve(worker)
+    process.once('worker', onWorker)
+    t.after(() => process.off('worker', onWorker))
+    const pixels = await testPixels(t, { threads: 1, frameDeadlineMs: 10_000 })
+    const image = buildInstance({ rows: 3_000, cols: 3_000 })
+    const running = pixels.transcode(bufferSource(image.bytes), explicitVrLittleEndian, '1.2.840.10008.1.2.4.90', never)
+    const outcome = assert.rejects(running, isUnreadable)
+    const worker = await started.promise
+    await once(worker, event ?? '')
+    await worker.terminate()
+
+    await outcome
+    await assertWorks(pixels)
+  })
 
 test('a transcoding that is no longer wanted ends with the reason, and the threads go on', async t => {
   const pixels = await testPixels(t)

@@ -72,7 +72,7 @@ async function start(t: TestContext, options: { answerWithinMs?: number } = {}) 
     commitments.receive({ id: peer.aeTitle }, peer, request)
   const reportOf = (transactionUid: string): Promise<CommitmentReport> =>
     until('a report', 60_000, () => wire.reports.find(report => report.transactionUid === transactionUid))
-  return { db, blobs, queue, wire, commitments, store, receive, reportOf }
+  return { db, blobs, wire, commitments, store, receive, reportOf }
 }
 
 const reference = ({ sopClassUid, sopInstanceUid }: BuiltInstance) => ({ sopClassUid, sopInstanceUid })
@@ -220,7 +220,7 @@ test('requests without instances or with too many are refused', async t => {
 })
 
 test('an answer that does not come in time is asked for again, and a late one still counts', async t => {
-  const { db, commitments, wire, queue: _ } = await start(t, { answerWithinMs: 1 })
+  const { db, commitments, wire } = await start(t, { answerWithinMs: 1 })
   const instances = [buildInstance({ seed: 1 }), buildInstance({ seed: 2 })].map(reference)
   const expiresAt = new Date(Date.now() + 60_000)
 
@@ -256,4 +256,34 @@ test('an answer on the association of the request counts, and one that nobody as
     commitments.answered({ id: 'PACS' }, { transactionUid: '2.25.404', committed: instances, failed: [] }),
     error => isGatewayError(error, 'NOT_FOUND'),
   )
+})
+
+test('commitments that ended three months ago are forgotten, open ones are not', async t => {
+  const { db, commitments } = await start(t)
+  const instances = [reference(buildInstance({ seed: 1 }))]
+  const expiresAt = new Date(Date.now() + 60_000)
+  const ids = await db.inTransaction(async tx => [
+    ...(await commitments.ask(tx, { aeTitle: 'PACS', instances, expiresAt })),
+    ...(await commitments.ask(tx, { aeTitle: 'PACS', instances, expiresAt })),
+  ])
+  await until('both are asked', 60_000, async () => {
+    const rows = await db.kysely.selectFrom('commitments').select('id').where('state', '=', 'waiting').execute()
+    return rows.length === 2
+  })
+  const long = new Date(Date.now() - 100 * 24 * 3_600_000)
+  await db.kysely.updateTable('commitments').set({ created_at: long, updated_at: long }).execute()
+  await db.kysely
+    .updateTable('commitments')
+    .set({ state: 'committed' })
+    .where('id', '=', ids[0] ?? '')
+    .execute()
+
+  await commitments.recover()
+
+  const left = await db.kysely.selectFrom('commitments').select('id').execute()
+  assert.deepEqual(
+    left.map(row => row.id),
+    [ids[1]],
+  )
+  assert.equal((await db.kysely.selectFrom('commitment_items').select('ordinal').execute()).length, 1)
 })

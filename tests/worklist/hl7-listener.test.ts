@@ -221,3 +221,37 @@ test('by TLS only senders with a certificate of the authority are heard', async 
   assert.equal(await ask(undefined), '')
   assert.deepEqual(refusals, ['tls', 'tls'])
 })
+
+test('whatever a sender puts behind MSH is stored or refused for good, and the next message is heard', async t => {
+  const db = await testDatabase(t)
+  const worklist = openWorklist({ db })
+  const { port } = await open(t, openIntake({ worklist, stations: {}, log }))
+  const { socket, answers, ask } = await sender(t, port)
+  const rounds = process.env['HANSE_SOAK'] ? 5_000 : 150
+  let state = 11
+  const random = (below: number): number => {
+    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0
+    return Math.floor((state / 2 ** 32) * below)
+  }
+
+  for (let round = 0; round < rounds; round++) {
+    const bytes = message(round % 2 === 0 ? orm() : omi())
+    const body = bytes.indexOf(0x0d)
+    for (let change = random(10); change >= 0; change--) {
+      const at = body + 1 + random(bytes.length - body - 1)
+      // Not the byte that ends a frame.
+      const byte = random(256)
+      if (byte !== 0x1c) bytes[at] = byte
+    }
+    socket.write(frame(bytes))
+    await until('an answer', 60_000, () => answers().length === round + 1)
+  }
+
+  const codes = answers().map(answer => /\rMSA\|(\w\w)\|/.exec(answer)?.[1] ?? answer)
+  assert.ok(
+    codes.every(code => code === 'AA' || code === 'AE'),
+    [...new Set(codes)].join(' '),
+  )
+  assert.ok(codes.includes('AA') && codes.includes('AE'))
+  assert.equal(await ask(orm({ stepId: 'LAST' })), 'AA')
+})
