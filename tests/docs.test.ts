@@ -5,10 +5,12 @@ import { dirname, join } from 'node:path'
 import { test } from 'node:test'
 import { otherVariables, variables } from '../gateway/config.ts'
 import { errorTable } from '../gateway/errors.ts'
+import { conformanceStatement } from '../scripts/generate-conformance.ts'
 
 const root = join(import.meta.dirname, '..')
 const documents = [
   'README.md',
+  'gateway/dimse/CONFORMANCE.md',
   'CHANGELOG.md',
   'deploy/README.md',
   'gateway/ARCHITECTURE.md',
@@ -48,6 +50,14 @@ test('the protocol lists every error code that may cross the wire or reach an ad
   assert.deepEqual(
     tableOf('peers/PROTOCOL.md', 'code').map(row => row.slice(0, 3)),
     expected,
+  )
+})
+
+test('the conformance statement says what the tables of the gateway say', () => {
+  assert.equal(
+    textOf('gateway/dimse/CONFORMANCE.md'),
+    conformanceStatement(),
+    'run node scripts/generate-conformance.ts',
   )
 })
 
