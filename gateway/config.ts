@@ -147,7 +147,7 @@ const shape = {
     instanceBytes: optional(integer({ min: 1024 }), 16 * GiB),
     associations: optional(integer({ min: 1, max: 10_000 }), 1000),
     associationsPerAddress: optional(integer({ min: 1, max: 10_000 }), 250),
-    associationsPerAe: optional(integer({ min: 1, max: 10_000 }), 250),
+    associationsPerAe: optional(integer({ min: 1, max: 10_000 }), 750),
     uploads: optional(integer({ min: 1, max: 1000 }), 32),
   }),
 }

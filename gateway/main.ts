@@ -385,10 +385,11 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   }
 }
 
-/** Whom a C-MOVE may name: what is registered and can be called. */
+/** Whom a C-MOVE may name: what is registered, can be called, and is inside of the hospital. */
 function moveDestination(modalities: Modalities, aeTitle: string): NodeTarget | undefined {
   const found = modalities.find(aeTitle)
-  return found?.host === undefined || found.port === undefined ? undefined : modalities.target(found.name)
+  if (found?.host === undefined || found.port === undefined || found.zone === 'outside') return undefined
+  return modalities.target(found.name)
 }
 
 /** The worklist folder where one is configured; without one, what an earlier one brought is removed. */

@@ -13,6 +13,8 @@ export interface NodeTarget {
   readonly callingAe: string
   readonly calledAe: string
   readonly timeoutMs?: number
+  /** It is outside of the hospital: instances go there by a transfer only. */
+  readonly isOutside?: true
 }
 
 /**

@@ -177,6 +177,7 @@ export function openModalityJobs(options: {
     onProgress: (progress: NodeProgress) => void,
     signal: AbortSignal,
   ): Promise<NodeResult> => {
+    assertInside(target)
     const plan = await retrieve.plan(job.keys)
     if (plan.instanceCount === 0) throw new GatewayError('NOT_FOUND', 'nothing is stored under these keys')
     const parties = {
@@ -196,7 +197,9 @@ export function openModalityJobs(options: {
 
   return {
     async request(principal, request) {
-      const { name } = findNode(request.modality)
+      const target = findNode(request.modality)
+      if (request.kind === 'store') assertInside(target)
+      const { name } = target
       const id = await db.inTransaction(tx =>
         insert(tx, { ...request, modality: name, purpose: 'manual', requestedBy: principal.id }),
       )
@@ -270,6 +273,13 @@ export function openModalityJobs(options: {
     await end(id, isFinal ? 'failed' : 'waiting', known ?? { code: 'INTERNAL', message: 'internal error' })
     if (!isFinal) throw error
     log.warn({ job: id, cause: errorLine(error) }, 'work with a node failed')
+  }
+}
+
+/** Out of the hospital things go by a transfer, which has its decision on record. @throws GatewayError FORBIDDEN */
+function assertInside({ name, isOutside }: NodeTarget): void {
+  if (isOutside) {
+    throw new GatewayError('FORBIDDEN', `${name} is outside of the hospital: nothing is sent there but by a transfer`)
   }
 }
 

@@ -34,6 +34,8 @@ export interface ModalityTarget {
   readonly calledAe: string
   readonly timeoutMs?: number
   readonly tls?: TargetTls
+  /** It is outside of the hospital: instances go there by a transfer only. */
+  readonly isOutside?: true
 }
 
 /** @throws GatewayError STATE_CONFLICT when the registration has no host or port */
@@ -51,6 +53,7 @@ export function targetOf(entry: Modality, callingAe: string, own: OwnCredentials
     calledAe: entry.aeTitle.trim(),
     ...(limits?.timeoutSeconds !== undefined && { timeoutMs: limits.timeoutSeconds * 1000 }),
     ...(tls && { tls }),
+    ...(entry.zone === 'outside' && { isOutside: true as const }),
   }
 }
 

@@ -150,6 +150,9 @@ export function defaultPermissions(
   return isIdentified ? modalityServices : unknownCallerServices
 }
 
+/** Services by which a caller brings something and is told nothing about patients. */
+const bringing: ReadonlySet<ModalityService> = new Set(['echo', 'store', 'commit'])
+
 /** Reads a new registration. */
 export const modalityInput: Decoder<Modality> = complete(defaultPermissions)
 
@@ -160,11 +163,14 @@ function complete(fallback: (entry: Decoded) => readonly ModalityService[]): Dec
   return (raw, path, problems) => {
     const entry = decodeShape(raw, path, problems)
     if (!entry) return undefined
+    const zone = entry.zone ?? 'inside'
+    const permitted = entry.permissions ?? fallback(entry)
     return {
       ...entry,
       name: entry.name ?? entry.aeTitle.trim(),
-      zone: entry.zone ?? 'inside',
-      permissions: [...new Set(entry.permissions ?? fallback(entry))],
+      zone,
+      // Whoever is outside of the hospital gets something by a transfer with its decision, never by asking.
+      permissions: [...new Set(zone === 'inside' ? permitted : permitted.filter(service => bringing.has(service)))],
       transferSyntaxes: entry.transferSyntaxes ?? [],
     }
   }

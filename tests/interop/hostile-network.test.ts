@@ -58,7 +58,9 @@ test('nonsense from the network', async t => {
       upload.write(`POST /instances HTTP/1.1\r\n${host}content-length: 1000000\r\n\r\n`)
       upload.write(buildInstance({ seed: 6_000_000 }).bytes.subarray(0, 5000))
       const peer = await associate(t, ports.dicom)
-      peer.write(pdu(0x04, [pdv(1, 3, storeCommand()), pdv(1, 0, Buffer.alloc(5000))]))
+      peer.write(pdu(0x04, [pdv(1, 3, storeCommand())]))
+      // More than a reception holds in memory.
+      for (let part = 0; part < 24; part += 1) peer.write(pdu(0x04, [pdv(1, 0, Buffer.alloc(131_072))]))
       await until('both are being received', 30_000, async () => (await stagedFiles(gateway)) >= 2)
       upload.destroy()
       peer.socket.destroy()

@@ -20,6 +20,14 @@ test('a registered modality is known from its address, at once and in every proc
     assert.equal(await here.isKnown({ callingAe: 'CT_1', remoteAddress: '10.1.2.3' }), true)
     assert.equal(await here.isKnown({ callingAe: 'CT_1', remoteAddress: '10.1.2.4' }), false)
     assert.equal(await here.isKnown({ callingAe: 'ANYWHERE', remoteAddress: '10.9.9.9' }), true)
+    await here.put(principal, {
+      aeTitle: 'ABROAD',
+      host: '192.0.2.1',
+      zone: 'outside',
+      permissions: ['store', 'find', 'get', 'move'],
+    })
+    assert.deepEqual(here.find('ABROAD')?.permissions, ['store'], 'who is outside gets nothing by asking')
+    await here.remove(principal, 'ABROAD')
     assert.equal(await here.isKnown({ callingAe: 'OTHER', remoteAddress: '10.1.2.3' }), false)
     assert.deepEqual(
       [here.stableAgeMs('CT_1'), here.stableAgeMs('ANYWHERE'), here.stableAgeMs(undefined)],

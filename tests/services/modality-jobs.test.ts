@@ -47,6 +47,14 @@ async function open(t: TestContext, files: readonly BuiltInstance[]) {
   }
   add('PACS', archive.port)
   add('GONE', 1)
+  nodes.set('ABROAD', {
+    name: 'ABROAD',
+    host: '127.0.0.1',
+    port: 1,
+    callingAe: 'HANSE',
+    calledAe: 'ABROAD',
+    isOutside: true,
+  })
   const findNode = (name: string): NodeTarget => {
     const found = nodes.get(name)
     if (!found) throw new GatewayError('NOT_FOUND', 'no such modality')
@@ -132,6 +140,8 @@ test('a study is retrieved by C-GET, another by C-MOVE to ourselves, and a third
   for (const instance of third) await store(instance)
   const sent = await ended((await jobs.request(user, { kind: 'store', modality: 'PACS', keys: keysOf(3) })).id)
   assert.deepEqual([sent.state, sent.completed], ['done', 4])
+  const abroad = jobs.request(user, { kind: 'store', modality: 'ABROAD', keys: keysOf(3) })
+  await assert.rejects(abroad, error => isGatewayError(error, 'FORBIDDEN'))
   const query = {
     level: 'instance' as const,
     query: { StudyInstanceUID: seededUid('study', 3), SeriesInstanceUID: seededUid('series', 3) },
