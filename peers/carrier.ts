@@ -23,8 +23,10 @@ export interface Delivery {
   openObject(ordinal: number): Promise<ObjectReader>
   /** SHA-256 of an object as the manifest signs it. */
   objectSha256(ordinal: number): Uint8Array
-  /** Asked before each range and before commit; false ends the delivery as `stopped`. */
+  /** Asked before each range; false ends the delivery as `stopped`. An answer may be a moment old. */
   mayContinue(): Promise<boolean>
+  /** The same, asked anew before commit: after it nothing can be taken back. */
+  mayCommit(): Promise<boolean>
   /** The receiver's state and its verified receipts, each time they were heard. */
   onState(state: OfferState, receipts: readonly SignedReceipt[]): Promise<void>
   /** So many more bytes were put on the line, repeats included. */
@@ -43,7 +45,7 @@ export interface Decided {
 
 export type DeliveryEnd =
   | Decided
-  /** `mayContinue` said no. */
+  /** `mayContinue` or `mayCommit` said no. */
   | { readonly kind: 'stopped' }
 
 export interface Carrier {

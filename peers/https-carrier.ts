@@ -107,6 +107,7 @@ export function openHttpsCarrier(options: {
           current = await hear(delivery, await stateRequest(connection, offer.id, signal))
           continue
         }
+        if (!(await delivery.mayCommit())) return { kind: 'stopped' }
         const answer = await commitRequest(connection, offer.id, signal)
         if (answer.status === 409 && ++stumbles <= mostStumbles) {
           // It misses something after all: its state says what.

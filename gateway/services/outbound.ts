@@ -92,19 +92,20 @@ export function openOutbound(parts: OutboundParts): Outbound {
     // Past its time nothing more is sent, but a receipt may still be waiting.
     const isOver = outcomes.isOver(row)
     let heard = ''
+    // The state last: it may change while the others are asked.
+    const isAllowed = async (): Promise<boolean> =>
+      ((await parts.mayContinue?.(row)) ?? true) &&
+      !isOver &&
+      peers.get(peer.id)?.state === 'active' &&
+      (await isInState(db.kysely, row.id, moving))
     const delivery: Delivery = {
       offer,
       map: mapLeaves(manifest.objects.map(object => object.sizeBytes)),
       isKnown: row.isAccepted,
       objectSha256: ordinal => Buffer.from(manifest.objects[ordinal]?.sha256 ?? '', 'hex'),
       openObject: ordinal => openBlobFile(parts.blobs, manifest.objects[ordinal]?.sha256 ?? ''),
-      mayContinue: forAMoment(
-        async () =>
-          !isOver &&
-          peers.get(peer.id)?.state === 'active' &&
-          (await isInState(db.kysely, row.id, moving)) &&
-          ((await parts.mayContinue?.(row)) ?? true),
-      ),
+      mayContinue: forAMoment(isAllowed),
+      mayCommit: isAllowed,
       onState: async (state, receipts) => {
         lanes.succeed(peer.id)
         const now = `${state.state} ${receipts.length}`
