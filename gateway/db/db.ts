@@ -84,7 +84,9 @@ export async function openDatabase(
         client.release()
         return rows
       } catch (error) {
-        client.release(error instanceof HeldFailure && error.stage === 'waiting')
+        client.release(
+          error instanceof HeldFailure && (error.stage === 'waiting' || failureKind(error.cause) === 'lost'),
+        )
         throw heldError(error)
       }
     },

@@ -82,7 +82,9 @@ test('a connection lost while the statement waits is an error, and nothing was w
   await until('the row is written', 30_000, async () => (await waiting(db)) === 1)
 
   await sql`select pg_terminate_backend(pid) from pg_locks where relation = 'settings'::regclass and mode = 'RowExclusiveLock'
-    and pid <> pg_backend_pid()`.execute(db.kysely)
+    and database = (select oid from pg_database where datname = current_database()) and pid <> pg_backend_pid()`.execute(
+    db.kysely,
+  )
   resolve()
 
   await assert.rejects(running, { code: 'DATABASE_UNAVAILABLE' })
