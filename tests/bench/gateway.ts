@@ -2,7 +2,7 @@
 import { chmod, mkdir, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { findCluster } from '../../gateway/db/cluster-place.ts'
-import { freePort } from '../support/dcmtk.ts'
+import { freePort } from '../support/free-port.ts'
 import { type RunningTarget, spawnServer, type Target, untilReady } from './target.ts'
 
 const root = join(import.meta.dirname, '../..')

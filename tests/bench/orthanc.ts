@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs'
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { freePort } from '../support/dcmtk.ts'
+import { freePort } from '../support/free-port.ts'
 import { type RunningTarget, spawnServer, type Target, untilReady } from './target.ts'
 
 /** Orthanc as Debian packages it. */

@@ -1,7 +1,8 @@
 /** DCMTK's storescp, one process for each association: the limit of a C++ receiver that syncs nothing. */
 import { mkdir, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import { freePort, untilListening } from '../support/dcmtk.ts'
+import { untilListening } from '../support/dcmtk.ts'
+import { freePort } from '../support/free-port.ts'
 import { spawnServer, type Target } from './target.ts'
 
 /** storescp writes files, bit by bit as received. */

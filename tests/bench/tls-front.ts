@@ -8,7 +8,7 @@ import { writeFile } from 'node:fs/promises'
 import { type AddressInfo, connect, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { createServer } from 'node:tls'
-import { freePort } from '../support/dcmtk.ts'
+import { freePort } from '../support/free-port.ts'
 import { spawnServer, untilReady } from './target.ts'
 
 /** A terminator that runs. */

@@ -6,7 +6,8 @@ import { type DialTls, dial } from '../../gateway/dimse/dial.ts'
 import { echoScu } from '../../gateway/dimse/scu.ts'
 import { temporaryDir } from '../support/blobs.ts'
 import type { CertificateFiles } from '../support/certificates.ts'
-import { freePort, missing, startStorescp } from '../support/dcmtk.ts'
+import { missing, startStorescp } from '../support/dcmtk.ts'
+import { freePort } from '../support/free-port.ts'
 import { startTlsScp, testCertificates } from './tls-fixture.ts'
 
 const target = (port: number, tls?: DialTls) => ({

@@ -6,7 +6,7 @@ import { type TestContext, test } from 'node:test'
 import { isObject } from '../../gateway/decode.ts'
 import { temporaryDir } from '../support/blobs.ts'
 import { buildInstance } from '../support/dicom-builder.ts'
-import { freePort } from '../support/process-gateway.ts'
+import { freePort } from '../support/free-port.ts'
 import { until } from '../support/until.ts'
 import { storeApp } from './store-app.ts'
 

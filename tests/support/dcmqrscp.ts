@@ -5,7 +5,8 @@ import { join } from 'node:path'
 import type { TestContext } from 'node:test'
 import { temporaryDir } from './blobs.ts'
 import { onEnd } from './cleanup.ts'
-import { freePort, runOk, tuned, untilListening } from './dcmtk.ts'
+import { runOk, tuned, untilListening } from './dcmtk.ts'
+import { freePort } from './free-port.ts'
 
 /** Its AE title. */
 export const dcmqrscpAe = 'DCMQR'

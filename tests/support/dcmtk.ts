@@ -2,11 +2,13 @@
  * Runs DCMTK's tools as peers in tests. Without the tools a test is skipped with its reason, except
  * in CI, where nothing is skipped and it fails.
  */
+
 import { spawn } from 'node:child_process'
 import { accessSync, constants } from 'node:fs'
-import { connect, createServer } from 'node:net'
+import { connect } from 'node:net'
 import { delimiter, join } from 'node:path'
 import type { TestContext } from 'node:test'
+import { freePort } from './free-port.ts'
 import { until } from './until.ts'
 
 /** What a finished tool said. */
@@ -82,20 +84,6 @@ export async function startStorescp(t: TestContext, args: readonly string[]): Pr
   })
   await untilListening(port)
   return { port }
-}
-
-/** A port that was free a moment ago, for tools that cannot choose one themselves. */
-export async function freePort(): Promise<number> {
-  const server = createServer()
-  const { promise, resolve } = Promise.withResolvers<void>()
-  server.listen(0, '127.0.0.1', resolve)
-  await promise
-  const address = server.address()
-  const closed = Promise.withResolvers<void>()
-  server.close(() => closed.resolve())
-  await closed.promise
-  if (typeof address !== 'object' || !address) throw new Error('no port')
-  return address.port
 }
 
 /** Waits until somebody accepts connections on a port. */

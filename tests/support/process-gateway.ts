@@ -2,11 +2,11 @@
  * A gateway as its users run it: an own process with its own data folder, database and ports, which
  * tests may kill for real and start again.
  */
+
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { realpath } from 'node:fs/promises'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { TestContext } from 'node:test'
@@ -15,6 +15,7 @@ import { adminClient, ask, type PidFile, readPidFile } from '../../gateway/db/po
 import { isServerOf } from '../../gateway/db/server-process.ts'
 import { onEnd } from './cleanup.ts'
 import { stopCluster } from './cluster.ts'
+import { freePort } from './free-port.ts'
 import { until } from './until.ts'
 
 const root = join(import.meta.dirname, '../..')
@@ -69,20 +70,6 @@ export interface ProcessGateway {
   api<T = Record<string, unknown>>(method: string, path: string, body?: unknown): Promise<T>
   /** What the process printed so far, over all its starts. */
   output(): string
-}
-
-/** A port that was free a moment ago. */
-export async function freePort(): Promise<number> {
-  return await new Promise((resolve, reject) => {
-    const server = createServer()
-    server.once('error', reject)
-    server.listen(0, '127.0.0.1', () => {
-      const address = server.address()
-      server.close(() =>
-        address && typeof address === 'object' ? resolve(address.port) : reject(new Error('no port')),
-      )
-    })
-  })
 }
 
 /** Starts a gateway; it is stopped and its folder removed after the test. */
