@@ -40,6 +40,7 @@ import { GatewayError } from './errors.ts'
 import { openIntake } from './hl7/intake.ts'
 import { type Hl7Listener, openHl7 } from './hl7/listener.ts'
 import { apiRoutes, installOpenApi } from './http/api/routes.ts'
+import { dicomwebRoutes } from './http/dicomweb/routes.ts'
 import { installGauges } from './http/gauges.ts'
 import { openMetrics } from './http/metrics.ts'
 import { orthancModalityRoutes } from './http/orthanc/modalities.ts'
@@ -145,6 +146,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       dueAt,
     }),
   )
+  const query = openQuery({ db })
   const retrieve = openRetrieve({ db, blobs, ownIssuers })
   const pixels = use(
     starting,
@@ -251,7 +253,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         refused({ protocol: 'dimse', userId: callingAe || 'unknown', address: remoteAddress, reason, repeats }),
       store: ingestStore(ingest, ({ originator }) => ownMoves.purposeOf(originator)),
       services: [
-        findService({ query: openQuery({ db }), aeTitle: config.dicom.aeTitle }),
+        findService({ query, aeTitle: config.dicom.aeTitle }),
         getService({ retrieve, converter: ({ callingAe }) => converter(callingAe) }),
         commitmentService(commitments),
         moveService({ retrieve, destination: aeTitle => moveDestination(modalities, aeTitle), converter, log }),
@@ -307,6 +309,10 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
           httpPort: listeners?.http.port ?? config.http.port,
           version,
         }),
+      })
+      await dicomwebRoutes(app, {
+        query,
+        place: { path: config.dicomweb.path, publicUrl: config.http.publicUrl },
       })
       worklistsRoutes(app, { worklist })
       const remote = openRemote({ db, findNode, node })
