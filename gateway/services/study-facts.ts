@@ -9,6 +9,7 @@ import { quietPurposes } from '../../policy/decide.ts'
 import type { Tx } from '../db/db.ts'
 import { isObject } from '../decode.ts'
 import { keywordOf, parseTag } from '../dicom/tag.ts'
+import { timeFacts } from './time-facts.ts'
 
 /** An instance as it would be sent. */
 export interface SnapshotItem {
@@ -110,7 +111,7 @@ export async function loadSnapshot(
     domain: study.domain,
     patientId: study.patient_id,
     issuer: study.issuer,
-    facts: facts.take(),
+    facts: { ...facts.take(), ...timeFacts(new Date()) },
     items: rows.map(row => ({
       sopInstanceUid: row.sop_instance_uid,
       sopClassUid: row.sop_class_uid,
