@@ -42,6 +42,7 @@ export interface Schema {
   worklist_items: WorklistItemsTable
   procedure_steps: ProcedureStepsTable
   modality_jobs: ModalityJobsTable
+  background_jobs: BackgroundJobsTable
 }
 
 /** A row of table `T` as it is read. */
@@ -438,4 +439,26 @@ export interface ProcedureStepsTable {
   document: Json
   created_at: DefaultDate
   updated_at: DefaultDate
+}
+
+export type BackgroundJobState = 'pending' | 'running' | 'paused' | 'success' | 'failure'
+
+export interface BackgroundJobsTable {
+  id: string
+  type: string
+  state: Generated<BackgroundJobState>
+  priority: Generated<number>
+  permissive: Generated<boolean>
+  parameters: Json | null
+  content: Json
+  outputs: Generated<Json>
+  progress: Generated<number>
+  error_code: string | null
+  error: string | null
+  requested_by: string
+  requested_from: string | null
+  runtime_ms: Generated<number>
+  created_at: DefaultDate
+  started_at: Date | null
+  ended_at: Date | null
 }
