@@ -9,6 +9,7 @@ import * as worklist from './migrations/0004-worklist.ts'
 import * as commitment from './migrations/0005-commitment.ts'
 import * as modalityJobs from './migrations/0006-modality-jobs.ts'
 import * as backgroundJobs from './migrations/0008-background-jobs.ts'
+import * as access from './migrations/0010-access.ts'
 import * as policy from './migrations/0011-policy.ts'
 
 /** Imported one by one: the published package and the tests must not depend on a directory listing. */
@@ -19,6 +20,7 @@ const migrations: Readonly<Record<string, Migration>> = {
   '0005-commitment': commitment,
   '0006-modality-jobs': modalityJobs,
   '0008-background-jobs': backgroundJobs,
+  '0010-access': access,
   '0011-policy': policy,
 }
 
