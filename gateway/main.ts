@@ -69,6 +69,7 @@ import { openPrefetch } from './services/prefetch.ts'
 import { openQuery } from './services/query.ts'
 import { openRefusals } from './services/refusals.ts'
 import { openRemote } from './services/remote.ts'
+import { openResourceDatasets } from './services/resource-datasets.ts'
 import { openRetrieve } from './services/retrieve.ts'
 import { startRouting } from './services/routing.ts'
 import { loadStatus } from './services/status.ts'
@@ -299,6 +300,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         db,
         commitment: { db, commitments, modalities },
         retrieve,
+        datasets: openResourceDatasets({ db, blobs }),
+        logThreshold: log.threshold,
         upload: { db, ingest, limitBytes: config.limits.instanceBytes, concurrency: config.limits.uploads },
         system: () => ({
           name: config.site.name,

@@ -10,6 +10,7 @@ import { buildHttpServer } from '../../gateway/http/server.ts'
 import { openLog } from '../../gateway/log.ts'
 import { openConflicts } from '../../gateway/services/conflicts.ts'
 import { openIngest } from '../../gateway/services/ingest.ts'
+import { openResourceDatasets } from '../../gateway/services/resource-datasets.ts'
 import { openRetrieve } from '../../gateway/services/retrieve.ts'
 import type { Blobs } from '../../gateway/store/blobs.ts'
 import type { FreeSpaceOptions } from '../../gateway/store/free-space.ts'
@@ -46,6 +47,7 @@ export async function storeApp(
       orthancRoutes(app, {
         db,
         retrieve: openRetrieve({ db, blobs }),
+        datasets: openResourceDatasets({ db, blobs }),
         upload: { db, ingest, limitBytes: options.limitBytes ?? 1024 ** 3, concurrency: options.concurrency ?? 4 },
         system: () => ({ name: 'Test', aeTitle: 'HANSE', dicomPort: 4242, httpPort: 8042, version: '0' }),
       })
