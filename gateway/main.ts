@@ -54,6 +54,7 @@ import { systemPrincipal } from './principal.ts'
 import { adminToken, type Listeners, writeListeners } from './run-files.ts'
 import { openArchive } from './services/archive.ts'
 import { openAuditLog } from './services/audit-log.ts'
+import { openChangeFeed } from './services/change-feed.ts'
 import { openCommitments } from './services/commitment.ts'
 import { openConflicts } from './services/conflicts.ts'
 import type { NodeTarget } from './services/dicom-node.ts'
@@ -69,6 +70,7 @@ import { openPrefetch } from './services/prefetch.ts'
 import { openQuery } from './services/query.ts'
 import { openRefusals } from './services/refusals.ts'
 import { openRemote } from './services/remote.ts'
+import { openRemoval } from './services/removal.ts'
 import { openResourceDatasets } from './services/resource-datasets.ts'
 import { openRetrieve } from './services/retrieve.ts'
 import { startRouting } from './services/routing.ts'
@@ -198,6 +200,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   queue.work('archive', { concurrency: 4 }, ({ transfer }, signal) => archive.run(transfer, signal))
   use(starting, startHousekeeping({ db, blobs, inbound, outbound, archive, commitments, log }))
 
+  const changes = use(starting, openChangeFeed({ db, log }))
   const refused = openRefusals({ db, log })
   const onRefused = limitRefusals<RefusedConnection>(({ code, address, repeats }) => {
     log.warn({ part: 'federation', address, reason: code, repeats }, 'refused a connection')
@@ -301,6 +304,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         commitment: { db, commitments, modalities },
         retrieve,
         datasets: openResourceDatasets({ db, blobs }),
+        changes,
+        removal: openRemoval({ db }),
         logThreshold: log.threshold,
         upload: { db, ingest, limitBytes: config.limits.instanceBytes, concurrency: config.limits.uploads },
         system: () => ({

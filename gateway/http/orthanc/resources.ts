@@ -66,7 +66,7 @@ export function instanceJson(node: InstanceNode, format: TagFormat = 'simple') {
 }
 
 /** `20261122T214424`, UTC. */
-function orthancTime(at: Date): string {
+export function orthancTime(at: Date): string {
   return at.toISOString().slice(0, 19).replace(/[-:]/g, '')
 }
 

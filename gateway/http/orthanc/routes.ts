@@ -6,10 +6,14 @@
 import type { FastifyInstance } from 'fastify'
 import type { Db } from '../../db/db.ts'
 import type { LogThreshold } from '../../log.ts'
+import type { ChangeFeed } from '../../services/change-feed.ts'
+import type { Removal } from '../../services/removal.ts'
 import type { ResourceDatasets } from '../../services/resource-datasets.ts'
 import type { Retrieve } from '../../services/retrieve.ts'
 import { sendFile } from '../send-file.ts'
+import { changeRoutes } from './changes.ts'
 import { contentRoutes } from './content-route.ts'
+import { deletionRoutes } from './deletion.ts'
 import { idParams, navigationRoutes } from './navigation.ts'
 import { type StorageCommitmentServices, storageCommitmentRoutes } from './storage-commitment.ts'
 import { type SystemFacts, systemRoutes } from './system.ts'
@@ -21,6 +25,8 @@ export interface OrthancServices {
   readonly db: Db
   readonly retrieve: Retrieve
   readonly datasets: ResourceDatasets
+  readonly changes: ChangeFeed
+  readonly removal: Removal
   readonly upload: Upload
   /** Storage commitment; where there is none its routes are missing. */
   readonly commitment?: StorageCommitmentServices
@@ -36,6 +42,8 @@ export function orthancRoutes(app: FastifyInstance, services: OrthancServices): 
   tagRoutes(app, services)
   contentRoutes(app, services)
   fileRoute(app, services)
+  changeRoutes(app, services)
+  deletionRoutes(app, services)
   uploadRoute(app, services.upload)
   if (services.commitment) storageCommitmentRoutes(app, services.commitment)
 }
