@@ -14,6 +14,7 @@ import { sendFile } from '../send-file.ts'
 import { changeRoutes } from './changes.ts'
 import { contentRoutes } from './content-route.ts'
 import { deletionRoutes } from './deletion.ts'
+import { type OrthancJobServices, orthancJobRoutes } from './jobs.ts'
 import { idParams, navigationRoutes } from './navigation.ts'
 import { type StorageCommitmentServices, storageCommitmentRoutes } from './storage-commitment.ts'
 import { type SystemFacts, systemRoutes } from './system.ts'
@@ -32,6 +33,8 @@ export interface OrthancServices {
   readonly commitment?: StorageCommitmentServices
   readonly system: () => SystemFacts
   readonly logThreshold?: LogThreshold | undefined
+  /** Jobs; where there are none their routes are missing. */
+  readonly jobs?: OrthancJobServices
 }
 
 /** Registers the routes. */
@@ -46,6 +49,7 @@ export function orthancRoutes(app: FastifyInstance, services: OrthancServices): 
   deletionRoutes(app, services)
   uploadRoute(app, services.upload)
   if (services.commitment) storageCommitmentRoutes(app, services.commitment)
+  if (services.jobs) orthancJobRoutes(app, services.jobs)
 }
 
 function fileRoute(app: FastifyInstance, { retrieve }: { readonly retrieve: Retrieve }): void {
