@@ -58,6 +58,15 @@ const siteName = text({
   expected: 'a name of 1 to 64 visible characters',
 })
 
+/** Where DICOMweb is served, without a slash at the end. */
+const webPath = text({
+  min: 2,
+  max: 200,
+  pattern:
+    /^(?!\/(?:api|patients|studies|series|instances|system|modalities|peers|tools)(?:\/|$))(?:\/[A-Za-z0-9._~-]+)+$/,
+  expected: 'a path such as /dicom-web that no other route has',
+})
+
 const uid = text({ min: 3, max: 64, pattern: /^(0|[1-9]\d*)(\.(0|[1-9]\d*))+$/, expected: 'a DICOM UID' })
 
 /** A URL of one of the schemes, without login, query or fragment. */
@@ -104,6 +113,7 @@ const shape = {
     publicUrl: optional(url(['http', 'https'])),
     tls: optional(object({ certificateFile: filePath, keyFile: filePath })),
   }),
+  dicomweb: section({ path: optional(webPath, '/dicom-web') }),
   dicom: section({
     host: optional(host, '127.0.0.1'),
     port: optional(port, 4242),
@@ -151,6 +161,8 @@ const shape = {
     associationsPerAddress: optional(integer({ min: 1, max: 10_000 }), 250),
     associationsPerAe: optional(integer({ min: 1, max: 10_000 }), 750),
     uploads: optional(integer({ min: 1, max: 1000 }), 32),
+    jobs: optional(integer({ min: 1, max: 64 }), 2),
+    jobsHistory: optional(integer({ min: 0, max: 10_000 }), 100),
   }),
 }
 
@@ -173,6 +185,7 @@ export const variables: Readonly<Record<string, Variable>> = {
   HANSE_HTTP_HOST: { path: 'http.host', kind: 'text', help: 'address of the HTTP listener' },
   HANSE_HTTP_PORT: { path: 'http.port', kind: 'number', help: 'port of the HTTP listener' },
   HANSE_HTTP_PUBLIC_URL: { path: 'http.publicUrl', kind: 'text', help: 'URL under which users reach the HTTP API' },
+  HANSE_DICOMWEB_PATH: { path: 'dicomweb.path', kind: 'text', help: 'path under which DICOMweb is served' },
   HANSE_DICOM_HOST: { path: 'dicom.host', kind: 'text', help: 'address of the DICOM listener' },
   HANSE_DICOM_PORT: { path: 'dicom.port', kind: 'number', help: 'port of the DICOM listener' },
   HANSE_AE_TITLE: { path: 'dicom.aeTitle', kind: 'text', help: 'our AE title' },

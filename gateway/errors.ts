@@ -27,6 +27,8 @@ export const errorTable = {
   UNAUTHENTICATED: meaning(401, 0x0124, 'no', 'failure'),
   FORBIDDEN: meaning(403, 0x0124, 'no', 'failure'),
   NOT_FOUND: meaning(404, 0xc000, 'no'),
+  NOT_ACCEPTABLE: meaning(406, 0xc000, 'no'),
+  MEDIA_TYPE: meaning(415, 0xc000, 'no'),
   STATE_CONFLICT: meaning(409, 0xc000, 'no'),
   TOO_LARGE: meaning(413, 0xc000, 'no'),
   TOO_MANY_REQUESTS: meaning(429, 0xa700, 'yes'),

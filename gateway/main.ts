@@ -40,6 +40,7 @@ import { GatewayError } from './errors.ts'
 import { openIntake } from './hl7/intake.ts'
 import { type Hl7Listener, openHl7 } from './hl7/listener.ts'
 import { apiRoutes, installOpenApi } from './http/api/routes.ts'
+import { dicomwebRoutes } from './http/dicomweb/routes.ts'
 import { installGauges } from './http/gauges.ts'
 import { openMetrics } from './http/metrics.ts'
 import { orthancModalityRoutes } from './http/orthanc/modalities.ts'
@@ -54,6 +55,7 @@ import { systemPrincipal } from './principal.ts'
 import { adminToken, type Listeners, writeListeners } from './run-files.ts'
 import { openArchive } from './services/archive.ts'
 import { openAuditLog } from './services/audit-log.ts'
+import { openBackgroundJobs } from './services/background-jobs.ts'
 import { openCommitments } from './services/commitment.ts'
 import { openConflicts } from './services/conflicts.ts'
 import type { NodeTarget } from './services/dicom-node.ts'
@@ -146,11 +148,20 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       dueAt,
     }),
   )
+  const query = openQuery({ db })
   const retrieve = openRetrieve({ db, blobs, ownIssuers })
   const pixels = use(
     starting,
     await openPixels({ dir: join(config.data, 'spool'), assertRoom: bytes => blobs.assertRoom(bytes) }),
   )
+  const backgroundJobs = openBackgroundJobs({
+    db,
+    queue,
+    log,
+    dataDir: config.data,
+    concurrency: config.limits.jobs,
+    historySize: config.limits.jobsHistory,
+  })
   const stopping = new AbortController()
   starting.defer(() => stopping.abort(new GatewayError('UNAVAILABLE', 'the gateway is stopping')))
   const converter = (name: string): Converter | undefined => {
@@ -198,7 +209,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     log,
   })
   queue.work('archive', { concurrency: 4 }, ({ transfer }, signal) => archive.run(transfer, signal))
-  use(starting, startHousekeeping({ db, blobs, inbound, outbound, archive, commitments, log }))
+  backgroundJobs.start()
+  use(starting, startHousekeeping({ db, blobs, inbound, outbound, archive, commitments, backgroundJobs, log }))
 
   const refused = openRefusals({ db, log })
   const onRefused = limitRefusals<RefusedConnection>(({ code, address, repeats }) => {
@@ -254,7 +266,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         refused({ protocol: 'dimse', userId: callingAe || 'unknown', address: remoteAddress, reason, repeats }),
       store: ingestStore(ingest, ({ originator }) => ownMoves.purposeOf(originator)),
       services: [
-        findService({ query: openQuery({ db }), aeTitle: config.dicom.aeTitle }),
+        findService({ query, aeTitle: config.dicom.aeTitle }),
         getService({ retrieve, converter: ({ callingAe }) => converter(callingAe) }),
         commitmentService(commitments),
         moveService({ retrieve, destination: aeTitle => moveDestination(modalities, aeTitle), converter, log }),
@@ -301,6 +313,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       orthancRoutes(app, {
         db,
         commitment: { db, commitments, modalities },
+        jobs: { jobs: backgroundJobs, modalityJobs },
         retrieve,
         upload: { db, ingest, limitBytes: config.limits.instanceBytes, concurrency: config.limits.uploads },
         system: () => ({
@@ -310,6 +323,10 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
           httpPort: listeners?.http.port ?? config.http.port,
           version,
         }),
+      })
+      await dicomwebRoutes(app, {
+        query,
+        place: { path: config.dicomweb.path, publicUrl: config.http.publicUrl },
       })
       worklistsRoutes(app, { worklist })
       const remote = openRemote({ db, findNode, node })

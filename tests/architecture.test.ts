@@ -43,6 +43,7 @@ const fences: Readonly<Record<string, RegExp>> = {
   'node-forge': /^certs\//,
   'libsodium-wrappers': /^peers\/sodium\.ts$/,
   undici: /^peers\//,
+  'fast-xml-parser': /^gateway\/dicom\//,
   fastify: /^gateway\/http\/|^peers\/server/,
 }
 

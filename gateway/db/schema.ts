@@ -46,6 +46,7 @@ export interface Schema {
   consents: ConsentsTable
   dry_runs: DryRunsTable
   dry_run_results: DryRunResultsTable
+  background_jobs: BackgroundJobsTable
 }
 
 /** A row of table `T` as it is read. */
@@ -519,4 +520,26 @@ export interface ProcedureStepsTable {
   document: Json
   created_at: DefaultDate
   updated_at: DefaultDate
+}
+
+export type BackgroundJobState = 'pending' | 'running' | 'paused' | 'success' | 'failure'
+
+export interface BackgroundJobsTable {
+  id: string
+  type: string
+  state: Generated<BackgroundJobState>
+  priority: Generated<number>
+  permissive: Generated<boolean>
+  parameters: Json | null
+  content: Json
+  outputs: Generated<Json>
+  progress: Generated<number>
+  error_code: string | null
+  error: string | null
+  requested_by: string
+  requested_from: string | null
+  runtime_ms: Generated<number>
+  created_at: DefaultDate
+  started_at: Date | null
+  ended_at: Date | null
 }
