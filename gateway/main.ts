@@ -69,6 +69,7 @@ import { openModalityJobs } from './services/modality-jobs.ts'
 import { openMpps } from './services/mpps.ts'
 import { openOutbound } from './services/outbound.ts'
 import { openPatientLinks } from './services/patient-links.ts'
+import { openPolicies } from './services/policies.ts'
 import { openPrefetch } from './services/prefetch.ts'
 import { openQuery } from './services/query.ts'
 import { openRefusals } from './services/refusals.ts'
@@ -103,7 +104,6 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const { db, clusterHome } = await openStore(config, log, starting)
   await migrate(db)
   const rights = await openAuthorizer()
-  await ensurePolicy(db)
   const blobs = await openBlobs({
     dir: config.data,
     log,
@@ -115,6 +115,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     siteName: config.site.name,
     hosts: hostsOf(config),
   })
+  await ensurePolicy(db, keys)
 
   const audit = use(starting, openAuditLog({ db, log, keys }))
   const queue = use(starting, await openQueue({ db, log }))
@@ -188,6 +189,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   )
   const onArrived = (tx: Tx, study: number): Promise<void> => prefetch.arrived(tx, study)
   const routing = use(starting, startRouting({ db, queue, log, findArchive: name => modalities.find(name), onArrived }))
+  const { twoPersons } = config.policy
+  const policies = openPolicies({ db, signer: keys, findModality: name => modalities.find(name), twoPersons })
   const checkpoint = async (): Promise<string> => (await audit.checkpoint()).note
   const inbound = await openInbound({ db, blobs, queue, keys, checkpoint, log, dataDir: config.data })
   const openCarrier = carrierOpener({ keys, clocks, proxy })
@@ -353,6 +356,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         peers,
         pairing,
         routing,
+        policies,
         inbound,
         conflicts: openConflicts({ db, blobs, dueAt, ownIssuers }),
         modalities,
@@ -368,6 +372,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
             db,
             site: { name: config.site.name, siteId: keys.siteId, aeTitle: config.dicom.aeTitle },
             version,
+            twoPersons,
             startedAt,
             isReady,
             listeners: () => describeListeners(listeners),
