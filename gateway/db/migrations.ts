@@ -9,6 +9,7 @@ import * as worklist from './migrations/0004-worklist.ts'
 import * as commitment from './migrations/0005-commitment.ts'
 import * as modalityJobs from './migrations/0006-modality-jobs.ts'
 import * as policy from './migrations/0011-policy.ts'
+import * as deidentifiedTransfers from './migrations/0012-deidentified-transfers.ts'
 
 /** Imported one by one: the published package and the tests must not depend on a directory listing. */
 const migrations: Readonly<Record<string, Migration>> = {
@@ -18,6 +19,7 @@ const migrations: Readonly<Record<string, Migration>> = {
   '0005-commitment': commitment,
   '0006-modality-jobs': modalityJobs,
   '0011-policy': policy,
+  '0012-deidentified-transfers': deidentifiedTransfers,
 }
 
 /**

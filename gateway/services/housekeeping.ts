@@ -7,6 +7,7 @@ import type { Archive } from './archive.ts'
 import type { Commitments } from './commitment.ts'
 import type { Inbound } from './inbound.ts'
 import type { Outbound } from './outbound.ts'
+import type { Preparing } from './outbound-prepare.ts'
 
 const transfersEveryMs = 60_000
 const blobsEveryMs = 6 * 3_600_000
@@ -17,11 +18,12 @@ export function startHousekeeping(options: {
   blobs: Blobs
   inbound: Pick<Inbound, 'sweep'>
   outbound: Pick<Outbound, 'recover'>
+  preparing?: Pick<Preparing, 'sweep'>
   archive?: Pick<Archive, 'recover'>
   commitments?: Pick<Commitments, 'recover'>
   log: Log
 }): { close(): Promise<void> } {
-  const { db, blobs, inbound, outbound, archive, commitments } = options
+  const { db, blobs, inbound, outbound, preparing, archive, commitments } = options
   const log = options.log.child({ part: 'housekeeping' })
   const closing = new AbortController()
   const running = new Set<Promise<void>>()
@@ -43,6 +45,7 @@ export function startHousekeeping(options: {
   const transfers = round('transfers', async () => {
     await inbound.sweep()
     await outbound.recover('stale')
+    await preparing?.sweep()
     await archive?.recover()
     await commitments?.recover()
   })
