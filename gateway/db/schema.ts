@@ -51,6 +51,7 @@ export interface Schema {
   pseudonyms: PseudonymsTable
   reidentifications: ReidentificationsTable
   deid_certificates: DeidCertificatesTable
+  background_jobs: BackgroundJobsTable
 }
 
 /** A row of table `T` as it is read. */
@@ -588,4 +589,24 @@ export interface DeidCertificatesTable {
   envelope: Buffer
   sha256: Digest
   created_at: DefaultDate
+export type BackgroundJobState = 'pending' | 'running' | 'paused' | 'success' | 'failure'
+
+export interface BackgroundJobsTable {
+  id: string
+  type: string
+  state: Generated<BackgroundJobState>
+  priority: Generated<number>
+  permissive: Generated<boolean>
+  parameters: Json | null
+  content: Json
+  outputs: Generated<Json>
+  progress: Generated<number>
+  error_code: string | null
+  error: string | null
+  requested_by: string
+  requested_from: string | null
+  runtime_ms: Generated<number>
+  created_at: DefaultDate
+  started_at: Date | null
+  ended_at: Date | null
 }
