@@ -589,6 +589,8 @@ export interface DeidCertificatesTable {
   envelope: Buffer
   sha256: Digest
   created_at: DefaultDate
+}
+
 export type BackgroundJobState = 'pending' | 'running' | 'paused' | 'success' | 'failure'
 
 export interface BackgroundJobsTable {

@@ -25,8 +25,7 @@ export function startHousekeeping(options: {
   backgroundJobs?: Pick<BackgroundJobs, 'sweep'>
   log: Log
 }): { close(): Promise<void> } {
-  const { db, blobs, inbound, outbound, preparing, archive, commitments } = options
-  const { db, blobs, inbound, outbound, archive, commitments, backgroundJobs } = options
+  const { db, blobs, inbound, outbound, preparing, archive, commitments, backgroundJobs } = options
   const log = options.log.child({ part: 'housekeeping' })
   const closing = new AbortController()
   const running = new Set<Promise<void>>()
