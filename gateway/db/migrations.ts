@@ -12,6 +12,7 @@ import * as resources from './migrations/0007-resources.ts'
 import * as backgroundJobs from './migrations/0008-background-jobs.ts'
 import * as access from './migrations/0010-access.ts'
 import * as policy from './migrations/0011-policy.ts'
+import * as deidentifiedTransfers from './migrations/0012-deidentified-transfers.ts'
 
 /** Imported one by one: the published package and the tests must not depend on a directory listing. */
 const migrations: Readonly<Record<string, Migration>> = {
@@ -24,6 +25,7 @@ const migrations: Readonly<Record<string, Migration>> = {
   '0008-background-jobs': backgroundJobs,
   '0010-access': access,
   '0011-policy': policy,
+  '0012-deidentified-transfers': deidentifiedTransfers,
 }
 
 /**
