@@ -44,6 +44,7 @@ import { apiRoutes, installOpenApi } from './http/api/routes.ts'
 import { dicomwebRoutes } from './http/dicomweb/routes.ts'
 import { installGauges } from './http/gauges.ts'
 import { openMetrics } from './http/metrics.ts'
+import { archiveRoutes } from './http/orthanc/archives.ts'
 import { orthancModalityRoutes } from './http/orthanc/modalities.ts'
 import { orthancRoutes } from './http/orthanc/routes.ts'
 import { worklistsRoutes } from './http/orthanc/worklists.ts'
@@ -88,6 +89,7 @@ import { loadStatus } from './services/status.ts'
 import { openTokens } from './services/tokens.ts'
 import { openWorklist, type Worklist } from './services/worklist.ts'
 import { openWorklistFolder, type WorklistFolder } from './services/worklist-folder.ts'
+import { openZipArchives } from './services/zip-archive.ts'
 import { openBlobs } from './store/blobs.ts'
 import type { Origin } from './store/origin.ts'
 import { findToken, tokenDigest } from './store/tokens.ts'
@@ -359,6 +361,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         query,
         place: { path: config.dicomweb.path, publicUrl: config.http.publicUrl },
       })
+      await archiveRoutes(app, openZipArchives({ db, blobs, pixels }))
       worklistsRoutes(app, { worklist })
       const remote = openRemote({ db, findNode, node })
       await orthancModalityRoutes(app, { modalities, remote })
