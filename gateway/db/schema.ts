@@ -46,6 +46,8 @@ export interface Schema {
   consents: ConsentsTable
   dry_runs: DryRunsTable
   dry_run_results: DryRunResultsTable
+  remote_queries: RemoteQueriesTable
+  remote_answers: RemoteAnswersTable
 }
 
 /** A row of table `T` as it is read. */
@@ -519,4 +521,19 @@ export interface ProcedureStepsTable {
   document: Json
   created_at: DefaultDate
   updated_at: DefaultDate
+}
+
+export interface RemoteQueriesTable {
+  id: string
+  modality: string
+  level: 'patient' | 'study' | 'series' | 'instance'
+  query: Json
+  requested_by: string
+  created_at: DefaultDate
+}
+
+export interface RemoteAnswersTable {
+  query: string
+  place: number
+  document: Json
 }
