@@ -48,6 +48,7 @@ export interface Schema {
   dry_run_results: DryRunResultsTable
   remote_queries: RemoteQueriesTable
   remote_answers: RemoteAnswersTable
+  background_jobs: BackgroundJobsTable
 }
 
 /** A row of table `T` as it is read. */
@@ -536,4 +537,26 @@ export interface RemoteAnswersTable {
   query: string
   place: number
   document: Json
+}
+
+export type BackgroundJobState = 'pending' | 'running' | 'paused' | 'success' | 'failure'
+
+export interface BackgroundJobsTable {
+  id: string
+  type: string
+  state: Generated<BackgroundJobState>
+  priority: Generated<number>
+  permissive: Generated<boolean>
+  parameters: Json | null
+  content: Json
+  outputs: Generated<Json>
+  progress: Generated<number>
+  error_code: string | null
+  error: string | null
+  requested_by: string
+  requested_from: string | null
+  runtime_ms: Generated<number>
+  created_at: DefaultDate
+  started_at: Date | null
+  ended_at: Date | null
 }

@@ -167,7 +167,7 @@ async function retrieves(_t: TestContext, site: Site): Promise<void> {
 }
 
 async function sends(_t: TestContext, site: Site): Promise<void> {
-  const { gateway, archive } = site
+  const { gateway, archive, reference } = site
   const { body: studies } = await call(gateway.url, 'GET', '/studies')
   const { body: expanded } = await call(gateway.url, 'GET', `/studies/${field(studies, '0')}`)
   const [study, [oneInstance]] = [
@@ -182,6 +182,17 @@ async function sends(_t: TestContext, site: Site): Promise<void> {
   for (const body of [[], {}, ['none'], { Resources: [study, 'none'] }])
     await same(site, 'POST', '/modalities/archive/store', body)
   await same(site, 'POST', '/modalities/none/store', study)
+  const wish = { Resources: [study], Asynchronous: true }
+  const jobs = await same(site, 'POST', '/modalities/archive/store', wish)
+  const at = [gateway.url, reference.url]
+  for (const [place, body] of jobs.entries()) {
+    const job = async () => (await call(String(at[place]), 'GET', String(field(body, 'Path')))).body
+    const done = await until('the job has ended', 60_000, async () => {
+      const now = await job()
+      return field(now, 'State') === 'Success' ? now : undefined
+    })
+    assert.deepEqual([field(done, 'Type'), field(field(done, 'Content'), 'InstancesCount')], ['DicomModalityStore', 3])
+  }
   assert.equal((await call(gateway.url, 'POST', '/modalities/dead/store', study)).status, 502)
 
   const loose = buildInstance({ seed: 990, patientId: 'TEST-990' })

@@ -1,5 +1,5 @@
 /** How Orthanc writes queries and their answers: keys by name or tag; full, simplified and short forms. */
-import { boolean, decode, describe, integer, isObject, object, optional, text } from '../../decode.ts'
+import { decode, describe, integer, isObject, object, optional, text } from '../../decode.ts'
 import { entryOf } from '../../dicom/dictionary.ts'
 import { type DicomJson, type JsonElement, personName } from '../../dicom/json.ts'
 import { formatTag, keywordOf, parseTag, type Tag, tagOf } from '../../dicom/tag.ts'
@@ -131,19 +131,17 @@ const callForm = object(
   {
     LocalAet: optional(text({ max: 16, pattern: /^[ -[\]-~]*$/, expected: 'an AE title' })),
     Timeout: optional(integer({ min: 0, max: 3_600 })),
-    Permissive: optional(boolean, false),
   },
   { unknown: 'keep' },
 )
 
 /** `LocalAet` and `Timeout` (seconds) of a body. @throws GatewayError BAD_REQUEST */
-export function readCall(body: unknown): RemoteCall & { readonly permissive: boolean } {
+export function readCall(body: unknown): RemoteCall {
   const given = decode(callForm, isObject(body) ? body : {})
   if (!given.ok) throw new GatewayError('BAD_REQUEST', describe(given.problems))
-  const { LocalAet, Timeout, Permissive } = given.value
+  const { LocalAet, Timeout } = given.value
   return {
     callingAe: LocalAet?.trim() || undefined,
     timeoutMs: Timeout ? Timeout * 1000 : undefined,
-    permissive: Permissive,
   }
 }

@@ -5,9 +5,11 @@ import { type DicomJson, fromJson } from '../../dicom/json.ts'
 import { jsonText } from '../../dicom/json-read.ts'
 import type { NewElement } from '../../dicom/part10-writer.ts'
 import { GatewayError } from '../../errors.ts'
+import type { BackgroundJobs } from '../../services/background-jobs.ts'
 import type { Modalities } from '../../services/modalities.ts'
 import type { Remote } from '../../services/remote.ts'
 import type { RemoteQueries, StoredQuery } from '../../services/remote-queries.ts'
+import { answerJob, type JobAnswers } from './answer-job.ts'
 import { gone } from './gone.ts'
 import { acceptAnyBody, objectBody } from './lenient-body.ts'
 import {
@@ -29,6 +31,8 @@ export interface RemoteQueryServices {
   readonly modalities: Pick<Modalities, 'list'>
   readonly remote: Pick<Remote, 'ask' | 'move'>
   readonly queries: RemoteQueries
+  readonly answers: JobAnswers
+  readonly jobs: Pick<BackgroundJobs, 'submit'>
   /** Our AE title. */
   readonly aeTitle: string
 }
@@ -261,14 +265,14 @@ export async function remoteQueryRoutes(app: FastifyInstance, services: RemoteQu
 
 /** A body of `retrieve` is JSON, or just the title of the receiver. */
 async function moveAnswers(
-  { remote, modalities, aeTitle }: RemoteQueryServices,
+  { remote, modalities, aeTitle, jobs, answers: jobAnswers }: RemoteQueryServices,
   given: {
     readonly request: FastifyRequest
     readonly reply: FastifyReply
     readonly query: StoredQuery
     readonly answers: readonly DicomJson[]
   },
-): Promise<unknown> {
+): Promise<FastifyReply> {
   const { request, reply, query, answers } = given
   const raw = typeof request.body === 'string' ? { TargetAet: request.body.trim() } : objectBody(request.body)
   const target = raw['TargetAet']
@@ -279,19 +283,23 @@ async function moveAnswers(
   if (!modality) throw new GatewayError('NOT_FOUND', 'the modality is not registered any more')
   const form = formOf(raw['Simplify'] === true, raw['Full'] !== true)
   const resources = answers.map(answer => moveKeys(answer, query.level))
-  await remote.move(
-    request.principal,
-    query.modality,
-    { level: query.level, resources, destination: target || undefined, call },
-    () => undefined,
-    gone(reply),
-  )
-  return {
+  const content = {
     Description: 'REST API',
     LocalAet: call.callingAe ?? aeTitle,
     Query: answers.map(answer => writeAnswer(identification(answer, query.level), form)),
     RemoteAet: modality.aeTitle.trim(),
   }
+  const move = { level: query.level, resources, destination: target || undefined, call }
+  return await answerJob(request, reply, jobAnswers, ({ priority }) =>
+    jobs.submit(
+      request.principal,
+      { type: 'DicomMoveScu', description: 'REST API', priority, content },
+      async (progress, signal) => {
+        await remote.move(request.principal, query.modality, move, progress, signal)
+        return { content }
+      },
+    ),
+  )
 }
 
 const isSet = (value: string | undefined): boolean => value !== undefined && value !== 'false' && value !== '0'

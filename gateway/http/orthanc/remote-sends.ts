@@ -3,11 +3,13 @@ import type { FastifyInstance } from 'fastify'
 import { isObject } from '../../decode.ts'
 import { fromJson } from '../../dicom/json.ts'
 import { GatewayError } from '../../errors.ts'
+import type { BackgroundJobs } from '../../services/background-jobs.ts'
 import type { Ingest } from '../../services/ingest.ts'
 import type { Modalities } from '../../services/modalities.ts'
 import type { Remote } from '../../services/remote.ts'
 import type { RemoteStore } from '../../services/remote-store.ts'
 import { stageLoose } from '../../services/upload.ts'
+import { answerJob, type JobAnswers } from './answer-job.ts'
 import { gone } from './gone.ts'
 import { acceptAnyBody, objectBody } from './lenient-body.ts'
 import { readCall, readKeys, readLevel } from './query-form.ts'
@@ -19,6 +21,8 @@ export interface RemoteSendServices {
   readonly remote: Pick<Remote, 'move' | 'send'>
   readonly remoteStore: RemoteStore
   readonly ingest: Pick<Ingest, 'stage'>
+  readonly answers: JobAnswers
+  readonly jobs: Pick<BackgroundJobs, 'submit'>
   /** The largest instance, bytes. */
   readonly limitBytes: number
 }
@@ -37,7 +41,7 @@ interface Named {
 
 /** Registers the routes. */
 export async function remoteSendRoutes(app: FastifyInstance, services: RemoteSendServices): Promise<void> {
-  const { modalities, remote, remoteStore, ingest, limitBytes } = services
+  const { modalities, remote, remoteStore, ingest, limitBytes, answers, jobs } = services
   const named = (name: string): string => {
     if (!modalities.list().some(entry => entry.name === name))
       throw new GatewayError('NOT_FOUND', 'no modality has this name')
@@ -79,19 +83,27 @@ export async function remoteSendRoutes(app: FastifyInstance, services: RemoteSen
         },
       },
       async (request, reply) => {
+        const { principal } = request
         const resources = readResources(request.body)
-        const { permissive, ...call } = readCall(request.body)
+        const { callingAe, timeoutMs } = readCall(request.body)
         const name = named(request.params.id)
-        const plan = await remoteStore.plan(request.principal, name, { resources, call, permissive })
-        const { failedCount } = await plan.run(() => undefined, gone(reply))
-        return {
-          Description: 'REST API',
-          FailedInstancesCount: failedCount,
-          InstancesCount: plan.instanceCount,
-          LocalAet: plan.localAe,
-          ...(resources.length > 0 && { ParentResources: resources }),
-          RemoteAet: plan.remoteAe,
-        }
+        return await answerJob(request, reply, answers, async ({ priority, permissive }) => {
+          const call = { callingAe, timeoutMs }
+          const plan = await remoteStore.plan(principal, name, { resources, call, permissive })
+          const content = (failed: number) => ({
+            Description: 'REST API',
+            FailedInstancesCount: failed,
+            InstancesCount: plan.instanceCount,
+            LocalAet: plan.localAe,
+            ...(resources.length > 0 && { ParentResources: resources }),
+            RemoteAet: plan.remoteAe,
+          })
+          const job = { type: 'DicomModalityStore', description: 'REST API', priority, permissive, content: content(0) }
+          return await jobs.submit(principal, job, async (progress, signal) => {
+            const { failedCount } = await plan.run(progress, signal)
+            return { content: content(failedCount) }
+          })
+        })
       },
     )
   })
