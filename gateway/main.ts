@@ -46,6 +46,7 @@ import { installGauges } from './http/gauges.ts'
 import { openMetrics } from './http/metrics.ts'
 import { archiveRoutes } from './http/orthanc/archives.ts'
 import { orthancModalityRoutes } from './http/orthanc/modalities.ts'
+import { orthancRemoteRoutes } from './http/orthanc/remote-nodes.ts'
 import { orthancRoutes } from './http/orthanc/routes.ts'
 import { worklistsRoutes } from './http/orthanc/worklists.ts'
 import { limitRefusals } from './http/refusals.ts'
@@ -73,6 +74,7 @@ import { nativePixels } from './services/native-pixels.ts'
 import { openOutbound } from './services/outbound.ts'
 import { createPreparing } from './services/outbound-prepare.ts'
 import { openOutbox } from './services/outbox.ts'
+import { openOutsideSends } from './services/outside-sends.ts'
 import { openPatientLinks } from './services/patient-links.ts'
 import { openPolicies } from './services/policies.ts'
 import { openPrefetch } from './services/prefetch.ts'
@@ -83,6 +85,8 @@ import { openRefusals } from './services/refusals.ts'
 import { openRemote } from './services/remote.ts'
 import { openRemoval } from './services/removal.ts'
 import { openResourceDatasets } from './services/resource-datasets.ts'
+import { openRemoteQueries } from './services/remote-queries.ts'
+import { openRemoteStore } from './services/remote-store.ts'
 import { openRetrieve } from './services/retrieve.ts'
 import { startRouting } from './services/routing.ts'
 import { loadStatus } from './services/status.ts'
@@ -363,8 +367,19 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       })
       await archiveRoutes(app, openZipArchives({ db, blobs, pixels }))
       worklistsRoutes(app, { worklist })
-      const remote = openRemote({ db, findNode, node })
+      const remote = openRemote({ db, findNode, node, aeTitle: config.dicom.aeTitle })
       await orthancModalityRoutes(app, { modalities, remote })
+      await orthancRemoteRoutes(app, {
+        modalities,
+        remote,
+        queries: openRemoteQueries({ db, remote }),
+        jobs: backgroundJobs,
+        answers: { jobs: backgroundJobs, log },
+        remoteStore: openRemoteStore({ db, findNode, retrieve, node, outside: openOutsideSends({ db, routing }) }),
+        ingest,
+        limitBytes: config.limits.instanceBytes,
+        aeTitle: config.dicom.aeTitle,
+      })
       await apiRoutes(app, {
         worklist,
         mpps,
