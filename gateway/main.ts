@@ -56,6 +56,7 @@ import { adminToken, type Listeners, writeListeners } from './run-files.ts'
 import { openArchive } from './services/archive.ts'
 import { openAuditLog } from './services/audit-log.ts'
 import { openBackgroundJobs } from './services/background-jobs.ts'
+import { openChangeFeed } from './services/change-feed.ts'
 import { openCommitments } from './services/commitment.ts'
 import { openConflicts } from './services/conflicts.ts'
 import type { NodeTarget } from './services/dicom-node.ts'
@@ -71,6 +72,8 @@ import { openPrefetch } from './services/prefetch.ts'
 import { openQuery } from './services/query.ts'
 import { openRefusals } from './services/refusals.ts'
 import { openRemote } from './services/remote.ts'
+import { openRemoval } from './services/removal.ts'
+import { openResourceDatasets } from './services/resource-datasets.ts'
 import { openRetrieve } from './services/retrieve.ts'
 import { startRouting } from './services/routing.ts'
 import { loadStatus } from './services/status.ts'
@@ -209,6 +212,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   backgroundJobs.start()
   use(starting, startHousekeeping({ db, blobs, inbound, outbound, archive, commitments, backgroundJobs, log }))
 
+  const changes = use(starting, openChangeFeed({ db, log }))
   const refused = openRefusals({ db, log })
   const onRefused = limitRefusals<RefusedConnection>(({ code, address, repeats }) => {
     log.warn({ part: 'federation', address, reason: code, repeats }, 'refused a connection')
@@ -312,6 +316,10 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         commitment: { db, commitments, modalities },
         jobs: { jobs: backgroundJobs, modalityJobs },
         retrieve,
+        datasets: openResourceDatasets({ db, blobs }),
+        changes,
+        removal: openRemoval({ db }),
+        logThreshold: log.threshold,
         upload: { db, ingest, limitBytes: config.limits.instanceBytes, concurrency: config.limits.uploads },
         system: () => ({
           name: config.site.name,

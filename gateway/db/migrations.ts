@@ -8,6 +8,7 @@ import * as search from './migrations/0002-search.ts'
 import * as worklist from './migrations/0004-worklist.ts'
 import * as commitment from './migrations/0005-commitment.ts'
 import * as modalityJobs from './migrations/0006-modality-jobs.ts'
+import * as resources from './migrations/0007-resources.ts'
 import * as backgroundJobs from './migrations/0008-background-jobs.ts'
 import * as policy from './migrations/0011-policy.ts'
 
@@ -18,6 +19,7 @@ const migrations: Readonly<Record<string, Migration>> = {
   '0004-worklist': worklist,
   '0005-commitment': commitment,
   '0006-modality-jobs': modalityJobs,
+  '0007-resources': resources,
   '0008-background-jobs': backgroundJobs,
   '0011-policy': policy,
 }

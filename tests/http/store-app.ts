@@ -8,8 +8,11 @@ import { openMetrics } from '../../gateway/http/metrics.ts'
 import { orthancRoutes } from '../../gateway/http/orthanc/routes.ts'
 import { buildHttpServer } from '../../gateway/http/server.ts'
 import { openLog } from '../../gateway/log.ts'
+import { openChangeFeed } from '../../gateway/services/change-feed.ts'
 import { openConflicts } from '../../gateway/services/conflicts.ts'
 import { openIngest } from '../../gateway/services/ingest.ts'
+import { openRemoval } from '../../gateway/services/removal.ts'
+import { openResourceDatasets } from '../../gateway/services/resource-datasets.ts'
 import { openRetrieve } from '../../gateway/services/retrieve.ts'
 import type { Blobs } from '../../gateway/store/blobs.ts'
 import type { FreeSpaceOptions } from '../../gateway/store/free-space.ts'
@@ -46,6 +49,9 @@ export async function storeApp(
       orthancRoutes(app, {
         db,
         retrieve: openRetrieve({ db, blobs }),
+        datasets: openResourceDatasets({ db, blobs }),
+        changes: openChangeFeed({ db, log: openLog({ level: 'silent' }), background: false }),
+        removal: openRemoval({ db }),
         upload: { db, ingest, limitBytes: options.limitBytes ?? 1024 ** 3, concurrency: options.concurrency ?? 4 },
         system: () => ({ name: 'Test', aeTitle: 'HANSE', dicomPort: 4242, httpPort: 8042, version: '0' }),
       })
