@@ -12,6 +12,7 @@ import type { JobProgress, JobResult } from './background-jobs.ts'
 import type { Ingest } from './ingest.ts'
 import { type Selection, type SourceInstance, sourceInstances } from './modify-sources.ts'
 import { inParallel } from './parallel.ts'
+import type { Removal } from './removal.ts'
 import { storeFile } from './upload.ts'
 
 /** A new file, being written; `close` when it has been read. */
@@ -23,17 +24,11 @@ export interface Rewritten {
 /** Writes one instance anew. @throws GatewayError */
 export type Rewriter = (source: SourceInstance, signal: AbortSignal) => Promise<Rewritten>
 
-/** Removes resources: that of services/removal. */
-export interface Remover {
-  remove(principal: Principal, level: Level, orthancIds: readonly string[], reason?: string): Promise<unknown>
-}
-
 /** What running takes. */
 export interface RunParts {
   readonly db: Db
   readonly ingest: Ingest
-  /** Where there is none, sources are always kept. */
-  readonly remover?: Remover | undefined
+  readonly removal: Removal
   readonly log: Log
   readonly limitBytes: number
 }
@@ -70,10 +65,8 @@ export async function runRewrite(
   progress: JobProgress,
   signal: AbortSignal,
 ): Promise<JobResult> {
-  const { db, remover, log } = parts
+  const { db, removal, log } = parts
   const { selection, principal, permissive } = run
-  if (!run.keepSource && !remover)
-    throw new GatewayError('UNAVAILABLE', 'nothing is removed here: expected KeepSource true')
   const outcome = new Outcome(selection.instanceCount, run)
   const done: string[] = []
   for await (const page of sourceInstances(db, selection)) {
@@ -94,7 +87,7 @@ export async function runRewrite(
   }
   if (!run.keepSource && done.length > 0) {
     signal.throwIfAborted()
-    await remover?.remove(principal, 'instance', done, run.madeBy)
+    await removal.remove(principal, 'instance', done, run.madeBy)
   }
   return { content: outcome.content() }
 }

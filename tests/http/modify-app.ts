@@ -7,11 +7,13 @@ import { bufferSource } from '../../gateway/dicom/byte-source.ts'
 import { stringsOf } from '../../gateway/dicom/dataset.ts'
 import { type Part10, readPart10 } from '../../gateway/dicom/part10-reader.ts'
 import { tagOf } from '../../gateway/dicom/tag.ts'
-import { modifyRoutes } from '../../gateway/http/orthanc/modify.ts'
 import { orthancRoutes } from '../../gateway/http/orthanc/routes.ts'
 import { openPixels } from '../../gateway/pixels/pixels.ts'
+import { openChangeFeed } from '../../gateway/services/change-feed.ts'
 import { openIngest } from '../../gateway/services/ingest.ts'
 import { openModifications } from '../../gateway/services/modify.ts'
+import { openRemoval } from '../../gateway/services/removal.ts'
+import { openResourceDatasets } from '../../gateway/services/resource-datasets.ts'
 import { openRetrieve } from '../../gateway/services/retrieve.ts'
 import { testBlobs } from '../support/blobs.ts'
 import { onEnd } from '../support/cleanup.ts'
@@ -37,14 +39,18 @@ export async function modifyApp(t: TestContext): Promise<ModifyApp> {
         await pixels.close()
       })
       const limitBytes = 1024 ** 3
+      const removal = openRemoval({ db })
+      const parts = { db, blobs, ingest, pixels, jobs, removal, log: quietLog, limitBytes }
       orthancRoutes(scope, {
         db,
         retrieve: openRetrieve({ db, blobs }),
+        datasets: openResourceDatasets({ db, blobs }),
+        changes: openChangeFeed({ db, log: quietLog, background: false }),
+        removal,
+        modify: { jobs, log: quietLog, modifications: openModifications(parts) },
         upload: { db, ingest, limitBytes, concurrency: 4 },
         system: () => ({ name: 'Test', aeTitle: 'HANSE', dicomPort: 4242, httpPort: 8042, version: '0' }),
       })
-      const parts = { db, blobs, ingest, pixels, jobs, log: quietLog, limitBytes }
-      await modifyRoutes(scope, { jobs, log: quietLog, modifications: openModifications(parts) })
       jobs.start()
     },
   })

@@ -224,3 +224,39 @@ test('private elements go on request at every depth, and new ones come with thei
   assert.equal((await modify({ Replace: { PixelData: 'x' } })).status, 400)
   assert.deepEqual(numbersOf(added, 0x00280010), [64])
 })
+
+test('without KeepSource the sources go when all were made, and none goes when one was not', {
+  skip: missingOrthanc,
+}, async t => {
+  const [app, orthanc] = [await modifyApp(t), await orthancWith(t, files)]
+  for (const file of files) await app.upload(file)
+  const { body: studies } = await app.ask('GET', '/studies')
+  assert.ok(Array.isArray(studies))
+  const counts = async () => {
+    const answers = await Promise.all([app, orthanc].map(each => each.bytes('GET', '/statistics')))
+    return answers.map(({ bytes }) => {
+      const body: unknown = JSON.parse(bytes.toString())
+      assert.ok(isObject(body))
+      return [body['CountPatients'], body['CountStudies'], body['CountSeries'], body['CountInstances']].join()
+    })
+  }
+  const url = `/studies/${studies[0]}/modify`
+
+  const failing = { Replace: { SOPInstanceUID: '1.2.3.4' }, KeepSource: false, Force: true }
+  assert.equal((await app.ask('POST', url, failing)).status, 409)
+  const { body: left } = await app.ask('GET', '/studies')
+  assert.ok(Array.isArray(left) && left.includes(studies[0]) && left.length === 2)
+  await app.ask('DELETE', `/studies/${left.find(each => each !== studies[0])}`)
+  await Promise.all([app, orthanc].map(each => each.bytes('POST', url, { KeepSource: false, Replace: {} })))
+  const [ours, theirs] = await counts()
+  assert.equal(ours, theirs)
+  assert.equal((await app.bytes('GET', `/studies/${studies[0]}`)).status, 404)
+
+  // Where the identifiers stay and nothing changes, what came out is what went in.
+  const { body: now } = await app.ask('GET', '/studies')
+  assert.ok(Array.isArray(now))
+  const body = { Keep: ['SOPInstanceUID', 'SeriesInstanceUID', 'StudyInstanceUID'], Force: true, KeepSource: false }
+  const kept = await app.ask('POST', `/studies/${now[0]}/modify`, body)
+  assert.equal(kept.status, 200)
+  assert.equal((await counts())[0], ours)
+})

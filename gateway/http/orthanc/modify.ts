@@ -30,9 +30,9 @@ interface OfResource {
 }
 
 /** Registers the routes. */
-export async function modifyRoutes(app: FastifyInstance, services: ModifyServices): Promise<void> {
+export function modifyRoutes(app: FastifyInstance, services: ModifyServices): void {
   const { modifications } = services
-  await app.register(async scope => {
+  app.register(async scope => {
     readAnyBodyAsJson(scope)
 
     scope.post<OfResource>(
