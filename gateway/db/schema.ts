@@ -72,6 +72,9 @@ export interface AccessTokensTable {
   id: GeneratedAlways<number>
   name: string
   sha256: Digest
+  role: string
+  domain: ColumnType<string | null, string | null | undefined, string | null>
+  expires_at: ColumnType<Date | null, Date | null | undefined, Date | null>
   created_by: string
   created_at: DefaultDate
   revoked_at: Date | null

@@ -19,6 +19,7 @@ import type { FreeSpaceOptions } from '../../gateway/store/free-space.ts'
 import { tokenDigest } from '../../gateway/store/tokens.ts'
 import { temporaryDir, testBlobs } from '../support/blobs.ts'
 import { testDatabase } from '../support/database.ts'
+import { rights } from '../support/principals.ts'
 
 export interface StoreApp {
   readonly app: FastifyInstance
@@ -44,7 +45,7 @@ export async function storeApp(
   const app = await buildHttpServer({
     log: openLog({ level: 'silent' }),
     metrics: openMetrics(),
-    auth: { adminTokenSha256: tokenDigest('none'), findToken: async () => undefined, publicUrl: undefined },
+    auth: { adminTokenSha256: tokenDigest('none'), findToken: async () => undefined, rights, publicUrl: undefined },
     routes: app => {
       orthancRoutes(app, {
         db,
