@@ -69,6 +69,7 @@ import { openInbound } from './services/inbound.ts'
 import { openIngest } from './services/ingest.ts'
 import { type Modalities, openModalities } from './services/modalities.ts'
 import { openModalityJobs } from './services/modality-jobs.ts'
+import { openModifications } from './services/modify.ts'
 import { openMpps } from './services/mpps.ts'
 import { nativePixels } from './services/native-pixels.ts'
 import { openOutbound } from './services/outbound.ts'
@@ -180,6 +181,9 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     concurrency: config.limits.jobs,
     historySize: config.limits.jobsHistory,
   })
+  const removal = openRemoval({ db })
+  const rewriting = { db, blobs, ingest, pixels, removal, log, limitBytes: config.limits.instanceBytes }
+  const modifications = openModifications({ ...rewriting, jobs: backgroundJobs })
   const stopping = new AbortController()
   starting.defer(() => stopping.abort(new GatewayError('UNAVAILABLE', 'the gateway is stopping')))
   const converter = (name: string): Converter | undefined => {
@@ -350,7 +354,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         retrieve,
         datasets: openResourceDatasets({ db, blobs }),
         changes,
-        removal: openRemoval({ db }),
+        removal,
+        modify: { jobs: backgroundJobs, log, modifications },
         logThreshold: log.threshold,
         upload: { db, ingest, limitBytes: config.limits.instanceBytes, concurrency: config.limits.uploads },
         system: () => ({
