@@ -59,6 +59,7 @@ import { openCommitments } from './services/commitment.ts'
 import { openConflicts } from './services/conflicts.ts'
 import type { NodeTarget } from './services/dicom-node.ts'
 import { startHousekeeping } from './services/housekeeping.ts'
+import { openImageFrames } from './services/image-frames.ts'
 import { openInbound } from './services/inbound.ts'
 import { openIngest } from './services/ingest.ts'
 import { type Modalities, openModalities } from './services/modalities.ts'
@@ -312,6 +313,9 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       })
       await dicomwebRoutes(app, {
         query,
+        retrieve,
+        pixels,
+        frames: openImageFrames({ retrieve, pixels }),
         place: { path: config.dicomweb.path, publicUrl: config.http.publicUrl },
       })
       worklistsRoutes(app, { worklist })
