@@ -159,6 +159,8 @@ const shape = {
     associationsPerAddress: optional(integer({ min: 1, max: 10_000 }), 250),
     associationsPerAe: optional(integer({ min: 1, max: 10_000 }), 750),
     uploads: optional(integer({ min: 1, max: 1000 }), 32),
+    jobs: optional(integer({ min: 1, max: 64 }), 2),
+    jobsHistory: optional(integer({ min: 0, max: 10_000 }), 100),
   }),
 }
 

@@ -78,6 +78,10 @@ export const errorTable = {
   // policy
   POLICY_INVALID: meaning(400, 0xc000, 'no'),
   POLICY_DENIED: meaning(403, 0xc000, 'no', 'failure'),
+  AGREEMENT_MISSING: meaning(403, 0xc000, 'no', 'failure'),
+  CONSENT_MISSING: meaning(403, 0xc000, 'no', 'failure'),
+  CONSENT_OBJECTED: meaning(403, 0xc000, 'no', 'failure'),
+  IDENTITY_CHANGED: meaning(409, 0xc000, 'no', 'security-alert'),
   // DICOM associations that we request
   ASSOCIATION_REFUSED: meaning(502, 0xc000, 'yes', 'failure'),
   REMOTE_STATUS: meaning(502, 0xc000, 'yes', 'failure'),

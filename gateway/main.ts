@@ -55,6 +55,7 @@ import { systemPrincipal } from './principal.ts'
 import { adminToken, type Listeners, writeListeners } from './run-files.ts'
 import { openArchive } from './services/archive.ts'
 import { openAuditLog } from './services/audit-log.ts'
+import { openBackgroundJobs } from './services/background-jobs.ts'
 import { openCommitments } from './services/commitment.ts'
 import { openConflicts } from './services/conflicts.ts'
 import type { NodeTarget } from './services/dicom-node.ts'
@@ -153,6 +154,14 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     starting,
     await openPixels({ dir: join(config.data, 'spool'), assertRoom: bytes => blobs.assertRoom(bytes) }),
   )
+  const backgroundJobs = openBackgroundJobs({
+    db,
+    queue,
+    log,
+    dataDir: config.data,
+    concurrency: config.limits.jobs,
+    historySize: config.limits.jobsHistory,
+  })
   const stopping = new AbortController()
   starting.defer(() => stopping.abort(new GatewayError('UNAVAILABLE', 'the gateway is stopping')))
   const converter = (name: string): Converter | undefined => {
@@ -198,7 +207,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     log,
   })
   queue.work('archive', { concurrency: 4 }, ({ transfer }, signal) => archive.run(transfer, signal))
-  use(starting, startHousekeeping({ db, blobs, inbound, outbound, archive, commitments, log }))
+  backgroundJobs.start()
+  use(starting, startHousekeeping({ db, blobs, inbound, outbound, archive, commitments, backgroundJobs, log }))
 
   const refused = openRefusals({ db, log })
   const onRefused = limitRefusals<RefusedConnection>(({ code, address, repeats }) => {
@@ -301,6 +311,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       orthancRoutes(app, {
         db,
         commitment: { db, commitments, modalities },
+        jobs: { jobs: backgroundJobs, modalityJobs },
         retrieve,
         upload: { db, ingest, limitBytes: config.limits.instanceBytes, concurrency: config.limits.uploads },
         system: () => ({

@@ -8,7 +8,8 @@ import { eventTypes, securityAlert } from '../gateway/audit/event.ts'
 import { appendAudit } from '../gateway/audit/log.ts'
 import type { Db, Tx } from '../gateway/db/db.ts'
 import { GatewayError } from '../gateway/errors.ts'
-import { canonicalJson, decodePolicy, type PolicyDocument } from './document.ts'
+import type { Profile } from './deid/profile.ts'
+import { asIs, canonicalJson, decodePolicy, type PolicyDocument, profileOfDocument } from './document.ts'
 
 /** A stored version. */
 export interface PolicyVersion {
@@ -22,10 +23,13 @@ export interface PolicyVersion {
 
 /** What a new site starts with: nothing goes anywhere. */
 export const emptyPolicy: PolicyDocument = {
-  format: 'hanse-policy-1',
-  title: 'Nothing leaves by itself',
+  format: 'hanse-policy-2',
+  title: 'Nothing leaves, and nothing of others comes in',
   destinations: {},
+  agreements: {},
+  profiles: [],
   rules: [],
+  incoming: [],
 }
 
 /** Publishes the first policy of a new site, so that every decision names a version. */
@@ -93,6 +97,19 @@ export async function loadActivePolicy(db: Db['kysely'] | Tx): Promise<PolicyVer
 export async function loadPolicy(db: Db['kysely'] | Tx, version: number): Promise<PolicyVersion | undefined> {
   const row = await db.selectFrom('policy_versions').select(columns).where('version', '=', version).executeTakeFirst()
   return row && toVersion(row)
+}
+
+/**
+ * The de-identification profile that a version means by a name; undefined for `as-is`.
+ *
+ * @throws GatewayError POLICY_INVALID when the version is gone or does not know the name: nothing may leave under it
+ */
+export async function profileOf(db: Db['kysely'] | Tx, version: number, name: string): Promise<Profile | undefined> {
+  const policy = await loadPolicy(db, version)
+  const profile = policy && profileOfDocument(policy.document, name)
+  if (profile === undefined && (policy === undefined || name !== asIs))
+    throw new GatewayError('POLICY_INVALID', `policy version ${version} has no profile ${name}`)
+  return profile
 }
 
 /** Versions, newest first. */

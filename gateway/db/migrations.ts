@@ -8,6 +8,8 @@ import * as search from './migrations/0002-search.ts'
 import * as worklist from './migrations/0004-worklist.ts'
 import * as commitment from './migrations/0005-commitment.ts'
 import * as modalityJobs from './migrations/0006-modality-jobs.ts'
+import * as backgroundJobs from './migrations/0008-background-jobs.ts'
+import * as policy from './migrations/0011-policy.ts'
 
 /** Imported one by one: the published package and the tests must not depend on a directory listing. */
 const migrations: Readonly<Record<string, Migration>> = {
@@ -16,6 +18,8 @@ const migrations: Readonly<Record<string, Migration>> = {
   '0004-worklist': worklist,
   '0005-commitment': commitment,
   '0006-modality-jobs': modalityJobs,
+  '0008-background-jobs': backgroundJobs,
+  '0011-policy': policy,
 }
 
 /**

@@ -42,6 +42,11 @@ export interface Schema {
   worklist_items: WorklistItemsTable
   procedure_steps: ProcedureStepsTable
   modality_jobs: ModalityJobsTable
+  policy_drafts: PolicyDraftsTable
+  consents: ConsentsTable
+  dry_runs: DryRunsTable
+  dry_run_results: DryRunResultsTable
+  background_jobs: BackgroundJobsTable
 }
 
 /** A row of table `T` as it is read. */
@@ -191,6 +196,78 @@ export interface PolicyVersionsTable {
   sha256: Digest
   author: string
   created_at: DefaultDate
+  publisher: ColumnType<string | null, string | undefined, never>
+  two_persons: ColumnType<boolean, boolean | undefined, never>
+  rollback_of: ColumnType<number | null, number | undefined, never>
+  signature: ColumnType<Buffer | null, Buffer | undefined, never>
+}
+
+export interface PolicyDraftsTable {
+  id: string
+  title: string
+  document: Json
+  authors: string[]
+  based_on: number | null
+  state: Generated<'open' | 'published' | 'discarded'>
+  version: number | null
+  revision: Generated<number>
+  created_at: DefaultDate
+  updated_at: DefaultDate
+}
+
+export interface ConsentsTable {
+  id: string
+  kind: 'consent' | 'objection'
+  issuer: string
+  patient_id: string
+  purpose: string
+  recipient: string
+  valid_from: Date
+  valid_until: Date | null
+  source: string
+  recorded_by: string
+  created_at: DefaultDate
+  withdrawn_at: Date | null
+  withdrawn_by: string | null
+}
+
+export type DryRunState = 'waiting' | 'running' | 'done' | 'cancelled' | 'failed'
+/** What would become of a study for one destination. */
+export type DryRunOutcome = 'go' | 'held' | 'denied' | 'none'
+
+export interface DryRunsTable {
+  id: string
+  state: Generated<DryRunState>
+  document: Json
+  draft: string | null
+  baseline: number | null
+  days: number
+  since: Date
+  until: Date
+  at: Date
+  requested_by: string
+  last_study: Generated<number>
+  studies: number
+  studies_done: Generated<number>
+  counts: DefaultJson
+  error: string | null
+  created_at: DefaultDate
+  updated_at: DefaultDate
+}
+
+export interface DryRunResultsTable {
+  run: string
+  study: number
+  study_instance_uid: string
+  origin: string
+  destination: string
+  outcome: DryRunOutcome
+  rule: string | null
+  reason: string | null
+  purpose: string | null
+  profile: string | null
+  before: DryRunOutcome
+  before_rule: string | null
 }
 
 export interface PolicyActiveTable {
@@ -231,6 +308,8 @@ export interface TransfersTable {
   purpose: string
   priority: Generated<string>
   requested_by: string
+  agreement: ColumnType<string | null, string | null | undefined, string | null>
+  needs_consent: Generated<boolean>
   snapshot_sha256: Digest
   state: TransferState
   nonce: Buffer
@@ -286,6 +365,9 @@ export interface InboundTransfersTable {
   bytes_received: Generated<number>
   received: Buffer
   refusals: DefaultJson
+  rule: ColumnType<string | null, string | undefined, string | null>
+  policy_version: ColumnType<number | null, number | undefined, number | null>
+  hold_reason: ColumnType<string | null, string | undefined, string | null>
   error_code: string | null
   error: string | null
   expires_at: Date
@@ -438,4 +520,26 @@ export interface ProcedureStepsTable {
   document: Json
   created_at: DefaultDate
   updated_at: DefaultDate
+}
+
+export type BackgroundJobState = 'pending' | 'running' | 'paused' | 'success' | 'failure'
+
+export interface BackgroundJobsTable {
+  id: string
+  type: string
+  state: Generated<BackgroundJobState>
+  priority: Generated<number>
+  permissive: Generated<boolean>
+  parameters: Json | null
+  content: Json
+  outputs: Generated<Json>
+  progress: Generated<number>
+  error_code: string | null
+  error: string | null
+  requested_by: string
+  requested_from: string | null
+  runtime_ms: Generated<number>
+  created_at: DefaultDate
+  started_at: Date | null
+  ended_at: Date | null
 }

@@ -4,6 +4,7 @@ import type { Log } from '../log.ts'
 import type { Blobs } from '../store/blobs.ts'
 import { referenceCheck } from '../store/references.ts'
 import type { Archive } from './archive.ts'
+import type { BackgroundJobs } from './background-jobs.ts'
 import type { Commitments } from './commitment.ts'
 import type { Inbound } from './inbound.ts'
 import type { Outbound } from './outbound.ts'
@@ -19,9 +20,10 @@ export function startHousekeeping(options: {
   outbound: Pick<Outbound, 'recover'>
   archive?: Pick<Archive, 'recover'>
   commitments?: Pick<Commitments, 'recover'>
+  backgroundJobs?: Pick<BackgroundJobs, 'sweep'>
   log: Log
 }): { close(): Promise<void> } {
-  const { db, blobs, inbound, outbound, archive, commitments } = options
+  const { db, blobs, inbound, outbound, archive, commitments, backgroundJobs } = options
   const log = options.log.child({ part: 'housekeeping' })
   const closing = new AbortController()
   const running = new Set<Promise<void>>()
@@ -45,6 +47,7 @@ export function startHousekeeping(options: {
     await outbound.recover('stale')
     await archive?.recover()
     await commitments?.recover()
+    await backgroundJobs?.sweep()
   })
   const orphans = round('orphans', async () => {
     const { removed, removedBytes } = await blobs.sweep(referenceCheck(db), {

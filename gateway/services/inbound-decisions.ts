@@ -11,6 +11,7 @@ import { decode, integer, list, object, text } from '../decode.ts'
 import { type ErrorCode, GatewayError } from '../errors.ts'
 import { draftReceipt, type InboundContext, transferEnded } from './inbound-context.ts'
 import {
+  clearHold,
   findOverdue,
   findStaged,
   type InboundRow,
@@ -88,6 +89,7 @@ export function createInboundDecisions(context: InboundContext): InboundDecision
       await db.inTransaction(async tx => {
         const locked = await lockInbound(tx, id)
         if (locked?.state !== 'held') throw new GatewayError('STATE_CONFLICT', 'expected a transfer that is held')
+        await clearHold(tx, id)
         if (runs.length === 0) {
           await setState(tx, id, 'committing')
           await context.queue.enqueue(tx, 'commit-inbound', { transfer: id }, { singletonKey: id })

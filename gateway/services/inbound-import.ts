@@ -37,6 +37,8 @@ export async function importInbound(context: InboundContext, id: string, signal:
   const { passed, refusals } = await passAll(context, row, plan, signal)
   const [first] = refusals
   if (first) return await hold(context, row, { code: knownCode(first.code), refusals })
+  if (row.holdReason !== undefined)
+    return await hold(context, row, { code: 'POLICY_DENIED', message: row.holdReason, refusals: [] })
   const committed: Passed[] = []
   try {
     const late = passed.filter(object => !early.has(object.ordinal))
@@ -222,7 +224,7 @@ class ConflictsFound extends Error {
 async function hold(
   context: InboundContext,
   row: InboundRow,
-  why: { code: ErrorCode; refusals: readonly ObjectRefusal[] },
+  why: { code: ErrorCode; message?: string; refusals: readonly ObjectRefusal[] },
 ): Promise<void> {
   const { manifest } = await context.plans.load(context.db, row.id)
   const objects = row.objectCount
@@ -243,7 +245,7 @@ async function hold(
     const { refusals: _, counts: __, code: ___, ...bare } = draft
     if (why.code === 'STATE_CONFLICT') await issueReceipt(tx, row.id, { ...bare, kind: 'custody' }, context.keys)
     await issueReceipt(tx, row.id, draft, context.keys)
-    const message = `${objects - refused} of ${objects} objects can be imported`
+    const message = why.message ?? `${objects - refused} of ${objects} objects can be imported`
     await setState(tx, row.id, 'held', { code: why.code, message, refusals: why.refusals })
     await addStep(tx, row.id, 'held', { code: why.code, objects, refused })
     const about = { id: row.id, manifestId: row.manifestId, manifest }

@@ -30,6 +30,7 @@ import {
 } from './inbound-context.ts'
 import { createInboundDecisions, type InboundDecisions } from './inbound-decisions.ts'
 import { importInbound, takeEarly } from './inbound-import.ts'
+import { decideOfferByPolicy, type OfferDecision } from './inbound-policy.ts'
 import {
   countReceiving,
   findStaged,
@@ -140,7 +141,7 @@ export async function openInbound(
     if (!row) throw new GatewayError('NOT_FOUND', 'no such offer')
     return row
   }
-  const accept = async (peer: TransferPeer, offer: OpenedOffer): Promise<void> => {
+  const accept = async (peer: TransferPeer, offer: OpenedOffer, decided: OfferDecision): Promise<void> => {
     const { manifest } = offer
     const id = randomUUID()
     const map = mapLeaves(manifest.objects.map(object => object.sizeBytes))
@@ -160,11 +161,18 @@ export async function openInbound(
         leafCount: map.leafCount,
         bytesTotal: map.totalBytes,
         expiresAt: manifest.expires,
+        decided,
       })
       if (!isNew) return
       await issueReceipt(tx, id, draft, keys)
-      await addStep(tx, id, 'accepted', { objects: manifest.objects.length, bytes: map.totalBytes })
-      await appendAudit(tx, offerAccepted(context, peer.siteId, { id, manifestId: offer.id, manifest }))
+      const { rule, policyVersion } = decided
+      await addStep(tx, id, 'accepted', {
+        objects: manifest.objects.length,
+        bytes: map.totalBytes,
+        rule,
+        policyVersion,
+      })
+      await appendAudit(tx, offerAccepted(context, peer.siteId, { id, manifestId: offer.id, manifest, decided }))
     })
   }
 
@@ -181,9 +189,9 @@ export async function openInbound(
       const offer = openOffer(bytes, peer)
       const known = await loadOffered(db.kysely, peer.id, offer.id)
       if (known) return await stateOf(known)
-      await decideOffer(context, peer, offer)
+      const decided = await decideOffer(context, peer, offer)
       void context.examiner.prepare()
-      await accept(peer, offer)
+      await accept(peer, offer, decided)
       return await stateOf(await find(peer, offer.id))
     },
     state: async (peer, manifestId) => await stateOf(await find(peer, manifestId)),
@@ -275,11 +283,12 @@ export function offeredId(bytes: Uint8Array): string {
   return sha256Hex(end < 0 ? bytes : bytes.subarray(0, end))
 }
 
-async function decideOffer(context: InboundContext, peer: TransferPeer, offer: OpenedOffer): Promise<void> {
+async function decideOffer(context: InboundContext, peer: TransferPeer, offer: OpenedOffer): Promise<OfferDecision> {
   const { manifest } = offer
   const { db, limits, clock, keys } = context
   checkOffer(manifest, { siteId: keys.siteId, now: clock() })
   if (manifest.attachments.length > 0) throw new GatewayError('OFFER_REFUSED', 'attachments are not taken')
+  const decided = await decideOfferByPolicy(db.kysely, peer, manifest, clock())
   const bytes = manifest.objects.reduce((sum, object) => sum + object.sizeBytes, 0)
   if (bytes > limits.bytesPerTransfer) {
     throw new GatewayError('MANIFEST_LIMIT', `expected at most ${limits.bytesPerTransfer} bytes, got ${bytes}`)
@@ -289,6 +298,7 @@ async function decideOffer(context: InboundContext, peer: TransferPeer, offer: O
   }
   // A live transfer is never evicted for a new one: what is promised to others counts as taken.
   await context.blobs.assertRoom(bytes + (await outstandingBytes(db.kysely)))
+  return decided
 }
 
 function refuseUnlessReceiving(row: InboundRow): void {

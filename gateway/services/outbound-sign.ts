@@ -6,6 +6,7 @@ import { type Identifying, sealIdentifying } from '../../peers/identifying.ts'
 import type { SiteKeys } from '../../peers/keys.ts'
 import { type Manifest, type Priority, priorities } from '../../peers/manifest.ts'
 import { type Offer, readStoredOffer, signOffer } from '../../peers/offer.ts'
+import { asIs } from '../../policy/document.ts'
 import type { Db } from '../db/db.ts'
 import { isObject } from '../decode.ts'
 import { GatewayError } from '../errors.ts'
@@ -48,6 +49,8 @@ export async function ensureOffer(
   if (stored && row.manifestId !== undefined)
     return { id: row.manifestId, bytes: stored, manifest: readStoredOffer(stored) }
 
+  if (row.profile !== asIs)
+    throw new GatewayError('POLICY_DENIED', `nothing may leave as it is under the profile ${row.profile}`)
   const items = await loadItems(db.kysely, row.id)
   const [identity] = await Promise.all([
     row.study === undefined ? undefined : loadIdentity(db.kysely, row.study),

@@ -1,4 +1,5 @@
 /** Who stands behind a destination of the policy: a paired site, or a modality inside the hospital. */
+import { isSiteId } from '../../policy/decide.ts'
 import type { Tx } from '../db/db.ts'
 import type { ErrorCode } from '../errors.ts'
 
@@ -34,7 +35,7 @@ export async function resolveTarget(
     .selectFrom('peers')
     .select(['id', 'site_id'])
     .where('state', '=', 'active')
-    .where(where => where.or([where('name', '=', name), where('site_id', '=', name)]))
+    .where(isSiteId(name) ? 'site_id' : 'name', '=', name)
     .executeTakeFirst()
   if (peer) return { kind: 'peer', peerId: peer.id, userId: peer.site_id }
   const message = `no active peer is called ${name}: pair with it, then retry`

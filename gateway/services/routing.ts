@@ -8,7 +8,7 @@
 import { createHash, randomBytes, randomUUID } from 'node:crypto'
 import { sql } from 'kysely'
 import { type Decided, type Decision, decide } from '../../policy/decide.ts'
-import type { ArchiveTerms } from '../../policy/document.ts'
+import { type ArchiveTerms, asIs } from '../../policy/document.ts'
 import { loadActivePolicy, type PolicyVersion } from '../../policy/versions.ts'
 import { beginTransferring } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
@@ -17,7 +17,7 @@ import { GatewayError, isGatewayError } from '../errors.ts'
 import type { Queue } from '../jobs/queue.ts'
 import type { Log } from '../log.ts'
 import { type FindArchive, type RouteTarget, resolveTarget } from './route-target.ts'
-import { loadSnapshot, type SnapshotItem, type StudySnapshot } from './study-facts.ts'
+import { loadSnapshot, originClasses, type SnapshotItem, type StudySnapshot } from './study-facts.ts'
 
 /** A person's wish to send a study. */
 export interface SendRequest {
@@ -99,12 +99,12 @@ export function startRouting(options: {
       const policy = await loadActivePolicy(tx)
       if (!policy) return []
       const planned: string[] = []
-      // What came from peers is decided apart: only rules that name the origin may speak of it.
-      for (const which of ['local', 'imported'] as const) {
-        if (part === 'imported' && which === 'local') continue
+      // What came from peers, or was fetched, is decided apart: only rules that name the origin may speak of it.
+      for (const which of originClasses) {
+        if (part === 'imported' && which !== 'imported') continue
         const snapshot = await loadSnapshot(tx, studyId, which)
         if (!snapshot || snapshot.items.length === 0) continue
-        for (const decision of decide(snapshot.facts, policy.document).decisions) {
+        for (const decision of decide(snapshot.facts, policy.document, new Date()).decisions) {
           if (decision.effect.kind === 'deny') continue
           const id = await plan(tx, {
             snapshot,
@@ -132,7 +132,7 @@ export function startRouting(options: {
     const held =
       effect.kind === 'hold'
         ? { code: 'POLICY_DENIED', message: effect.reason || `rule ${decision.rule} holds it` }
-        : target.problem
+        : (decision.obstacle ?? target.problem)
     const hours = effect.kind === 'send' ? effect.expiresAfterHours : 24 * 7
     const inserted = await tx
       .insertInto('transfers')
@@ -148,7 +148,7 @@ export function startRouting(options: {
         trigger,
         rule: decision.rule,
         policy_version: policy.version,
-        profile: effect.kind === 'send' ? effect.profile : 'as-is',
+        profile: effect.kind === 'send' ? effect.profile : asIs,
         purpose: effect.kind === 'send' ? effect.purpose : 'unspecified',
         priority: effect.kind === 'send' ? effect.priority : 'normal',
         requested_by: principal,
@@ -224,11 +224,13 @@ export function startRouting(options: {
         if (archive && kind !== 'modality') throw new GatewayError('BAD_REQUEST', `${destination} is not a modality`)
         const snapshot = await loadSnapshot(tx, study, 'all')
         if (!snapshot || snapshot.items.length === 0) throw new GatewayError('NOT_FOUND', 'no such study')
-        const terms = { purpose, priority, profile: 'as-is', expiresAfterHours: manualLifetimeHours, archive } as const
+        const lifetime = { expiresAfterHours: manualLifetimeHours, agreement: undefined }
+        const terms = { purpose, priority, profile: asIs, ...lifetime, archive } as const
         const decision = {
           destination,
           ...to,
           rule: 'manual',
+          needsConsent: false,
           effect: { kind: 'send', to: [destination], ...terms },
         } as const
         const id = await plan(tx, { snapshot, decision, policy, trigger: `manual:${randomUUID()}`, principal })
@@ -239,10 +241,14 @@ export function startRouting(options: {
       db.inTransaction(async tx => {
         const policy = await loadActivePolicy(tx)
         // As `evaluate` does: what came from peers counts apart, and only where nothing else is there.
-        const local = await loadSnapshot(tx, study, 'local')
-        const snapshot = local && local.items.length === 0 ? await loadSnapshot(tx, study, 'imported') : local
+        let snapshot: StudySnapshot | undefined
+        for (const which of originClasses) {
+          if (snapshot === undefined || snapshot.items.length === 0) snapshot = await loadSnapshot(tx, study, which)
+        }
         if (!snapshot) throw new GatewayError('NOT_FOUND', 'no such study')
-        const decided = policy ? decide(snapshot.facts, policy.document) : { decisions: [], undecided: [], trace: [] }
+        const decided = policy
+          ? decide(snapshot.facts, policy.document, new Date())
+          : { decisions: [], undecided: [], trace: [] }
         return { ...decided, policyVersion: policy?.version }
       }),
     async close() {

@@ -18,7 +18,7 @@ const preambleBytes = 128
  */
 export async function storeFile(
   ingest: Ingest,
-  source: AsyncIterable<Uint8Array>,
+  source: AsyncIterable<Uint8Array | readonly Uint8Array[]>,
   origin: Origin,
   options: { readonly limitBytes: number; readonly expectedBytes?: number },
 ): Promise<IngestResult> {
@@ -28,14 +28,15 @@ export async function storeFile(
     let head: Uint8Array = new Uint8Array(0)
     let marked = false
     let seen = 0
-    for await (const chunk of source) {
-      seen += chunk.length
+    for await (const group of source) {
+      const chunks = group instanceof Uint8Array ? [group] : group
+      for (const chunk of chunks) seen += chunk.length
       if (seen > options.limitBytes) throw tooLarge(options.limitBytes)
       if (marked) {
-        await staged.append([chunk])
+        await staged.append(chunks)
         continue
       }
-      head = head.length === 0 ? chunk : Buffer.concat([head, chunk])
+      head = Buffer.concat([head, ...chunks])
       const offset = datasetOffset(head)
       if (offset === undefined && head.length <= maxMetaBytes) continue
       await appendHead(staged, head, offset)

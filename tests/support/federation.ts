@@ -29,6 +29,7 @@ import { createRangeBuffers } from '../../peers/range-sender.ts'
 import { openPeers, type Peers } from '../../peers/registry.ts'
 import { type Federation, openFederation } from '../../peers/server.ts'
 import { openFederationTls } from '../../peers/tls.ts'
+import { publishPolicy } from '../../policy/versions.ts'
 import { onEnd } from './cleanup.ts'
 import { testDatabase } from './database.ts'
 import { type BuiltInstance, buildInstance } from './dicom-builder.ts'
@@ -57,6 +58,16 @@ export interface FederationSiteOptions {
   readonly freeSpace?: FreeSpaceOptions
   readonly outbound?: Partial<OutboundParts>
   readonly log?: Log
+  /** The active policy; without one everything of every paired site is accepted. */
+  readonly policy?: object
+}
+
+/** A policy under which every paired site may send. */
+export const acceptEverything = {
+  format: 'hanse-policy-2',
+  destinations: {},
+  rules: [],
+  incoming: [{ id: 'everything', when: { always: true }, accept: { from: ['*'] } }],
 }
 
 export const silent = openLog({ level: process.env['HANSE_TEST_LOG'] === 'debug' ? 'debug' : 'silent', pretty: true })
@@ -76,6 +87,7 @@ export async function startFederationSite(t: TestContext, options: FederationSit
   const queue = await openQueue({ db, log })
   onEnd(t, () => queue.close())
   const now = () => new Date(clock())
+  await publishPolicy(db, options.policy ?? acceptEverything, 'test')
   const inbound = await openInbound({
     db,
     blobs,

@@ -19,6 +19,7 @@ import {
   loadStudies,
 } from '../../store/query.ts'
 import { sendFile } from '../send-file.ts'
+import { type OrthancJobServices, orthancJobRoutes } from './jobs.ts'
 import { instanceJson, patientJson, seriesJson, studyJson } from './resources.ts'
 import { type StorageCommitmentServices, storageCommitmentRoutes } from './storage-commitment.ts'
 import { fullTags, simpleTags } from './tags.ts'
@@ -30,6 +31,8 @@ export interface OrthancServices {
   readonly upload: Upload
   /** Storage commitment; where there is none its routes are missing. */
   readonly commitment?: StorageCommitmentServices
+  /** Jobs; where there are none their routes are missing. */
+  readonly jobs?: OrthancJobServices
   /** What `/system` tells. */
   readonly system: () => { name: string; aeTitle: string; dicomPort: number; httpPort: number; version: string }
 }
@@ -168,6 +171,7 @@ export function orthancRoutes(app: FastifyInstance, services: OrthancServices): 
 
   uploadRoute(app, services.upload)
   if (services.commitment) storageCommitmentRoutes(app, services.commitment)
+  if (services.jobs) orthancJobRoutes(app, services.jobs)
 }
 
 const detailPage = 100

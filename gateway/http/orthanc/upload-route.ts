@@ -3,6 +3,7 @@ import type { Readable } from 'node:stream'
 import type { FastifyInstance } from 'fastify'
 import type { Db } from '../../db/db.ts'
 import { GatewayError } from '../../errors.ts'
+import { gather } from '../../services/gather.ts'
 import type { Ingest, IngestResult } from '../../services/ingest.ts'
 import { storeFile } from '../../services/upload.ts'
 import { loadAncestors } from '../../store/query.ts'
@@ -76,10 +77,12 @@ export function uploadRoute(app: FastifyInstance, upload: Upload): void {
   })
 }
 
-/** The default iterator destroys the socket when the loop ends early: the client would see no answer. */
-async function* bodyOf(request: Readable): AsyncGenerator<Uint8Array> {
+/** What is written to disk at once, at most about that. */
+const groupBytes = 1024 * 1024
+
+async function* bodyOf(request: Readable): AsyncGenerator<readonly Uint8Array[]> {
   try {
-    yield* request.iterator({ destroyOnReturn: false })
+    yield* gather(request, groupBytes)
   } catch (cause) {
     throw new GatewayError('BAD_REQUEST', 'the upload broke off', { cause })
   }
