@@ -327,6 +327,9 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         retrieve,
         pixels,
         frames: openImageFrames({ retrieve, pixels }),
+        ingest,
+        limitBytes: config.limits.instanceBytes,
+        concurrency: config.limits.uploads,
         place: { path: config.dicomweb.path, publicUrl: config.http.publicUrl },
       })
       worklistsRoutes(app, { worklist })

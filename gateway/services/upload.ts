@@ -3,6 +3,7 @@
  * way, so that its digest is computed while receiving.
  */
 import { GatewayError } from '../errors.ts'
+import type { StagedFile } from '../store/blobs.ts'
 import type { Origin } from '../store/origin.ts'
 import type { Ingest, IngestResult } from './ingest.ts'
 
@@ -22,6 +23,15 @@ export async function storeFile(
   origin: Origin,
   options: { readonly limitBytes: number; readonly expectedBytes?: number },
 ): Promise<IngestResult> {
+  return await ingest.store(await stageFile(ingest, source, options), origin)
+}
+
+/** Stages one file, for `Ingest.store`. @throws GatewayError DICOM_UNREADABLE, TOO_LARGE, STORAGE_FULL, STORAGE_IO */
+export async function stageFile(
+  ingest: Pick<Ingest, 'stage'>,
+  source: AsyncIterable<Uint8Array | readonly Uint8Array[]>,
+  options: { readonly limitBytes: number; readonly expectedBytes?: number },
+): Promise<StagedFile> {
   if ((options.expectedBytes ?? 0) > options.limitBytes) throw tooLarge(options.limitBytes)
   const staged = await ingest.stage(options.expectedBytes)
   try {
@@ -49,7 +59,7 @@ export async function storeFile(
     await staged.discard()
     throw error
   }
-  return await ingest.store(await staged.finish(), origin)
+  return await staged.finish()
 }
 
 interface Appendable {

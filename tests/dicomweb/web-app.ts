@@ -48,6 +48,9 @@ export async function webApp(t: TestContext): Promise<WebApp> {
         retrieve,
         pixels,
         frames: openImageFrames({ retrieve, pixels }),
+        ingest,
+        limitBytes: 16 * 1024 ** 3,
+        concurrency: 4,
         place: { path: '/dicom-web', publicUrl: undefined },
       }),
   })

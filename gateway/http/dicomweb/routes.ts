@@ -5,9 +5,10 @@ import { type FrameServices, frameRoutes } from './frames.ts'
 import { type InstanceServices, instanceRoutes } from './instances.ts'
 import { metadataRoutes } from './metadata.ts'
 import { type SearchServices, searchRoutes } from './search.ts'
+import { type StoreServices, storeRoutes } from './store.ts'
 
 /** What DICOMweb needs. */
-export type DicomwebServices = SearchServices & InstanceServices & FrameServices
+export type DicomwebServices = SearchServices & InstanceServices & FrameServices & StoreServices
 
 /** Registers all routes below the service's path. */
 export async function dicomwebRoutes(app: FastifyInstance, services: DicomwebServices): Promise<void> {
@@ -18,6 +19,7 @@ export async function dicomwebRoutes(app: FastifyInstance, services: DicomwebSer
       metadataRoutes(scope, services)
       frameRoutes(scope, services)
       bulkDataRoutes(scope, services)
+      storeRoutes(scope, services)
     },
     { prefix: services.place.path },
   )
