@@ -13,6 +13,7 @@ import { openPairing } from '../peers/pairing.ts'
 import { openPeers } from '../peers/registry.ts'
 import { openFederation } from '../peers/server.ts'
 import { openFederationTls, type RefusedConnection } from '../peers/tls.ts'
+import { openAuthorizer } from '../policy/authorize.ts'
 import { ensurePolicy } from '../policy/versions.ts'
 import { applicationActivity } from './audit/event.ts'
 import { appendAudit } from './audit/log.ts'
@@ -51,11 +52,12 @@ import { buildHttpServer } from './http/server.ts'
 import { openQueue } from './jobs/queue.ts'
 import type { Log } from './log.ts'
 import { openPixels } from './pixels/pixels.ts'
-import { systemPrincipal } from './principal.ts'
+import { type Rights, systemPrincipal } from './principal.ts'
 import { adminToken, type Listeners, writeListeners } from './run-files.ts'
 import { openArchive } from './services/archive.ts'
 import { openAuditLog } from './services/audit-log.ts'
 import { openBackgroundJobs } from './services/background-jobs.ts'
+import { openChangeFeed } from './services/change-feed.ts'
 import { openCommitments } from './services/commitment.ts'
 import { openConflicts } from './services/conflicts.ts'
 import type { NodeTarget } from './services/dicom-node.ts'
@@ -72,9 +74,12 @@ import { openPrefetch } from './services/prefetch.ts'
 import { openQuery } from './services/query.ts'
 import { openRefusals } from './services/refusals.ts'
 import { openRemote } from './services/remote.ts'
+import { openRemoval } from './services/removal.ts'
+import { openResourceDatasets } from './services/resource-datasets.ts'
 import { openRetrieve } from './services/retrieve.ts'
 import { startRouting } from './services/routing.ts'
 import { loadStatus } from './services/status.ts'
+import { openTokens } from './services/tokens.ts'
 import { openWorklist, type Worklist } from './services/worklist.ts'
 import { openWorklistFolder, type WorklistFolder } from './services/worklist-folder.ts'
 import { openBlobs } from './store/blobs.ts'
@@ -98,6 +103,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
 
   const { db, clusterHome } = await openStore(config, log, starting)
   await migrate(db)
+  const rights = await openAuthorizer()
   await ensurePolicy(db)
   const blobs = await openBlobs({
     dir: config.data,
@@ -210,6 +216,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   backgroundJobs.start()
   use(starting, startHousekeeping({ db, blobs, inbound, outbound, archive, commitments, backgroundJobs, log }))
 
+  const changes = use(starting, openChangeFeed({ db, log }))
   const refused = openRefusals({ db, log })
   const onRefused = limitRefusals<RefusedConnection>(({ code, address, repeats }) => {
     log.warn({ part: 'federation', address, reason: code, repeats }, 'refused a connection')
@@ -260,6 +267,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
               isRegistered: fingerprint => modalities.hasCertificate(fingerprint),
             },
       identifyCaller: caller => modalities.identify(caller),
+      rights,
       onRefused: ({ callingAe, remoteAddress, reason, repeats }) =>
         refused({ protocol: 'dimse', userId: callingAe || 'unknown', address: remoteAddress, reason, repeats }),
       store: ingestStore(ingest, ({ originator }) => ownMoves.purposeOf(originator)),
@@ -277,7 +285,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const onRefusedHl7 = limitRefusals<{ code: string; address: string }>(({ code, address, repeats }) =>
     refused({ protocol: 'hl7', userId: 'unknown', address, reason: code, repeats }),
   )
-  const hl7 = await listenHl7(config, worklist, onRefusedHl7, log)
+  const hl7 = await listenHl7(config, worklist, rights, onRefusedHl7, log)
   if (hl7) use(starting, hl7)
 
   let ready = false
@@ -301,7 +309,9 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     auth: {
       adminTokenSha256: tokenDigest(await adminToken(config.data)),
       findToken: sha256 => findToken(db, sha256),
+      rights,
       publicUrl: config.http.publicUrl,
+      host: config.http.host,
     },
     ...(config.http.tls && { tls: config.http.tls }),
     onRefused: ({ code, address, repeats }) =>
@@ -313,6 +323,10 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         commitment: { db, commitments, modalities },
         jobs: { jobs: backgroundJobs, modalityJobs },
         retrieve,
+        datasets: openResourceDatasets({ db, blobs }),
+        changes,
+        removal: openRemoval({ db }),
+        logThreshold: log.threshold,
         upload: { db, ingest, limitBytes: config.limits.instanceBytes, concurrency: config.limits.uploads },
         system: () => ({
           name: config.site.name,
@@ -354,6 +368,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         prefetch,
         patientLinks: openPatientLinks({ db, queue }),
         audit,
+        tokens: openTokens({ db }),
         health: { isReady },
         status: () =>
           loadStatus({
@@ -431,6 +446,7 @@ async function followWorklistFolder(
 async function listenHl7(
   { hl7 }: Config,
   worklist: Worklist,
+  rights: Rights,
   onRefused: (refusal: { code: string; address: string }) => void,
   log: Log,
 ): Promise<Hl7Listener | undefined> {
@@ -440,7 +456,7 @@ async function listenHl7(
     host,
     port,
     tls,
-    service: openIntake({ worklist, stations, log }),
+    service: openIntake({ worklist, rights, stations, log }),
     onRefused: ({ address, reason }) => onRefused({ code: reason, address }),
     log,
   })

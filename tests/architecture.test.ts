@@ -13,7 +13,11 @@ const root = join(import.meta.dirname, '..')
 const layers: readonly { readonly layer: number; readonly pure?: boolean; readonly files: RegExp }[] = [
   { layer: 0, pure: true, files: /^gateway\/dicom\// },
   { layer: 0, files: /^gateway\/(errors|decode|log|config|principal|version)\.ts$/ },
-  { layer: 1, pure: true, files: /^policy\/(document|conditions|decide|agreements|lint|diff)\.ts$|^policy\/deid\// },
+  {
+    layer: 1,
+    pure: true,
+    files: /^policy\/(actions|document|conditions|decide|agreements|lint|diff)\.ts$|^policy\/deid\//,
+  },
   {
     layer: 1,
     pure: true,

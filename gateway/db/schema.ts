@@ -42,6 +42,13 @@ export interface Schema {
   worklist_items: WorklistItemsTable
   procedure_steps: ProcedureStepsTable
   modality_jobs: ModalityJobsTable
+  change_intake: ChangeIntakeTable
+  changes: ChangesTable
+  change_feed: ChangeFeedTable
+  resource_metadata: ResourceMetadataTable
+  resource_labels: ResourceLabelsTable
+  resource_attachments: ResourceAttachmentsTable
+  removed_blobs: RemovedBlobsTable
   policy_drafts: PolicyDraftsTable
   consents: ConsentsTable
   dry_runs: DryRunsTable
@@ -65,6 +72,9 @@ export interface AccessTokensTable {
   id: GeneratedAlways<number>
   name: string
   sha256: Digest
+  role: string
+  domain: ColumnType<string | null, string | null | undefined, string | null>
+  expires_at: ColumnType<Date | null, Date | null | undefined, Date | null>
   created_by: string
   created_at: DefaultDate
   revoked_at: Date | null
@@ -78,6 +88,8 @@ export interface PatientsTable {
   name_folded: Generated<string>
   birth_date: string | null
   sex: string | null
+  /** Kept when others are recycled; a mark for clients, nothing is recycled here. */
+  is_protected: Generated<boolean>
   attributes: DefaultJson
   created_at: DefaultDate
   updated_at: DefaultDate
@@ -520,6 +532,62 @@ export interface ProcedureStepsTable {
   document: Json
   created_at: DefaultDate
   updated_at: DefaultDate
+}
+
+type ResourceLevel = 'patient' | 'study' | 'series' | 'instance'
+
+export interface ChangeIntakeTable {
+  id: GeneratedAlways<number>
+  at: DefaultDate
+  kinds: string[]
+  levels: string[]
+  resources: string[]
+}
+
+export interface ChangesTable {
+  seq: number
+  kind: string
+  level: ResourceLevel
+  resource: string
+  at: Date
+}
+
+export interface ChangeFeedTable {
+  singleton: Generated<boolean>
+  last: Generated<number>
+}
+
+export interface ResourceMetadataTable {
+  level: ResourceLevel
+  resource: number
+  name: number
+  value: string
+  revision: Generated<number>
+}
+
+export interface ResourceLabelsTable {
+  level: ResourceLevel
+  resource: number
+  label: string
+}
+
+export interface ResourceAttachmentsTable {
+  level: ResourceLevel
+  resource: number
+  name: number
+  uuid: string
+  revision: Generated<number>
+  is_compressed: Generated<boolean>
+  file_sha256: Digest
+  size_bytes: number
+  stored_md5: string
+  content_bytes: number
+  content_md5: string
+}
+
+export interface RemovedBlobsTable {
+  file_sha256: Digest
+  removed_at: DefaultDate
 }
 
 export type BackgroundJobState = 'pending' | 'running' | 'paused' | 'success' | 'failure'

@@ -3,6 +3,7 @@ import type { Db } from '../db/db.ts'
 import type { Log } from '../log.ts'
 import type { Blobs } from '../store/blobs.ts'
 import { referenceCheck } from '../store/references.ts'
+import { sweepRemoved } from '../store/removed-blobs.ts'
 import type { Archive } from './archive.ts'
 import type { BackgroundJobs } from './background-jobs.ts'
 import type { Commitments } from './commitment.ts'
@@ -10,6 +11,7 @@ import type { Inbound } from './inbound.ts'
 import type { Outbound } from './outbound.ts'
 
 const transfersEveryMs = 60_000
+const removedEveryMs = 60_000
 const blobsEveryMs = 6 * 3_600_000
 
 /** Starts the rounds; `close` waits for the one under way. */
@@ -55,8 +57,16 @@ export function startHousekeeping(options: {
     })
     if (removed > 0) log.info({ removed, removedBytes }, 'removed bytes that no row names')
   })
+  const deleted = round('deleted', async () => {
+    const removed = await sweepRemoved(db, blobs, { signal: closing.signal })
+    if (removed > 0) log.info({ removed }, 'removed bytes of what was deleted')
+  })
   transfers()
-  const timers = [setInterval(transfers, transfersEveryMs), setInterval(orphans, blobsEveryMs)]
+  const timers = [
+    setInterval(transfers, transfersEveryMs),
+    setInterval(deleted, removedEveryMs),
+    setInterval(orphans, blobsEveryMs),
+  ]
 
   return {
     async close() {

@@ -15,6 +15,7 @@ import type { Blobs } from '../../gateway/store/blobs.ts'
 import { tokenDigest } from '../../gateway/store/tokens.ts'
 import { temporaryDir, testBlobs } from '../support/blobs.ts'
 import { testDatabase } from '../support/database.ts'
+import { rights } from '../support/principals.ts'
 
 export interface WebApp {
   readonly app: FastifyInstance
@@ -41,7 +42,7 @@ export async function webApp(t: TestContext): Promise<WebApp> {
   const app = await buildHttpServer({
     log: openLog({ level: 'silent' }),
     metrics: openMetrics(),
-    auth: { adminTokenSha256: tokenDigest('none'), findToken: async () => undefined, publicUrl: undefined },
+    auth: { adminTokenSha256: tokenDigest('none'), findToken: async () => undefined, rights, publicUrl: undefined },
     routes: app =>
       dicomwebRoutes(app, {
         query: openQuery({ db }),

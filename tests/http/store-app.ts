@@ -8,14 +8,18 @@ import { openMetrics } from '../../gateway/http/metrics.ts'
 import { orthancRoutes } from '../../gateway/http/orthanc/routes.ts'
 import { buildHttpServer } from '../../gateway/http/server.ts'
 import { openLog } from '../../gateway/log.ts'
+import { openChangeFeed } from '../../gateway/services/change-feed.ts'
 import { openConflicts } from '../../gateway/services/conflicts.ts'
 import { openIngest } from '../../gateway/services/ingest.ts'
+import { openRemoval } from '../../gateway/services/removal.ts'
+import { openResourceDatasets } from '../../gateway/services/resource-datasets.ts'
 import { openRetrieve } from '../../gateway/services/retrieve.ts'
 import type { Blobs } from '../../gateway/store/blobs.ts'
 import type { FreeSpaceOptions } from '../../gateway/store/free-space.ts'
 import { tokenDigest } from '../../gateway/store/tokens.ts'
 import { temporaryDir, testBlobs } from '../support/blobs.ts'
 import { testDatabase } from '../support/database.ts'
+import { rights } from '../support/principals.ts'
 
 export interface StoreApp {
   readonly app: FastifyInstance
@@ -41,11 +45,14 @@ export async function storeApp(
   const app = await buildHttpServer({
     log: openLog({ level: 'silent' }),
     metrics: openMetrics(),
-    auth: { adminTokenSha256: tokenDigest('none'), findToken: async () => undefined, publicUrl: undefined },
+    auth: { adminTokenSha256: tokenDigest('none'), findToken: async () => undefined, rights, publicUrl: undefined },
     routes: app => {
       orthancRoutes(app, {
         db,
         retrieve: openRetrieve({ db, blobs }),
+        datasets: openResourceDatasets({ db, blobs }),
+        changes: openChangeFeed({ db, log: openLog({ level: 'silent' }), background: false }),
+        removal: openRemoval({ db }),
         upload: { db, ingest, limitBytes: options.limitBytes ?? 1024 ** 3, concurrency: options.concurrency ?? 4 },
         system: () => ({ name: 'Test', aeTitle: 'HANSE', dicomPort: 4242, httpPort: 8042, version: '0' }),
       })
