@@ -604,6 +604,8 @@ export interface ResourceAttachmentsTable {
 export interface RemovedBlobsTable {
   file_sha256: Digest
   removed_at: DefaultDate
+}
+
 export interface DeidProjectsTable {
   id: GeneratedAlways<number>
   /** Site id of the recipient. */
