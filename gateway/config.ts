@@ -7,6 +7,7 @@
 import { readFileSync, statSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import {
+  boolean,
   type Decoder,
   decode,
   describe,
@@ -145,6 +146,12 @@ const shape = {
     resumeBytes: optional(bytes),
   }),
   studies: section({ stableAgeMs: optional(durationMs, 60_000) }),
+  /** What Orthanc's configuration says of its API: CheckRevisions, UserMetadata, UserContentType. */
+  orthanc: section({
+    checkRevisions: optional(boolean, false),
+    userMetadata: optional(record(integer({ min: 1024, max: 65_535 }), { max: 1000 }), {}),
+    userContentTypes: optional(record(integer({ min: 1024, max: 65_535 }), { max: 1000 }), {}),
+  }),
   worklist: section({ folder: optional(filePath) }),
   /** Without a port there is no HL7 listener. */
   hl7: section({

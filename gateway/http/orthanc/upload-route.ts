@@ -80,7 +80,7 @@ export function uploadRoute(app: FastifyInstance, upload: Upload): void {
 /** What is written to disk at once, at most about that. */
 const groupBytes = 1024 * 1024
 
-async function* bodyOf(request: Readable): AsyncGenerator<readonly Uint8Array[]> {
+export async function* bodyOf(request: Readable): AsyncGenerator<readonly Uint8Array[]> {
   try {
     yield* gather(request, groupBytes)
   } catch (cause) {
