@@ -37,17 +37,14 @@ export interface StoreApp {
 
 export async function storeApp(
   t: TestContext,
-<<<<<<< HEAD
   options: {
     limitBytes?: number
     concurrency?: number
+    checkRevisions?: boolean
     freeSpace?: FreeSpaceOptions
     /** Registers more routes. */
     routes?: (app: FastifyInstance, store: { db: Db; blobs: Blobs; dir: string }) => Promise<void>
   } = {},
-=======
-  options: { limitBytes?: number; concurrency?: number; checkRevisions?: boolean; freeSpace?: FreeSpaceOptions } = {},
->>>>>>> resources
 ): Promise<StoreApp> {
   const db = await testDatabase(t)
   const dir = await temporaryDir(t)

@@ -16,11 +16,8 @@ import { changeRoutes } from './changes.ts'
 import { contentRoutes } from './content-route.ts'
 import { deletionRoutes } from './deletion.ts'
 import { type OrthancJobServices, orthancJobRoutes } from './jobs.ts'
-<<<<<<< HEAD
-import { type ModifyServices, modifyRoutes } from './modify.ts'
-=======
 import { type MetadataServices, metadataRoutes } from './metadata.ts'
->>>>>>> resources
+import { type ModifyServices, modifyRoutes } from './modify.ts'
 import { idParams, navigationRoutes } from './navigation.ts'
 import { type StorageCommitmentServices, storageCommitmentRoutes } from './storage-commitment.ts'
 import { type SystemFacts, systemRoutes } from './system.ts'

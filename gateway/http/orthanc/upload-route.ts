@@ -77,20 +77,6 @@ export function uploadRoute(app: FastifyInstance, upload: Upload): void {
   })
 }
 
-<<<<<<< HEAD
-=======
-/** What is written to disk at once, at most about that. */
-const groupBytes = 1024 * 1024
-
-export async function* bodyOf(request: Readable): AsyncGenerator<readonly Uint8Array[]> {
-  try {
-    yield* gather(request, groupBytes)
-  } catch (cause) {
-    throw new GatewayError('BAD_REQUEST', 'the upload broke off', { cause })
-  }
-}
-
->>>>>>> resources
 const drainLimitBytes = 64 * 1024 * 1024
 const drainLimitMs = 5000
 
