@@ -1,4 +1,5 @@
 /** Asks a registered node now: is it there, and what does it hold? */
+import { authorize } from '../../policy/authorize.ts'
 import { eventIds } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
@@ -42,13 +43,15 @@ export function openRemote(options: {
 }): Remote {
   const { db, findNode, node } = options
   return {
-    async echo(_principal, name, signal) {
+    async echo(principal, name, signal) {
+      authorize(principal, 'modality.query')
       const begin = performance.now()
       const { status } = await node.echo(findNode(name), signal)
       return { status, tookMs: Math.round(performance.now() - begin) }
     },
 
     async find(principal, name, { level, query, limit }, signal) {
+      authorize(principal, 'modality.query')
       const target = findNode(name)
       const keys = queryKeys(level, query)
       // PS3.15 A.5.3.10: the query itself is not recorded, its keys may be a patient's name.
