@@ -44,6 +44,7 @@ import { apiRoutes, installOpenApi } from './http/api/routes.ts'
 import { dicomwebRoutes } from './http/dicomweb/routes.ts'
 import { installGauges } from './http/gauges.ts'
 import { openMetrics } from './http/metrics.ts'
+import { archiveRoutes } from './http/orthanc/archives.ts'
 import { orthancModalityRoutes } from './http/orthanc/modalities.ts'
 import { orthancRoutes } from './http/orthanc/routes.ts'
 import { worklistsRoutes } from './http/orthanc/worklists.ts'
@@ -57,8 +58,10 @@ import { adminToken, type Listeners, writeListeners } from './run-files.ts'
 import { openArchive } from './services/archive.ts'
 import { openAuditLog } from './services/audit-log.ts'
 import { openBackgroundJobs } from './services/background-jobs.ts'
+import { openChangeFeed } from './services/change-feed.ts'
 import { openCommitments } from './services/commitment.ts'
 import { openConflicts } from './services/conflicts.ts'
+import { openDeidentify } from './services/deidentify.ts'
 import type { NodeTarget } from './services/dicom-node.ts'
 import { startHousekeeping } from './services/housekeeping.ts'
 import { openInbound } from './services/inbound.ts'
@@ -66,18 +69,27 @@ import { openIngest } from './services/ingest.ts'
 import { type Modalities, openModalities } from './services/modalities.ts'
 import { openModalityJobs } from './services/modality-jobs.ts'
 import { openMpps } from './services/mpps.ts'
+import { nativePixels } from './services/native-pixels.ts'
 import { openOutbound } from './services/outbound.ts'
+import { createPreparing } from './services/outbound-prepare.ts'
+import { openOutbox } from './services/outbox.ts'
 import { openPatientLinks } from './services/patient-links.ts'
+import { openPolicies } from './services/policies.ts'
 import { openPrefetch } from './services/prefetch.ts'
+import { openProjectKeys } from './services/project-keys.ts'
+import { openPseudonyms } from './services/pseudonyms.ts'
 import { openQuery } from './services/query.ts'
 import { openRefusals } from './services/refusals.ts'
 import { openRemote } from './services/remote.ts'
+import { openRemoval } from './services/removal.ts'
+import { openResourceDatasets } from './services/resource-datasets.ts'
 import { openRetrieve } from './services/retrieve.ts'
 import { startRouting } from './services/routing.ts'
 import { loadStatus } from './services/status.ts'
 import { openTokens } from './services/tokens.ts'
 import { openWorklist, type Worklist } from './services/worklist.ts'
 import { openWorklistFolder, type WorklistFolder } from './services/worklist-folder.ts'
+import { openZipArchives } from './services/zip-archive.ts'
 import { openBlobs } from './store/blobs.ts'
 import type { Origin } from './store/origin.ts'
 import { findToken, tokenDigest } from './store/tokens.ts'
@@ -100,7 +112,6 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const { db, clusterHome } = await openStore(config, log, starting)
   await migrate(db)
   const rights = await openAuthorizer()
-  await ensurePolicy(db)
   const blobs = await openBlobs({
     dir: config.data,
     log,
@@ -112,6 +123,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     siteName: config.site.name,
     hosts: hostsOf(config),
   })
+  await ensurePolicy(db, keys)
 
   const audit = use(starting, openAuditLog({ db, log, keys }))
   const queue = use(starting, await openQueue({ db, log }))
@@ -185,10 +197,20 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   )
   const onArrived = (tx: Tx, study: number): Promise<void> => prefetch.arrived(tx, study)
   const routing = use(starting, startRouting({ db, queue, log, findArchive: name => modalities.find(name), onArrived }))
+  const { twoPersons } = config.policy
+  const policies = openPolicies({ db, signer: keys, findModality: name => modalities.find(name), twoPersons })
   const checkpoint = async (): Promise<string> => (await audit.checkpoint()).note
   const inbound = await openInbound({ db, blobs, queue, keys, checkpoint, log, dataDir: config.data })
   const openCarrier = carrierOpener({ keys, clocks, proxy })
-  const outbound = use(starting, openOutbound({ db, blobs, queue, keys, peers, openCarrier, log }))
+  const deidentify = use(
+    starting,
+    openDeidentify({ codec: nativePixels(() => Promise.resolve(pixels), stopping.signal) }),
+  )
+  const projects = openProjectKeys({ db, dir: join(config.data, 'keys', 'projects') })
+  const pseudonyms = openPseudonyms({ db, keyPath: join(config.data, 'keys', 'pseudonyms.json') })
+  const outbox = openOutbox(config.data)
+  const preparing = { outbox, ...createPreparing({ db, blobs, outbox, deidentify, projects, pseudonyms, log }) }
+  const outbound = use(starting, openOutbound({ db, blobs, queue, keys, peers, openCarrier, preparing, log }))
   queue.work('commit-inbound', { concurrency: 2 }, ({ transfer }, signal) => inbound.runCommit(transfer, signal))
   queue.work('deliver', { concurrency: 8 }, ({ transfer }, signal) => outbound.run(transfer, signal))
   await outbound.recover('all')
@@ -210,8 +232,12 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   })
   queue.work('archive', { concurrency: 4 }, ({ transfer }, signal) => archive.run(transfer, signal))
   backgroundJobs.start()
-  use(starting, startHousekeeping({ db, blobs, inbound, outbound, archive, commitments, backgroundJobs, log }))
+  use(
+    starting,
+    startHousekeeping({ db, blobs, inbound, outbound, preparing, archive, commitments, backgroundJobs, log }),
+  )
 
+  const changes = use(starting, openChangeFeed({ db, log }))
   const refused = openRefusals({ db, log })
   const onRefused = limitRefusals<RefusedConnection>(({ code, address, repeats }) => {
     log.warn({ part: 'federation', address, reason: code, repeats }, 'refused a connection')
@@ -318,6 +344,10 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         commitment: { db, commitments, modalities },
         jobs: { jobs: backgroundJobs, modalityJobs },
         retrieve,
+        datasets: openResourceDatasets({ db, blobs }),
+        changes,
+        removal: openRemoval({ db }),
+        logThreshold: log.threshold,
         upload: { db, ingest, limitBytes: config.limits.instanceBytes, concurrency: config.limits.uploads },
         system: () => ({
           name: config.site.name,
@@ -331,6 +361,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         query,
         place: { path: config.dicomweb.path, publicUrl: config.http.publicUrl },
       })
+      await archiveRoutes(app, openZipArchives({ db, blobs, pixels }))
       worklistsRoutes(app, { worklist })
       const remote = openRemote({ db, findNode, node })
       await orthancModalityRoutes(app, { modalities, remote })
@@ -345,6 +376,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         peers,
         pairing,
         routing,
+        policies,
         inbound,
         conflicts: openConflicts({ db, blobs, dueAt, ownIssuers }),
         modalities,
@@ -360,6 +392,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
             db,
             site: { name: config.site.name, siteId: keys.siteId, aeTitle: config.dicom.aeTitle },
             version,
+            twoPersons,
             startedAt,
             isReady,
             listeners: () => describeListeners(listeners),

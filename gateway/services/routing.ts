@@ -19,6 +19,7 @@ import { GatewayError, isGatewayError } from '../errors.ts'
 import type { Queue } from '../jobs/queue.ts'
 import type { Log } from '../log.ts'
 import type { Principal } from '../principal.ts'
+import { recordStable } from '../store/changes.ts'
 import { type FindArchive, type RouteTarget, resolveTarget } from './route-target.ts'
 import { loadSnapshot, originClasses, type SnapshotItem, type StudySnapshot } from './study-facts.ts'
 
@@ -84,6 +85,7 @@ export function startRouting(options: {
           returning id`.execute(tx)
         for (const { id } of due.rows) {
           await queue.enqueue(tx, 'evaluate-study', { study: id }, { singletonKey: String(id) })
+          await recordStable(tx, id)
           await onArrived?.(tx, id)
         }
       })
