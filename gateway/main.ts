@@ -46,6 +46,7 @@ import { installGauges } from './http/gauges.ts'
 import { openMetrics } from './http/metrics.ts'
 import { archiveRoutes } from './http/orthanc/archives.ts'
 import { orthancModalityRoutes } from './http/orthanc/modalities.ts'
+import { orthancRemoteRoutes } from './http/orthanc/remote-nodes.ts'
 import { orthancRoutes } from './http/orthanc/routes.ts'
 import { worklistsRoutes } from './http/orthanc/worklists.ts'
 import { limitRefusals } from './http/refusals.ts'
@@ -68,11 +69,13 @@ import { openInbound } from './services/inbound.ts'
 import { openIngest } from './services/ingest.ts'
 import { type Modalities, openModalities } from './services/modalities.ts'
 import { openModalityJobs } from './services/modality-jobs.ts'
+import { openModifications } from './services/modify.ts'
 import { openMpps } from './services/mpps.ts'
 import { nativePixels } from './services/native-pixels.ts'
 import { openOutbound } from './services/outbound.ts'
 import { createPreparing } from './services/outbound-prepare.ts'
 import { openOutbox } from './services/outbox.ts'
+import { openOutsideSends } from './services/outside-sends.ts'
 import { openPatientLinks } from './services/patient-links.ts'
 import { openPolicies } from './services/policies.ts'
 import { openPrefetch } from './services/prefetch.ts'
@@ -81,6 +84,8 @@ import { openPseudonyms } from './services/pseudonyms.ts'
 import { openQuery } from './services/query.ts'
 import { openRefusals } from './services/refusals.ts'
 import { openRemote } from './services/remote.ts'
+import { openRemoteQueries } from './services/remote-queries.ts'
+import { openRemoteStore } from './services/remote-store.ts'
 import { openRemoval } from './services/removal.ts'
 import { openResourceDatasets } from './services/resource-datasets.ts'
 import { openRetrieve } from './services/retrieve.ts'
@@ -176,6 +181,9 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     concurrency: config.limits.jobs,
     historySize: config.limits.jobsHistory,
   })
+  const removal = openRemoval({ db })
+  const rewriting = { db, blobs, ingest, pixels, removal, log, limitBytes: config.limits.instanceBytes }
+  const modifications = openModifications({ ...rewriting, jobs: backgroundJobs })
   const stopping = new AbortController()
   starting.defer(() => stopping.abort(new GatewayError('UNAVAILABLE', 'the gateway is stopping')))
   const converter = (name: string): Converter | undefined => {
@@ -346,7 +354,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         retrieve,
         datasets: openResourceDatasets({ db, blobs }),
         changes,
-        removal: openRemoval({ db }),
+        removal,
+        modify: { jobs: backgroundJobs, log, modifications },
         logThreshold: log.threshold,
         upload: { db, ingest, limitBytes: config.limits.instanceBytes, concurrency: config.limits.uploads },
         system: () => ({
@@ -363,8 +372,19 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       })
       await archiveRoutes(app, openZipArchives({ db, blobs, pixels }))
       worklistsRoutes(app, { worklist })
-      const remote = openRemote({ db, findNode, node })
+      const remote = openRemote({ db, findNode, node, aeTitle: config.dicom.aeTitle })
       await orthancModalityRoutes(app, { modalities, remote })
+      await orthancRemoteRoutes(app, {
+        modalities,
+        remote,
+        queries: openRemoteQueries({ db, remote }),
+        jobs: backgroundJobs,
+        answers: { jobs: backgroundJobs, log },
+        remoteStore: openRemoteStore({ db, findNode, retrieve, node, outside: openOutsideSends({ db, routing }) }),
+        ingest,
+        limitBytes: config.limits.instanceBytes,
+        aeTitle: config.dicom.aeTitle,
+      })
       await apiRoutes(app, {
         worklist,
         mpps,

@@ -58,6 +58,8 @@ export interface Schema {
   pseudonyms: PseudonymsTable
   reidentifications: ReidentificationsTable
   deid_certificates: DeidCertificatesTable
+  remote_queries: RemoteQueriesTable
+  remote_answers: RemoteAnswersTable
   background_jobs: BackgroundJobsTable
 }
 
@@ -657,6 +659,21 @@ export interface DeidCertificatesTable {
   envelope: Buffer
   sha256: Digest
   created_at: DefaultDate
+}
+
+export interface RemoteQueriesTable {
+  id: string
+  modality: string
+  level: 'patient' | 'study' | 'series' | 'instance'
+  query: Json
+  requested_by: string
+  created_at: DefaultDate
+}
+
+export interface RemoteAnswersTable {
+  query: string
+  place: number
+  document: Json
 }
 
 export type BackgroundJobState = 'pending' | 'running' | 'paused' | 'success' | 'failure'

@@ -12,6 +12,8 @@ const root = join(import.meta.dirname, '../..')
 /** `file method` and why it asks nothing itself. */
 const exempt: Readonly<Record<string, string>> = {
   'background-jobs submit': 'the service that submits work has asked whether its caller may have it done',
+  'modify-sources accessEvents': 'builds the audit events of a service that has asked',
+  'modify firstInstance': 'part of a service that has asked',
   'worklist participantOf': 'describes a principal for the audit log',
   'worklist recordOf': 'describes a principal for the audit log',
 }
@@ -37,13 +39,9 @@ function unitsOf(lines: readonly string[], name: string): string[] {
 
 /** Names of methods of interfaces and of exported functions that take a `Principal`. */
 function takers(text: string): Set<string> {
-  const methods = text.matchAll(/^ {2}(\w+)\(([^)]*)\): /gm)
-  const functions = text.matchAll(/^export (?:async )?(?:function\*? |const )(\w+)(?: = )?\(([^)]*)\)/gm)
-  return new Set(
-    [...methods, ...functions].flatMap(([, name = '', parameters = '']) =>
-      /: Principal\b/.test(parameters) ? [name] : [],
-    ),
-  )
+  const methods = text.matchAll(/^ {2}(\w+)\([^()]*: Principal\b/gm)
+  const functions = text.matchAll(/^export (?:async )?(?:function\*? |const )(\w+)(?: = )?\([^()]*: Principal\b/gm)
+  return new Set([...methods, ...functions].map(([, name = '']) => name))
 }
 
 /** Is there a question in a unit of this name, or in what it hands the principal on to? */

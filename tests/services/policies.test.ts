@@ -29,7 +29,7 @@ async function open(t: TestContext, twoPersons = true) {
 
 test('a second person publishes a draft; none of its authors can', async t => {
   const { db, policies } = await open(t)
-  const carol = { id: 'token:carol' }
+  const carol = caller('token:carol')
   const { id } = await policies.createDraft(alice, document('one'))
   await policies.changeDraft(bob, id, { raw: document('two'), revision: 1 })
 
