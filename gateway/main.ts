@@ -65,6 +65,7 @@ import { openConflicts } from './services/conflicts.ts'
 import { openDeidentify } from './services/deidentify.ts'
 import type { NodeTarget } from './services/dicom-node.ts'
 import { startHousekeeping } from './services/housekeeping.ts'
+import { openImageFrames } from './services/image-frames.ts'
 import { openInbound } from './services/inbound.ts'
 import { openIngest } from './services/ingest.ts'
 import { type Modalities, openModalities } from './services/modalities.ts'
@@ -87,7 +88,9 @@ import { openRemote } from './services/remote.ts'
 import { openRemoteQueries } from './services/remote-queries.ts'
 import { openRemoteStore } from './services/remote-store.ts'
 import { openRemoval } from './services/removal.ts'
-import { openResourceDatasets } from './services/resource-datasets.ts'
+import { openResourceAttachments } from './services/resource-attachments.ts'
+import { openResourceDatasets, openResourceDatasets } from './services/resource-datasets.ts'
+import { openResourceMetadata } from './services/resource-metadata.ts'
 import { openRetrieve } from './services/retrieve.ts'
 import { startRouting } from './services/routing.ts'
 import { loadStatus } from './services/status.ts'
@@ -356,6 +359,16 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         changes,
         removal,
         modify: { jobs: backgroundJobs, log, modifications },
+        removal: openRemoval({ db }),
+        metadata: openResourceMetadata({ db, requireSeen: config.orthanc.checkRevisions }),
+        metadataNames: config.orthanc.userMetadata,
+        attachments: openResourceAttachments({
+          db,
+          blobs,
+          limitBytes: config.limits.instanceBytes,
+          requireSeen: config.orthanc.checkRevisions,
+        }),
+        attachmentNames: config.orthanc.userContentTypes,
         logThreshold: log.threshold,
         upload: { db, ingest, limitBytes: config.limits.instanceBytes, concurrency: config.limits.uploads },
         system: () => ({
@@ -368,6 +381,12 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       })
       await dicomwebRoutes(app, {
         query,
+        retrieve,
+        pixels,
+        frames: openImageFrames({ retrieve, pixels }),
+        ingest,
+        limitBytes: config.limits.instanceBytes,
+        concurrency: config.limits.uploads,
         place: { path: config.dicomweb.path, publicUrl: config.http.publicUrl },
       })
       await archiveRoutes(app, openZipArchives({ db, blobs, pixels }))

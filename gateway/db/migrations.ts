@@ -24,10 +24,10 @@ const migrations: Readonly<Record<string, Migration>> = {
   '0006-modality-jobs': modalityJobs,
   '0007-resources': resources,
   '0008-background-jobs': backgroundJobs,
+  '0009-remote': remote,
   '0010-access': access,
   '0011-policy': policy,
   '0012-deidentified-transfers': deidentifiedTransfers,
-  '0009-remote': remote,
 }
 
 /**

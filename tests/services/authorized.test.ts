@@ -14,6 +14,7 @@ const exempt: Readonly<Record<string, string>> = {
   'background-jobs submit': 'the service that submits work has asked whether its caller may have it done',
   'modify-sources accessEvents': 'builds the audit events of a service that has asked',
   'modify firstInstance': 'part of a service that has asked',
+  'resource-audit auditResource': 'writes the audit event of a service that has asked',
   'worklist participantOf': 'describes a principal for the audit log',
   'worklist recordOf': 'describes a principal for the audit log',
 }

@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
 import { isGatewayError } from '../../gateway/errors.ts'
-import type { Principal } from '../../gateway/principal.ts'
 import { openPolicies } from '../../gateway/services/policies.ts'
 import { verify } from '../../peers/envelope.ts'
 import { ensurePolicy, policyContext, policyStatement, profileOf } from '../../policy/versions.ts'
@@ -9,8 +8,8 @@ import { testDatabase } from '../support/database.ts'
 import { testSite } from '../support/offers.ts'
 import { caller } from '../support/principals.ts'
 
-const alice: Principal = caller('token:alice')
-const bob: Principal = caller('token:bob')
+const alice = caller('token:alice')
+const bob = caller('token:bob')
 const signer = testSite(1)
 const document = (title: string, change: object = {}) => ({
   format: 'hanse-policy-2',
