@@ -1,5 +1,7 @@
 /** Modification of stored instances: one at once, as a file; or all below resources, as a job. */
+
 import { randomBytes } from 'node:crypto'
+import { authorize } from '../../policy/authorize.ts'
 import { appendAudits } from '../audit/log.ts'
 import { decode, integer, isObject, list, object, oneOf, optional, text } from '../decode.ts'
 import type { ByteSource } from '../dicom/byte-source.ts'
@@ -112,6 +114,7 @@ export function openModifications(parts: ModifyParts): Modifications {
 
   return {
     async instance(principal, orthancId, body, signal) {
+      authorize(principal, 'study.modify')
       const request = readModifyRequest(body)
       const level = bulkLevel(body, request)
       assertLevel(request, level)
@@ -128,6 +131,7 @@ export function openModifications(parts: ModifyParts): Modifications {
     },
 
     async resource(principal, { level, orthancId }, body, wishes) {
+      authorize(principal, 'study.modify')
       const request = readModifyRequest(body)
       assertLevel(request, level)
       const resources = await findResources(db, [orthancId], level)
@@ -135,6 +139,7 @@ export function openModifications(parts: ModifyParts): Modifications {
     },
 
     async bulk(principal, body, wishes) {
+      authorize(principal, 'study.modify')
       const request = readModifyRequest(body)
       const ids = readIds(body, 'Resources')
       const level = bulkLevel(body, request)
