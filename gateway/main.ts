@@ -71,6 +71,8 @@ import { openIngest } from './services/ingest.ts'
 import { type Modalities, openModalities } from './services/modalities.ts'
 import { openModalityJobs } from './services/modality-jobs.ts'
 import { openModifications } from './services/modify.ts'
+import { openAnonymizations } from './services/modify-anonymize.ts'
+import { openRewriteJobs } from './services/modify-jobs.ts'
 import { openMpps } from './services/mpps.ts'
 import { nativePixels } from './services/native-pixels.ts'
 import { openOutbound } from './services/outbound.ts'
@@ -186,7 +188,10 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   })
   const removal = openRemoval({ db })
   const rewriting = { db, blobs, ingest, pixels, removal, log, limitBytes: config.limits.instanceBytes }
-  const modifications = openModifications({ ...rewriting, jobs: backgroundJobs })
+  const rewrites = openRewriteJobs({ ...rewriting, jobs: backgroundJobs })
+  const modifyParts = { ...rewriting, rewrites }
+  const modifications = openModifications(modifyParts)
+  const anonymizations = openAnonymizations(modifyParts)
   const stopping = new AbortController()
   starting.defer(() => stopping.abort(new GatewayError('UNAVAILABLE', 'the gateway is stopping')))
   const converter = (name: string): Converter | undefined => {
@@ -358,6 +363,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         datasets: openResourceDatasets({ db, blobs }),
         changes,
         removal,
+        modify: { jobs: backgroundJobs, log, modifications, anonymizations },
         modify: { jobs: backgroundJobs, log, modifications },
         metadata: openResourceMetadata({ db, requireSeen: config.orthanc.checkRevisions }),
         metadataNames: config.orthanc.userMetadata,
