@@ -155,6 +155,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     }),
   )
   const query = openQuery({ db })
+  const removal = openRemoval({ db })
   const retrieve = openRetrieve({ db, blobs, ownIssuers })
   const pixels = use(
     starting,
@@ -325,7 +326,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         retrieve,
         datasets: openResourceDatasets({ db, blobs }),
         changes,
-        removal: openRemoval({ db }),
+        removal,
         logThreshold: log.threshold,
         upload: { db, ingest, limitBytes: config.limits.instanceBytes, concurrency: config.limits.uploads },
         system: () => ({
@@ -342,6 +343,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         pixels,
         frames: openImageFrames({ retrieve, pixels }),
         ingest,
+        removal,
         limitBytes: config.limits.instanceBytes,
         concurrency: config.limits.uploads,
         place: { path: config.dicomweb.path, publicUrl: config.http.publicUrl },
