@@ -44,7 +44,9 @@ import { apiRoutes, installOpenApi } from './http/api/routes.ts'
 import { dicomwebRoutes } from './http/dicomweb/routes.ts'
 import { installGauges } from './http/gauges.ts'
 import { openMetrics } from './http/metrics.ts'
+import { archiveRoutes } from './http/orthanc/archives.ts'
 import { orthancModalityRoutes } from './http/orthanc/modalities.ts'
+import { orthancRemoteRoutes } from './http/orthanc/remote-nodes.ts'
 import { orthancRoutes } from './http/orthanc/routes.ts'
 import { worklistsRoutes } from './http/orthanc/worklists.ts'
 import { limitRefusals } from './http/refusals.ts'
@@ -60,6 +62,7 @@ import { openBackgroundJobs } from './services/background-jobs.ts'
 import { openChangeFeed } from './services/change-feed.ts'
 import { openCommitments } from './services/commitment.ts'
 import { openConflicts } from './services/conflicts.ts'
+import { openDeidentify } from './services/deidentify.ts'
 import type { NodeTarget } from './services/dicom-node.ts'
 import { startHousekeeping } from './services/housekeeping.ts'
 import { openImageFrames } from './services/image-frames.ts'
@@ -67,13 +70,23 @@ import { openInbound } from './services/inbound.ts'
 import { openIngest } from './services/ingest.ts'
 import { type Modalities, openModalities } from './services/modalities.ts'
 import { openModalityJobs } from './services/modality-jobs.ts'
+import { openModifications } from './services/modify.ts'
 import { openMpps } from './services/mpps.ts'
+import { nativePixels } from './services/native-pixels.ts'
 import { openOutbound } from './services/outbound.ts'
+import { createPreparing } from './services/outbound-prepare.ts'
+import { openOutbox } from './services/outbox.ts'
+import { openOutsideSends } from './services/outside-sends.ts'
 import { openPatientLinks } from './services/patient-links.ts'
+import { openPolicies } from './services/policies.ts'
 import { openPrefetch } from './services/prefetch.ts'
+import { openProjectKeys } from './services/project-keys.ts'
+import { openPseudonyms } from './services/pseudonyms.ts'
 import { openQuery } from './services/query.ts'
 import { openRefusals } from './services/refusals.ts'
 import { openRemote } from './services/remote.ts'
+import { openRemoteQueries } from './services/remote-queries.ts'
+import { openRemoteStore } from './services/remote-store.ts'
 import { openRemoval } from './services/removal.ts'
 import { openResourceDatasets } from './services/resource-datasets.ts'
 import { openRetrieve } from './services/retrieve.ts'
@@ -82,6 +95,7 @@ import { loadStatus } from './services/status.ts'
 import { openTokens } from './services/tokens.ts'
 import { openWorklist, type Worklist } from './services/worklist.ts'
 import { openWorklistFolder, type WorklistFolder } from './services/worklist-folder.ts'
+import { openZipArchives } from './services/zip-archive.ts'
 import { openBlobs } from './store/blobs.ts'
 import type { Origin } from './store/origin.ts'
 import { findToken, tokenDigest } from './store/tokens.ts'
@@ -104,7 +118,6 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const { db, clusterHome } = await openStore(config, log, starting)
   await migrate(db)
   const rights = await openAuthorizer()
-  await ensurePolicy(db)
   const blobs = await openBlobs({
     dir: config.data,
     log,
@@ -116,6 +129,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     siteName: config.site.name,
     hosts: hostsOf(config),
   })
+  await ensurePolicy(db, keys)
 
   const audit = use(starting, openAuditLog({ db, log, keys }))
   const queue = use(starting, await openQueue({ db, log }))
@@ -169,6 +183,9 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     concurrency: config.limits.jobs,
     historySize: config.limits.jobsHistory,
   })
+  const removal = openRemoval({ db })
+  const rewriting = { db, blobs, ingest, pixels, removal, log, limitBytes: config.limits.instanceBytes }
+  const modifications = openModifications({ ...rewriting, jobs: backgroundJobs })
   const stopping = new AbortController()
   starting.defer(() => stopping.abort(new GatewayError('UNAVAILABLE', 'the gateway is stopping')))
   const converter = (name: string): Converter | undefined => {
@@ -190,10 +207,20 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   )
   const onArrived = (tx: Tx, study: number): Promise<void> => prefetch.arrived(tx, study)
   const routing = use(starting, startRouting({ db, queue, log, findArchive: name => modalities.find(name), onArrived }))
+  const { twoPersons } = config.policy
+  const policies = openPolicies({ db, signer: keys, findModality: name => modalities.find(name), twoPersons })
   const checkpoint = async (): Promise<string> => (await audit.checkpoint()).note
   const inbound = await openInbound({ db, blobs, queue, keys, checkpoint, log, dataDir: config.data })
   const openCarrier = carrierOpener({ keys, clocks, proxy })
-  const outbound = use(starting, openOutbound({ db, blobs, queue, keys, peers, openCarrier, log }))
+  const deidentify = use(
+    starting,
+    openDeidentify({ codec: nativePixels(() => Promise.resolve(pixels), stopping.signal) }),
+  )
+  const projects = openProjectKeys({ db, dir: join(config.data, 'keys', 'projects') })
+  const pseudonyms = openPseudonyms({ db, keyPath: join(config.data, 'keys', 'pseudonyms.json') })
+  const outbox = openOutbox(config.data)
+  const preparing = { outbox, ...createPreparing({ db, blobs, outbox, deidentify, projects, pseudonyms, log }) }
+  const outbound = use(starting, openOutbound({ db, blobs, queue, keys, peers, openCarrier, preparing, log }))
   queue.work('commit-inbound', { concurrency: 2 }, ({ transfer }, signal) => inbound.runCommit(transfer, signal))
   queue.work('deliver', { concurrency: 8 }, ({ transfer }, signal) => outbound.run(transfer, signal))
   await outbound.recover('all')
@@ -215,7 +242,10 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   })
   queue.work('archive', { concurrency: 4 }, ({ transfer }, signal) => archive.run(transfer, signal))
   backgroundJobs.start()
-  use(starting, startHousekeeping({ db, blobs, inbound, outbound, archive, commitments, backgroundJobs, log }))
+  use(
+    starting,
+    startHousekeeping({ db, blobs, inbound, outbound, preparing, archive, commitments, backgroundJobs, log }),
+  )
 
   const changes = use(starting, openChangeFeed({ db, log }))
   const refused = openRefusals({ db, log })
@@ -327,6 +357,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         datasets: openResourceDatasets({ db, blobs }),
         changes,
         removal,
+        modify: { jobs: backgroundJobs, log, modifications },
         logThreshold: log.threshold,
         upload: { db, ingest, limitBytes: config.limits.instanceBytes, concurrency: config.limits.uploads },
         system: () => ({
@@ -348,9 +379,21 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         concurrency: config.limits.uploads,
         place: { path: config.dicomweb.path, publicUrl: config.http.publicUrl },
       })
+      await archiveRoutes(app, openZipArchives({ db, blobs, pixels }))
       worklistsRoutes(app, { worklist })
-      const remote = openRemote({ db, findNode, node })
+      const remote = openRemote({ db, findNode, node, aeTitle: config.dicom.aeTitle })
       await orthancModalityRoutes(app, { modalities, remote })
+      await orthancRemoteRoutes(app, {
+        modalities,
+        remote,
+        queries: openRemoteQueries({ db, remote }),
+        jobs: backgroundJobs,
+        answers: { jobs: backgroundJobs, log },
+        remoteStore: openRemoteStore({ db, findNode, retrieve, node, outside: openOutsideSends({ db, routing }) }),
+        ingest,
+        limitBytes: config.limits.instanceBytes,
+        aeTitle: config.dicom.aeTitle,
+      })
       await apiRoutes(app, {
         worklist,
         mpps,
@@ -362,6 +405,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         peers,
         pairing,
         routing,
+        policies,
         inbound,
         conflicts: openConflicts({ db, blobs, dueAt, ownIssuers }),
         modalities,
@@ -377,6 +421,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
             db,
             site: { name: config.site.name, siteId: keys.siteId, aeTitle: config.dicom.aeTitle },
             version,
+            twoPersons,
             startedAt,
             isReady,
             listeners: () => describeListeners(listeners),

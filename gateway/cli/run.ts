@@ -19,6 +19,16 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
   'peer revoke': { summary: 'revoke a peer', load: async () => (await import('./peer.ts')).peerRevoke },
   'policy show': { summary: 'print the policy', load: async () => (await import('./policy.ts')).policyShow },
   'policy publish': { summary: 'publish a policy', load: async () => (await import('./policy.ts')).policyPublish },
+  'policy lint': { summary: 'check a policy document', load: async () => (await import('./policy.ts')).policyLint },
+  'policy diff': { summary: 'compare two policies', load: async () => (await import('./policy.ts')).policyDiff },
+  'policy history': {
+    summary: 'list versions and drafts of the policy',
+    load: async () => (await import('./policy.ts')).policyHistory,
+  },
+  'policy rollback': {
+    summary: 'return to an older policy',
+    load: async () => (await import('./policy.ts')).policyRollback,
+  },
   'policy explain': {
     summary: 'why a study goes where',
     load: async () => (await import('./policy.ts')).policyExplain,

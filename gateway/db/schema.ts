@@ -53,6 +53,13 @@ export interface Schema {
   consents: ConsentsTable
   dry_runs: DryRunsTable
   dry_run_results: DryRunResultsTable
+  deid_projects: DeidProjectsTable
+  transfer_outputs: TransferOutputsTable
+  pseudonyms: PseudonymsTable
+  reidentifications: ReidentificationsTable
+  deid_certificates: DeidCertificatesTable
+  remote_queries: RemoteQueriesTable
+  remote_answers: RemoteAnswersTable
   background_jobs: BackgroundJobsTable
 }
 
@@ -172,6 +179,14 @@ export interface QuarantineTable {
   origin: DefaultJson
   state: Generated<'held' | 'released' | 'rejected'>
   created_at: DefaultDate
+  /** The outbound transfer that it stopped. */
+  transfer: string | null
+  sop_instance_uid: string | null
+  evidence: DefaultJson
+  is_alert: Generated<boolean>
+  decided_at: Date | null
+  decided_by: string | null
+  why: string | null
 }
 
 export interface PeersTable {
@@ -332,6 +347,7 @@ export interface TransfersTable {
   bytes_total: number
   bytes_acknowledged: Generated<number>
   bytes_sent: Generated<number>
+  project: number | null
   attempts: Generated<number>
   error_code: string | null
   error: string | null
@@ -588,6 +604,76 @@ export interface ResourceAttachmentsTable {
 export interface RemovedBlobsTable {
   file_sha256: Digest
   removed_at: DefaultDate
+}
+
+export interface DeidProjectsTable {
+  id: GeneratedAlways<number>
+  /** Site id of the recipient. */
+  recipient: string
+  name: string
+  key_check: Digest
+  next_number: Generated<number>
+  created_at: DefaultDate
+}
+
+export interface TransferOutputsTable {
+  transfer: string
+  ordinal: number
+  sop_instance_uid: string
+  study_instance_uid: string
+  transfer_syntax_uid: string
+  size_bytes: number
+  sha256: Digest
+  /** What the engine certifies of it, without the source's digest. */
+  facts: Json
+}
+
+export interface PseudonymsTable {
+  id: GeneratedAlways<number>
+  project: number
+  subject: Digest
+  pseudonym: Digest
+  sealed: Buffer
+  origin: 'keyed' | 'sequential' | 'imported'
+  created_at: DefaultDate
+}
+
+export interface ReidentificationsTable {
+  id: string
+  project: number
+  /** Null: the whole table. */
+  pseudonym: string | null
+  purpose: string
+  why: string
+  state: Generated<'requested' | 'approved' | 'refused'>
+  requested_by: string
+  requested_at: DefaultDate
+  decided_by: string | null
+  decided_at: Date | null
+  expires_at: Date
+}
+
+export interface DeidCertificatesTable {
+  transfer: string
+  direction: 'issued' | 'received'
+  envelope: Buffer
+  sha256: Digest
+  created_at: DefaultDate
+}
+
+export interface RemoteQueriesTable {
+  id: string
+  modality: string
+  level: 'patient' | 'study' | 'series' | 'instance'
+  query: Json
+  requested_by: string
+  created_at: DefaultDate
+}
+
+export interface RemoteAnswersTable {
+  query: string
+  place: number
+  document: Json
 }
 
 export type BackgroundJobState = 'pending' | 'running' | 'paused' | 'success' | 'failure'

@@ -146,7 +146,7 @@ export function openIngest(options: {
 
   const toInstance = (header: InstanceHeader, staged: StagedFile, origin: Origin): NewInstance => ({
     header,
-    issuer: header.issuer && !ownIssuers.has(header.issuer) ? header.issuer : '',
+    issuer: origin.issuer ?? (header.issuer && !ownIssuers.has(header.issuer) ? header.issuer : ''),
     fileSha256: staged.fileSha256,
     datasetSha256: staged.datasetSha256 ?? staged.fileSha256,
     sizeBytes: staged.sizeBytes,

@@ -23,6 +23,8 @@ export interface RetrieveKeys {
   readonly studyUids?: readonly string[] | undefined
   readonly seriesUids?: readonly string[] | undefined
   readonly sopInstanceUids?: readonly string[] | undefined
+  /** Orthanc ids of resources of any level, in place of keys. */
+  readonly resources?: readonly string[] | undefined
 }
 
 /** Who takes part in a retrieval, for the audit log. */
@@ -188,16 +190,28 @@ async function issuerFor(
 }
 
 function conditions(keys: RetrieveKeys) {
-  const { patientId, issuer, studyUids, seriesUids, sopInstanceUids } = keys
+  const { patientId, issuer, studyUids, seriesUids, sopInstanceUids, resources } = keys
   const all = [
     patientId === undefined ? undefined : sql<boolean>`p.patient_id = ${patientId}`,
     issuer === undefined ? undefined : sql<boolean>`p.issuer = ${issuer}`,
     studyUids && sql<boolean>`s.study_instance_uid = any(${studyUids}::text[])`,
     seriesUids && sql<boolean>`c.series_instance_uid = any(${seriesUids}::text[])`,
     sopInstanceUids && sql<boolean>`i.sop_instance_uid = any(${sopInstanceUids}::text[])`,
+    resources && belowResources(resources),
   ].filter(condition => condition !== undefined)
   // Without any key everything would leave.
   return all.length === 0 ? sql<boolean>`false` : sql.join(all, sql` and `)
+}
+
+/** The condition on `i` that it is one of, or below one of the resources with these Orthanc ids. */
+export function belowResources(ids: readonly string[]) {
+  return sql<boolean>`i.id in (
+    select id from instances where orthanc_id = any(${ids}::text[])
+    union select i.id from instances i join series c on c.id = i.series where c.orthanc_id = any(${ids}::text[])
+    union select i.id from instances i join series c on c.id = i.series join studies s on s.id = c.study
+      where s.orthanc_id = any(${ids}::text[])
+    union select i.id from instances i join series c on c.id = i.series join studies s on s.id = c.study
+      join patients p on p.id = s.patient where p.orthanc_id = any(${ids}::text[]))`
 }
 
 async function loadPage(db: Db, study: number, ids: readonly number[]): Promise<PlannedInstance[]> {

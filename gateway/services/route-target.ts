@@ -23,13 +23,18 @@ export interface RouteTarget {
   readonly problem?: { readonly code: ErrorCode; readonly message: string }
 }
 
-/** Finds out who is meant. */
+/**
+ * Finds out who is meant.
+ *
+ * @param by  what goes out of the hospital to a modality, goes because a person has decided so, never by rule
+ */
 export async function resolveTarget(
   tx: Tx,
   findArchive: FindArchive,
   to: { readonly peer: string | undefined; readonly modality: string | undefined },
+  by: 'rule' | 'person',
 ): Promise<RouteTarget> {
-  if (to.modality !== undefined) return resolveModality(findArchive, to.modality)
+  if (to.modality !== undefined) return resolveModality(findArchive, to.modality, by)
   const name = to.peer ?? ''
   const peer = await tx
     .selectFrom('peers')
@@ -42,14 +47,14 @@ export async function resolveTarget(
   return { kind: 'peer', userId: name, problem: { code: 'PEER_UNKNOWN', message } }
 }
 
-function resolveModality(findArchive: FindArchive, name: string): RouteTarget {
+function resolveModality(findArchive: FindArchive, name: string, by: 'rule' | 'person'): RouteTarget {
   const found = findArchive(name)
   if (!found) {
     const message = `no modality is called ${name}: register it, then retry`
     return { kind: 'modality', modality: name, userId: name, problem: { code: 'MODALITY_UNKNOWN', message } }
   }
   const target = { kind: 'modality', modality: found.name, aeTitle: found.aeTitle.trim() } as const
-  if (found.zone === 'inside') return { ...target, userId: target.aeTitle }
+  if (found.zone === 'inside' || by === 'person') return { ...target, userId: target.aeTitle }
   const message = `${name} is outside of the hospital: nothing goes there by rule`
   return { ...target, userId: target.aeTitle, problem: { code: 'FORBIDDEN', message } }
 }

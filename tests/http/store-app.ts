@@ -35,7 +35,13 @@ export interface StoreApp {
 
 export async function storeApp(
   t: TestContext,
-  options: { limitBytes?: number; concurrency?: number; freeSpace?: FreeSpaceOptions } = {},
+  options: {
+    limitBytes?: number
+    concurrency?: number
+    freeSpace?: FreeSpaceOptions
+    /** Registers more routes. */
+    routes?: (app: FastifyInstance, store: { db: Db; blobs: Blobs; dir: string }) => Promise<void>
+  } = {},
 ): Promise<StoreApp> {
   const db = await testDatabase(t)
   const dir = await temporaryDir(t)
@@ -46,7 +52,7 @@ export async function storeApp(
     log: openLog({ level: 'silent' }),
     metrics: openMetrics(),
     auth: { adminTokenSha256: tokenDigest('none'), findToken: async () => undefined, rights, publicUrl: undefined },
-    routes: app => {
+    routes: async app => {
       orthancRoutes(app, {
         db,
         retrieve: openRetrieve({ db, blobs }),
@@ -57,6 +63,7 @@ export async function storeApp(
         system: () => ({ name: 'Test', aeTitle: 'HANSE', dicomPort: 4242, httpPort: 8042, version: '0' }),
       })
       conflictRoutes(app, openConflicts({ db, blobs, dueAt }))
+      await options.routes?.(app, { db, blobs, dir })
     },
   })
   t.after(async () => {

@@ -87,7 +87,17 @@ async function open(t: TestContext, files: readonly BuiltInstance[]) {
     await ingest.store(await staged.finish(), { kind: 'dimse', principal: 'CT_1', callingAe: 'CT_1' })
   }
   const arrived = prefetch.arrived
-  return { db, queue, jobs, prefetch, arrived, remote: openRemote({ db, findNode, node }), ended, held, store }
+  return {
+    db,
+    queue,
+    jobs,
+    prefetch,
+    arrived,
+    remote: openRemote({ db, findNode, node, aeTitle: 'HANSE' }),
+    ended,
+    held,
+    store,
+  }
 }
 
 const uidsOf = (instances: readonly BuiltInstance[]): string[] => instances.map(each => each.sopInstanceUid).sort()

@@ -3,6 +3,7 @@ import swagger from '@fastify/swagger'
 import type { FastifyInstance } from 'fastify'
 import type { Conflicts } from '../../services/conflicts.ts'
 import type { Modalities } from '../../services/modalities.ts'
+import type { Policies } from '../../services/policies.ts'
 import type { Routing } from '../../services/routing.ts'
 import type { GatewayStatus } from '../../services/status.ts'
 import type { Tokens } from '../../services/tokens.ts'
@@ -12,6 +13,7 @@ import { conflictRoutes } from './conflicts.ts'
 import { type Health, healthRoutes } from './health.ts'
 import { modalityRoutes } from './modalities.ts'
 import { type PeerServices, peerRoutes } from './peers.ts'
+import { policiesRoutes } from './policies.ts'
 import { policyRoutes } from './policy.ts'
 import { type RemoteServices, remoteRoutes } from './remote.ts'
 import { statusRoute } from './status.ts'
@@ -30,6 +32,7 @@ export interface ApiServices
   readonly health: Health
   readonly status: () => Promise<GatewayStatus>
   readonly routing: Routing
+  readonly policies: Policies
   readonly conflicts: Conflicts
   readonly modalities: Modalities
   readonly audit: AuditService
@@ -86,7 +89,8 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       remoteRoutes(scope, services)
       commitmentRoutes(scope, services)
       conflictRoutes(scope, services.conflicts)
-      policyRoutes(scope, services.db, services.routing)
+      policyRoutes(scope, services)
+      policiesRoutes(scope, services)
       auditRoutes(scope, services)
       storeRoutes(scope, services)
       tokenRoutes(scope, services.tokens)
