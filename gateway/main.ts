@@ -183,7 +183,6 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     concurrency: config.limits.jobs,
     historySize: config.limits.jobsHistory,
   })
-  const removal = openRemoval({ db })
   const rewriting = { db, blobs, ingest, pixels, removal, log, limitBytes: config.limits.instanceBytes }
   const modifications = openModifications({ ...rewriting, jobs: backgroundJobs })
   const stopping = new AbortController()
