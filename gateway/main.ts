@@ -88,7 +88,9 @@ import { openRemote } from './services/remote.ts'
 import { openRemoteQueries } from './services/remote-queries.ts'
 import { openRemoteStore } from './services/remote-store.ts'
 import { openRemoval } from './services/removal.ts'
+import { openResourceAttachments } from './services/resource-attachments.ts'
 import { openResourceDatasets } from './services/resource-datasets.ts'
+import { openResourceMetadata } from './services/resource-metadata.ts'
 import { openRetrieve } from './services/retrieve.ts'
 import { startRouting } from './services/routing.ts'
 import { loadStatus } from './services/status.ts'
@@ -357,6 +359,15 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         changes,
         removal,
         modify: { jobs: backgroundJobs, log, modifications },
+        metadata: openResourceMetadata({ db, requireSeen: config.orthanc.checkRevisions }),
+        metadataNames: config.orthanc.userMetadata,
+        attachments: openResourceAttachments({
+          db,
+          blobs,
+          limitBytes: config.limits.instanceBytes,
+          requireSeen: config.orthanc.checkRevisions,
+        }),
+        attachmentNames: config.orthanc.userContentTypes,
         logThreshold: log.threshold,
         upload: { db, ingest, limitBytes: config.limits.instanceBytes, concurrency: config.limits.uploads },
         system: () => ({

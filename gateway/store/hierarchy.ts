@@ -28,7 +28,8 @@ export interface ResourceRow {
   readonly orthancId: string
 }
 
-const tables: Readonly<Record<Level, string>> = {
+/** The table of each level. */
+export const levelTables: Readonly<Record<Level, string>> = {
   patient: 'patients',
   study: 'studies',
   series: 'series',
@@ -38,7 +39,7 @@ const tables: Readonly<Record<Level, string>> = {
 /** The row of a resource, or undefined where there is none of this level. */
 export async function findResource(db: Db | Tx, level: Level, orthancId: string): Promise<ResourceRow | undefined> {
   const { rows } = await sql<{ id: number }>`
-    select id from ${sql.table(tables[level])} where orthanc_id = ${orthancId}
+    select id from ${sql.table(levelTables[level])} where orthanc_id = ${orthancId}
   `.execute('kysely' in db ? db.kysely : db)
   return rows[0] && { level, id: rows[0].id, orthancId }
 }
@@ -113,10 +114,29 @@ export async function lookupIdentifier(db: Db, identifier: string, limit = 1000)
   }
   for (const level of levelOrder) {
     const { rows } = await sql<{ id: number; orthancId: string }>`
-      select id, orthanc_id as "orthancId" from ${sql.table(tables[level])}
+      select id, orthanc_id as "orthancId" from ${sql.table(levelTables[level])}
        where ${sql.ref(columns[level])} = ${identifier} order by id limit ${limit}
     `.execute(db.kysely)
     found.push(...rows.map(row => ({ level, ...row })))
   }
   return found
+}
+
+/** Whom and what a resource is about, for the audit log. */
+export interface Subject {
+  readonly patientId: string
+  readonly issuer: string
+  readonly studyInstanceUid: string | null
+  readonly sopInstanceUid: string | null
+}
+
+/** The subject of a resource, from the transaction's view. */
+export async function loadSubject(tx: Tx, { level, id }: Pick<ResourceRow, 'level' | 'id'>): Promise<Subject> {
+  const study = level === 'patient' ? sql`null` : sql`s.study_instance_uid`
+  const instance = level === 'instance' ? sql`i.sop_instance_uid` : sql`null`
+  const { rows } = await sql<Subject>`
+    select p.patient_id as "patientId", p.issuer, ${study} as "studyInstanceUid", ${instance} as "sopInstanceUid"
+      from ${joined(level)} where ${key(level, 'id')} = ${id}
+  `.execute(tx)
+  return rows[0] ?? { patientId: '', issuer: '', studyInstanceUid: null, sopInstanceUid: null }
 }

@@ -13,7 +13,9 @@ import { openChangeFeed } from '../../gateway/services/change-feed.ts'
 import { openIngest } from '../../gateway/services/ingest.ts'
 import { openModifications } from '../../gateway/services/modify.ts'
 import { openRemoval } from '../../gateway/services/removal.ts'
+import { openResourceAttachments } from '../../gateway/services/resource-attachments.ts'
 import { openResourceDatasets } from '../../gateway/services/resource-datasets.ts'
+import { openResourceMetadata } from '../../gateway/services/resource-metadata.ts'
 import { openRetrieve } from '../../gateway/services/retrieve.ts'
 import { testBlobs } from '../support/blobs.ts'
 import { onEnd } from '../support/cleanup.ts'
@@ -48,6 +50,8 @@ export async function modifyApp(t: TestContext): Promise<ModifyApp> {
         changes: openChangeFeed({ db, log: quietLog, background: false }),
         removal,
         modify: { jobs, log: quietLog, modifications: openModifications(parts) },
+        metadata: openResourceMetadata({ db, requireSeen: false }),
+        attachments: openResourceAttachments({ db, blobs, limitBytes, requireSeen: false }),
         upload: { db, ingest, limitBytes, concurrency: 4 },
         system: () => ({ name: 'Test', aeTitle: 'HANSE', dicomPort: 4242, httpPort: 8042, version: '0' }),
       })

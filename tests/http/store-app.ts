@@ -12,7 +12,9 @@ import { openChangeFeed } from '../../gateway/services/change-feed.ts'
 import { openConflicts } from '../../gateway/services/conflicts.ts'
 import { openIngest } from '../../gateway/services/ingest.ts'
 import { openRemoval } from '../../gateway/services/removal.ts'
+import { openResourceAttachments } from '../../gateway/services/resource-attachments.ts'
 import { openResourceDatasets } from '../../gateway/services/resource-datasets.ts'
+import { openResourceMetadata } from '../../gateway/services/resource-metadata.ts'
 import { openRetrieve } from '../../gateway/services/retrieve.ts'
 import type { Blobs } from '../../gateway/store/blobs.ts'
 import type { FreeSpaceOptions } from '../../gateway/store/free-space.ts'
@@ -38,6 +40,7 @@ export async function storeApp(
   options: {
     limitBytes?: number
     concurrency?: number
+    checkRevisions?: boolean
     freeSpace?: FreeSpaceOptions
     /** Registers more routes. */
     routes?: (app: FastifyInstance, store: { db: Db; blobs: Blobs; dir: string }) => Promise<void>
@@ -59,6 +62,15 @@ export async function storeApp(
         datasets: openResourceDatasets({ db, blobs }),
         changes: openChangeFeed({ db, log: openLog({ level: 'silent' }), background: false }),
         removal: openRemoval({ db }),
+        metadata: openResourceMetadata({ db, requireSeen: options.checkRevisions ?? false }),
+        metadataNames: { MyMetadata: 1030 },
+        attachments: openResourceAttachments({
+          db,
+          blobs,
+          limitBytes: options.limitBytes ?? 1024 ** 3,
+          requireSeen: options.checkRevisions ?? false,
+        }),
+        attachmentNames: { 'my-attachment': 1031 },
         upload: { db, ingest, limitBytes: options.limitBytes ?? 1024 ** 3, concurrency: options.concurrency ?? 4 },
         system: () => ({ name: 'Test', aeTitle: 'HANSE', dicomPort: 4242, httpPort: 8042, version: '0' }),
       })

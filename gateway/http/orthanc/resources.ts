@@ -1,6 +1,8 @@
 /** The JSON of patients, studies, series and instances as Orthanc 1.10 prints it. */
-import type { InstanceNode, Level, PatientNode, SeriesNode, StoredAttributes, StudyNode } from '../../store/query.ts'
-import { mainDicomTags, type TagFormat, textOf } from './main-tags.ts'
+import { expectedInstances, indexInSeries, wholeNumber } from '../../dicom/series-count.ts'
+import { uuidOfFile } from '../../services/resource-attachments.ts'
+import type { InstanceNode, Level, PatientNode, SeriesNode, StudyNode } from '../../store/query.ts'
+import { mainDicomTags, type TagFormat } from './main-tags.ts'
 
 /** The levels as Orthanc names them. */
 export const levelName: Readonly<Record<Level, string>> = {
@@ -56,9 +58,9 @@ export function seriesJson(node: SeriesNode, format: TagFormat = 'simple') {
 export function instanceJson(node: InstanceNode, format: TagFormat = 'simple') {
   return {
     FileSize: node.sizeBytes,
-    FileUuid: node.fileSha256.toString('hex', 0, 16).replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-'),
+    FileUuid: uuidOfFile(node.fileSha256),
     ID: node.orthancId,
-    IndexInSeries: wholeNumber(textOf(node.attributes, '00200013') ?? textOf(node.attributes, '00541330')) ?? null,
+    IndexInSeries: indexInSeries(node.attributes) ?? null,
     MainDicomTags: mainDicomTags('instance', node.attributes, format),
     ParentSeries: node.series,
     Type: 'Instance',
@@ -70,22 +72,6 @@ export function orthancTime(at: Date): string {
   return at.toISOString().slice(0, 19).replace(/[-:]/g, '')
 }
 
-/** How many instances the series says it has: by temporal positions, time slices, or cardiac images. */
-function expectedInstances(attributes: StoredAttributes): number | undefined {
-  const number = (tag: string): number | undefined => wholeNumber(textOf(attributes, tag))
-  const images = number('00201002')
-  const positions = number('00200105')
-  const slices = number('00540081')
-  const timeSlices = number('00540101')
-  const expected =
-    images !== undefined && positions !== undefined
-      ? images * positions
-      : slices !== undefined && timeSlices !== undefined
-        ? slices * timeSlices
-        : number('00181090')
-  return expected !== undefined && expected > 0 ? expected : undefined
-}
-
 function seriesStatus(expected: number, indexes: readonly (string | undefined)[]): string {
   const seen = new Set<number>()
   for (const text of indexes) {
@@ -95,9 +81,4 @@ function seriesStatus(expected: number, indexes: readonly (string | undefined)[]
     seen.add(index)
   }
   return seen.size === expected ? 'Complete' : 'Missing'
-}
-
-function wholeNumber(text: string | undefined): number | undefined {
-  const trimmed = text?.trim() ?? ''
-  return /^[+-]?\d{1,12}$/.test(trimmed) ? Number(trimmed) : undefined
 }

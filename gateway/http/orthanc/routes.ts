@@ -11,10 +11,12 @@ import type { Removal } from '../../services/removal.ts'
 import type { ResourceDatasets } from '../../services/resource-datasets.ts'
 import type { Retrieve } from '../../services/retrieve.ts'
 import { sendFile } from '../send-file.ts'
+import { type AttachmentServices, attachmentRoutes } from './attachments.ts'
 import { changeRoutes } from './changes.ts'
 import { contentRoutes } from './content-route.ts'
 import { deletionRoutes } from './deletion.ts'
 import { type OrthancJobServices, orthancJobRoutes } from './jobs.ts'
+import { type MetadataServices, metadataRoutes } from './metadata.ts'
 import { type ModifyServices, modifyRoutes } from './modify.ts'
 import { idParams, navigationRoutes } from './navigation.ts'
 import { type StorageCommitmentServices, storageCommitmentRoutes } from './storage-commitment.ts'
@@ -23,7 +25,7 @@ import { tagRoutes } from './tag-routes.ts'
 import { toolRoutes } from './tools.ts'
 import { type Upload, uploadRoute } from './upload-route.ts'
 
-export interface OrthancServices {
+export interface OrthancServices extends MetadataServices, AttachmentServices {
   readonly db: Db
   readonly retrieve: Retrieve
   readonly datasets: ResourceDatasets
@@ -48,6 +50,8 @@ export function orthancRoutes(app: FastifyInstance, services: OrthancServices): 
   tagRoutes(app, services)
   contentRoutes(app, services)
   fileRoute(app, services)
+  metadataRoutes(app, services)
+  attachmentRoutes(app, services)
   changeRoutes(app, services)
   deletionRoutes(app, services)
   uploadRoute(app, services.upload)
