@@ -173,6 +173,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     }),
   )
   const query = openQuery({ db })
+  const removal = openRemoval({ db })
   const retrieve = openRetrieve({ db, blobs, ownIssuers })
   const pixels = use(
     starting,
@@ -186,7 +187,6 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     concurrency: config.limits.jobs,
     historySize: config.limits.jobsHistory,
   })
-  const removal = openRemoval({ db })
   const rewriting = { db, blobs, ingest, pixels, removal, log, limitBytes: config.limits.instanceBytes }
   const rewrites = openRewriteJobs({ ...rewriting, jobs: backgroundJobs })
   const modifyParts = { ...rewriting, rewrites }
@@ -390,6 +390,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         pixels,
         frames: openImageFrames({ retrieve, pixels }),
         ingest,
+        removal,
         limitBytes: config.limits.instanceBytes,
         concurrency: config.limits.uploads,
         place: { path: config.dicomweb.path, publicUrl: config.http.publicUrl },
