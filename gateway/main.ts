@@ -76,6 +76,7 @@ import { openProjectKeys } from './services/project-keys.ts'
 import { openPseudonyms } from './services/pseudonyms.ts'
 import { openQuery } from './services/query.ts'
 import { openRefusals } from './services/refusals.ts'
+import { openReidentification } from './services/reidentification.ts'
 import { openRemote } from './services/remote.ts'
 import { openRetrieve } from './services/retrieve.ts'
 import { startRouting } from './services/routing.ts'
@@ -355,6 +356,9 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         queue,
         peers,
         pairing,
+        projects,
+        pseudonyms,
+        reidentification: openReidentification({ db, pseudonyms }),
         routing,
         inbound,
         conflicts: openConflicts({ db, blobs, dueAt, ownIssuers }),

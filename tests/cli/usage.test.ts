@@ -11,6 +11,7 @@ const commands = [
   ...['peer invite', 'peer accept', 'peer confirm', 'peer list', 'peer revoke'],
   ...['modality list', 'modality add', 'modality remove', 'modality echo'],
   ...['worklist list', 'worklist add', 'worklist remove'],
+  ...['projects', 'import', 'request', 'requests', 'approve', 'refuse', 'reveal'].map(verb => `pseudonym ${verb}`),
   ...['policy show', 'policy publish', 'policy explain', 'token create', 'token list', 'token revoke'],
 ]
 

@@ -12,6 +12,7 @@ import { type Health, healthRoutes } from './health.ts'
 import { modalityRoutes } from './modalities.ts'
 import { type PeerServices, peerRoutes } from './peers.ts'
 import { policyRoutes } from './policy.ts'
+import { type PseudonymServices, pseudonymRoutes } from './pseudonyms.ts'
 import { type RemoteServices, remoteRoutes } from './remote.ts'
 import { statusRoute } from './status.ts'
 import { type StoreServices, storeRoutes } from './store.ts'
@@ -25,6 +26,7 @@ export interface ApiServices
     StoreServices,
     RemoteServices,
     CommitmentServices,
+    PseudonymServices,
     WorklistServices {
   readonly health: Health
   readonly status: () => Promise<GatewayStatus>
@@ -57,6 +59,7 @@ export async function installOpenApi(app: FastifyInstance, version: string): Pro
         { name: 'Commitments', description: 'Storage commitment, and on to the archive' },
         { name: 'Conflicts' },
         { name: 'Policy' },
+        { name: 'Pseudonyms', description: 'Projects, pseudonyms, and re-identification by two people' },
         { name: 'Audit' },
         { name: 'Store' },
         { name: 'Tokens' },
@@ -83,6 +86,7 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       remoteRoutes(scope, services)
       commitmentRoutes(scope, services)
       conflictRoutes(scope, services.conflicts)
+      pseudonymRoutes(scope, services)
       policyRoutes(scope, services.db, services.routing)
       auditRoutes(scope, services)
       storeRoutes(scope, services)
