@@ -6,6 +6,7 @@ import type { Modalities } from '../../services/modalities.ts'
 import type { Routing } from '../../services/routing.ts'
 import type { GatewayStatus } from '../../services/status.ts'
 import { type AuditService, auditRoutes } from './audit.ts'
+import { certificateRoutes } from './certificates.ts'
 import { type CommitmentServices, commitmentRoutes } from './commitments.ts'
 import { conflictRoutes } from './conflicts.ts'
 import { type Health, healthRoutes } from './health.ts'
@@ -82,6 +83,7 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       statusRoute(scope, services.status)
       peerRoutes(scope, services)
       transferRoutes(scope, services)
+      certificateRoutes(scope, services.db)
       modalityRoutes(scope, services.modalities)
       remoteRoutes(scope, services)
       commitmentRoutes(scope, services)
