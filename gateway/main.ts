@@ -86,12 +86,13 @@ import { openProjectKeys } from './services/project-keys.ts'
 import { openPseudonyms } from './services/pseudonyms.ts'
 import { openQuery } from './services/query.ts'
 import { openRefusals } from './services/refusals.ts'
+import { openReidentification } from './services/reidentification.ts'
 import { openRemote } from './services/remote.ts'
 import { openRemoteQueries } from './services/remote-queries.ts'
 import { openRemoteStore } from './services/remote-store.ts'
 import { openRemoval } from './services/removal.ts'
 import { openResourceAttachments } from './services/resource-attachments.ts'
-import { openResourceDatasets, openResourceDatasets } from './services/resource-datasets.ts'
+import { openResourceDatasets } from './services/resource-datasets.ts'
 import { openResourceMetadata } from './services/resource-metadata.ts'
 import { openRetrieve } from './services/retrieve.ts'
 import { startRouting } from './services/routing.ts'
@@ -364,7 +365,6 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         changes,
         removal,
         modify: { jobs: backgroundJobs, log, modifications, anonymizations },
-        modify: { jobs: backgroundJobs, log, modifications },
         metadata: openResourceMetadata({ db, requireSeen: config.orthanc.checkRevisions }),
         metadataNames: config.orthanc.userMetadata,
         attachments: openResourceAttachments({
@@ -420,6 +420,9 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         queue,
         peers,
         pairing,
+        projects,
+        pseudonyms,
+        reidentification: openReidentification({ db, pseudonyms }),
         routing,
         policies,
         inbound,
