@@ -58,6 +58,7 @@ import { openAuditLog } from './services/audit-log.ts'
 import { openBackgroundJobs } from './services/background-jobs.ts'
 import { openCommitments } from './services/commitment.ts'
 import { openConflicts } from './services/conflicts.ts'
+import { openConsents } from './services/consents.ts'
 import type { NodeTarget } from './services/dicom-node.ts'
 import { startHousekeeping } from './services/housekeeping.ts'
 import { openInbound } from './services/inbound.ts'
@@ -187,8 +188,12 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const policies = openPolicies({ db, signer: keys, findModality: name => modalities.find(name), twoPersons })
   const checkpoint = async (): Promise<string> => (await audit.checkpoint()).note
   const inbound = await openInbound({ db, blobs, queue, keys, checkpoint, log, dataDir: config.data })
+  const consents = openConsents({ db, queue })
   const openCarrier = carrierOpener({ keys, clocks, proxy })
-  const outbound = use(starting, openOutbound({ db, blobs, queue, keys, peers, openCarrier, log }))
+  const outbound = use(
+    starting,
+    openOutbound({ db, blobs, queue, keys, peers, openCarrier, obstacle: consents.obstacle, log }),
+  )
   queue.work('commit-inbound', { concurrency: 2 }, ({ transfer }, signal) => inbound.runCommit(transfer, signal))
   queue.work('deliver', { concurrency: 8 }, ({ transfer }, signal) => outbound.run(transfer, signal))
   await outbound.recover('all')
@@ -205,12 +210,16 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     commitments,
     wire: archiveWire({ target: findNode, converter }),
     findArchive: name => modalities.find(name),
+    obstacle: consents.obstacle,
     aeTitle,
     log,
   })
   queue.work('archive', { concurrency: 4 }, ({ transfer }, signal) => archive.run(transfer, signal))
   backgroundJobs.start()
-  use(starting, startHousekeeping({ db, blobs, inbound, outbound, archive, commitments, backgroundJobs, log }))
+  use(
+    starting,
+    startHousekeeping({ db, blobs, inbound, outbound, archive, commitments, backgroundJobs, log, consents }),
+  )
 
   const refused = openRefusals({ db, log })
   const onRefused = limitRefusals<RefusedConnection>(({ code, address, repeats }) => {
@@ -343,6 +352,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         pairing,
         routing,
         policies,
+        consents,
         inbound,
         conflicts: openConflicts({ db, blobs, dueAt, ownIssuers }),
         modalities,

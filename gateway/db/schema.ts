@@ -44,6 +44,7 @@ export interface Schema {
   modality_jobs: ModalityJobsTable
   policy_drafts: PolicyDraftsTable
   consents: ConsentsTable
+  transfer_consents: TransferConsentsView
   dry_runs: DryRunsTable
   dry_run_results: DryRunResultsTable
   background_jobs: BackgroundJobsTable
@@ -231,6 +232,14 @@ export interface ConsentsTable {
   withdrawn_by: string | null
 }
 
+/** What consents and objections say of each transfer. */
+export interface TransferConsentsView {
+  id: string
+  /** Site id, or a modality's name. */
+  recipient: string | null
+  gap: 'CONSENT_MISSING' | 'CONSENT_OBJECTED' | null
+}
+
 export type DryRunState = 'waiting' | 'running' | 'done' | 'cancelled' | 'failed'
 /** What would become of a study for one destination. */
 export type DryRunOutcome = 'go' | 'held' | 'denied' | 'none'
@@ -310,6 +319,7 @@ export interface TransfersTable {
   requested_by: string
   agreement: ColumnType<string | null, string | null | undefined, string | null>
   needs_consent: Generated<boolean>
+  zone: Generated<'inside' | 'outside'>
   snapshot_sha256: Digest
   state: TransferState
   nonce: Buffer

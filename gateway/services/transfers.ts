@@ -6,6 +6,7 @@ import { appendAudit } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
 import { GatewayError } from '../errors.ts'
 import type { Queue } from '../jobs/queue.ts'
+import { gapOfTransfer } from './consent-transfers.ts'
 
 /**
  * Stops a transfer that has no final receipt yet. A running delivery sees it before its next range
@@ -47,6 +48,8 @@ export async function retryTransfer(options: { db: Db; queue: Queue }, id: strin
     const { state, peer, modality, destination } = await lockTransfer(tx, id)
     if (state === 'receipted' || state === 'delivered' || state === 'archived')
       throw new GatewayError('STATE_CONFLICT', 'the transfer has arrived already')
+    const gap = await gapOfTransfer(tx, id)
+    if (gap) throw new GatewayError(gap.code, gap.message)
     if (['held', 'refused', 'cancelled', 'expired'].includes(state)) {
       // What an archive has taken, it keeps.
       const resolved = modality === null ? (peer ?? (await resolvePeer(tx, destination))) : null

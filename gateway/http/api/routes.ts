@@ -2,6 +2,7 @@
 import swagger from '@fastify/swagger'
 import type { FastifyInstance } from 'fastify'
 import type { Conflicts } from '../../services/conflicts.ts'
+import type { Consents } from '../../services/consents.ts'
 import type { Modalities } from '../../services/modalities.ts'
 import type { Policies } from '../../services/policies.ts'
 import type { Routing } from '../../services/routing.ts'
@@ -9,6 +10,7 @@ import type { GatewayStatus } from '../../services/status.ts'
 import { type AuditService, auditRoutes } from './audit.ts'
 import { type CommitmentServices, commitmentRoutes } from './commitments.ts'
 import { conflictRoutes } from './conflicts.ts'
+import { consentRoutes } from './consents.ts'
 import { type Health, healthRoutes } from './health.ts'
 import { modalityRoutes } from './modalities.ts'
 import { type PeerServices, peerRoutes } from './peers.ts'
@@ -32,6 +34,7 @@ export interface ApiServices
   readonly status: () => Promise<GatewayStatus>
   readonly routing: Routing
   readonly policies: Policies
+  readonly consents: Consents
   readonly conflicts: Conflicts
   readonly modalities: Modalities
   readonly audit: AuditService
@@ -60,6 +63,7 @@ export async function installOpenApi(app: FastifyInstance, version: string): Pro
         { name: 'Commitments', description: 'Storage commitment, and on to the archive' },
         { name: 'Conflicts' },
         { name: 'Policy' },
+        { name: 'Consents' },
         { name: 'Audit' },
         { name: 'Store' },
         { name: 'Tokens' },
@@ -88,6 +92,7 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       conflictRoutes(scope, services.conflicts)
       policyRoutes(scope, services)
       policiesRoutes(scope, services)
+      consentRoutes(scope, services)
       auditRoutes(scope, services)
       storeRoutes(scope, services)
       tokenRoutes(scope, services.db)
