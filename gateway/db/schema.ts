@@ -234,7 +234,8 @@ export interface ConsentsTable {
 
 /** What consents and objections say of each transfer. */
 export interface TransferConsentsView {
-  id: string
+  /** Never null, which the database does not know of a view. */
+  id: string | null
   /** Site id, or a modality's name. */
   recipient: string | null
   gap: 'CONSENT_MISSING' | 'CONSENT_OBJECTED' | null
