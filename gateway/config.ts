@@ -147,6 +147,12 @@ const shape = {
   }),
   policy: section({ twoPersons: optional(boolean, true) }),
   studies: section({ stableAgeMs: optional(durationMs, 60_000) }),
+  /** What Orthanc's configuration says of its API: CheckRevisions, UserMetadata, UserContentType. */
+  orthanc: section({
+    checkRevisions: optional(boolean, false),
+    userMetadata: optional(record(integer({ min: 1024, max: 65_535 }), { max: 1000 }), {}),
+    userContentTypes: optional(record(integer({ min: 1024, max: 65_535 }), { max: 1000 }), {}),
+  }),
   worklist: section({ folder: optional(filePath) }),
   /** Without a port there is no HL7 listener. */
   hl7: section({

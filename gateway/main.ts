@@ -13,6 +13,7 @@ import { openPairing } from '../peers/pairing.ts'
 import { openPeers } from '../peers/registry.ts'
 import { openFederation } from '../peers/server.ts'
 import { openFederationTls, type RefusedConnection } from '../peers/tls.ts'
+import { openAuthorizer } from '../policy/authorize.ts'
 import { ensurePolicy } from '../policy/versions.ts'
 import { applicationActivity } from './audit/event.ts'
 import { appendAudit } from './audit/log.ts'
@@ -43,7 +44,9 @@ import { apiRoutes, installOpenApi } from './http/api/routes.ts'
 import { dicomwebRoutes } from './http/dicomweb/routes.ts'
 import { installGauges } from './http/gauges.ts'
 import { openMetrics } from './http/metrics.ts'
+import { archiveRoutes } from './http/orthanc/archives.ts'
 import { orthancModalityRoutes } from './http/orthanc/modalities.ts'
+import { orthancRemoteRoutes } from './http/orthanc/remote-nodes.ts'
 import { orthancRoutes } from './http/orthanc/routes.ts'
 import { worklistsRoutes } from './http/orthanc/worklists.ts'
 import { limitRefusals } from './http/refusals.ts'
@@ -51,33 +54,51 @@ import { buildHttpServer } from './http/server.ts'
 import { openQueue } from './jobs/queue.ts'
 import type { Log } from './log.ts'
 import { openPixels } from './pixels/pixels.ts'
-import { systemPrincipal } from './principal.ts'
+import { type Rights, systemPrincipal } from './principal.ts'
 import { adminToken, type Listeners, writeListeners } from './run-files.ts'
 import { openArchive } from './services/archive.ts'
 import { openAuditLog } from './services/audit-log.ts'
 import { openBackgroundJobs } from './services/background-jobs.ts'
+import { openChangeFeed } from './services/change-feed.ts'
 import { openCommitments } from './services/commitment.ts'
 import { openConflicts } from './services/conflicts.ts'
 import { openConsents } from './services/consents.ts'
+import { openDeidentify } from './services/deidentify.ts'
 import type { NodeTarget } from './services/dicom-node.ts'
 import { startHousekeeping } from './services/housekeeping.ts'
+import { openImageFrames } from './services/image-frames.ts'
 import { openInbound } from './services/inbound.ts'
 import { openIngest } from './services/ingest.ts'
 import { type Modalities, openModalities } from './services/modalities.ts'
 import { openModalityJobs } from './services/modality-jobs.ts'
+import { openModifications } from './services/modify.ts'
 import { openMpps } from './services/mpps.ts'
+import { nativePixels } from './services/native-pixels.ts'
 import { openOutbound } from './services/outbound.ts'
+import { createPreparing } from './services/outbound-prepare.ts'
+import { openOutbox } from './services/outbox.ts'
+import { openOutsideSends } from './services/outside-sends.ts'
 import { openPatientLinks } from './services/patient-links.ts'
 import { openPolicies } from './services/policies.ts'
 import { openPrefetch } from './services/prefetch.ts'
+import { openProjectKeys } from './services/project-keys.ts'
+import { openPseudonyms } from './services/pseudonyms.ts'
 import { openQuery } from './services/query.ts'
 import { openRefusals } from './services/refusals.ts'
 import { openRemote } from './services/remote.ts'
+import { openRemoteQueries } from './services/remote-queries.ts'
+import { openRemoteStore } from './services/remote-store.ts'
+import { openRemoval } from './services/removal.ts'
+import { openResourceAttachments } from './services/resource-attachments.ts'
+import { openResourceDatasets } from './services/resource-datasets.ts'
+import { openResourceMetadata } from './services/resource-metadata.ts'
 import { openRetrieve } from './services/retrieve.ts'
 import { startRouting } from './services/routing.ts'
 import { loadStatus } from './services/status.ts'
+import { openTokens } from './services/tokens.ts'
 import { openWorklist, type Worklist } from './services/worklist.ts'
 import { openWorklistFolder, type WorklistFolder } from './services/worklist-folder.ts'
+import { openZipArchives } from './services/zip-archive.ts'
 import { openBlobs } from './store/blobs.ts'
 import type { Origin } from './store/origin.ts'
 import { findToken, tokenDigest } from './store/tokens.ts'
@@ -99,6 +120,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
 
   const { db, clusterHome } = await openStore(config, log, starting)
   await migrate(db)
+  const rights = await openAuthorizer()
   const blobs = await openBlobs({
     dir: config.data,
     log,
@@ -163,6 +185,9 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     concurrency: config.limits.jobs,
     historySize: config.limits.jobsHistory,
   })
+  const removal = openRemoval({ db })
+  const rewriting = { db, blobs, ingest, pixels, removal, log, limitBytes: config.limits.instanceBytes }
+  const modifications = openModifications({ ...rewriting, jobs: backgroundJobs })
   const stopping = new AbortController()
   starting.defer(() => stopping.abort(new GatewayError('UNAVAILABLE', 'the gateway is stopping')))
   const converter = (name: string): Converter | undefined => {
@@ -190,10 +215,16 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const inbound = await openInbound({ db, blobs, queue, keys, checkpoint, log, dataDir: config.data })
   const consents = openConsents({ db, queue })
   const openCarrier = carrierOpener({ keys, clocks, proxy })
-  const outbound = use(
+  const deidentify = use(
     starting,
-    openOutbound({ db, blobs, queue, keys, peers, openCarrier, obstacle: consents.obstacle, log }),
+    openDeidentify({ codec: nativePixels(() => Promise.resolve(pixels), stopping.signal) }),
   )
+  const projects = openProjectKeys({ db, dir: join(config.data, 'keys', 'projects') })
+  const pseudonyms = openPseudonyms({ db, keyPath: join(config.data, 'keys', 'pseudonyms.json') })
+  const outbox = openOutbox(config.data)
+  const preparing = { outbox, ...createPreparing({ db, blobs, outbox, deidentify, projects, pseudonyms, log }) }
+  const { obstacle } = consents
+  const outbound = use(starting, openOutbound({ db, blobs, queue, keys, peers, openCarrier, preparing, obstacle, log }))
   queue.work('commit-inbound', { concurrency: 2 }, ({ transfer }, signal) => inbound.runCommit(transfer, signal))
   queue.work('deliver', { concurrency: 8 }, ({ transfer }, signal) => outbound.run(transfer, signal))
   await outbound.recover('all')
@@ -210,7 +241,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     commitments,
     wire: archiveWire({ target: findNode, converter }),
     findArchive: name => modalities.find(name),
-    obstacle: consents.obstacle,
+    obstacle,
     aeTitle,
     log,
   })
@@ -218,9 +249,10 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   backgroundJobs.start()
   use(
     starting,
-    startHousekeeping({ db, blobs, inbound, outbound, archive, commitments, backgroundJobs, log, consents }),
+    startHousekeeping({ db, blobs, inbound, outbound, preparing, archive, commitments, backgroundJobs, consents, log }),
   )
 
+  const changes = use(starting, openChangeFeed({ db, log }))
   const refused = openRefusals({ db, log })
   const onRefused = limitRefusals<RefusedConnection>(({ code, address, repeats }) => {
     log.warn({ part: 'federation', address, reason: code, repeats }, 'refused a connection')
@@ -271,6 +303,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
               isRegistered: fingerprint => modalities.hasCertificate(fingerprint),
             },
       identifyCaller: caller => modalities.identify(caller),
+      rights,
       onRefused: ({ callingAe, remoteAddress, reason, repeats }) =>
         refused({ protocol: 'dimse', userId: callingAe || 'unknown', address: remoteAddress, reason, repeats }),
       store: ingestStore(ingest, ({ originator }) => ownMoves.purposeOf(originator)),
@@ -288,7 +321,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const onRefusedHl7 = limitRefusals<{ code: string; address: string }>(({ code, address, repeats }) =>
     refused({ protocol: 'hl7', userId: 'unknown', address, reason: code, repeats }),
   )
-  const hl7 = await listenHl7(config, worklist, onRefusedHl7, log)
+  const hl7 = await listenHl7(config, worklist, rights, onRefusedHl7, log)
   if (hl7) use(starting, hl7)
 
   let ready = false
@@ -312,7 +345,9 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     auth: {
       adminTokenSha256: tokenDigest(await adminToken(config.data)),
       findToken: sha256 => findToken(db, sha256),
+      rights,
       publicUrl: config.http.publicUrl,
+      host: config.http.host,
     },
     ...(config.http.tls && { tls: config.http.tls }),
     onRefused: ({ code, address, repeats }) =>
@@ -324,6 +359,21 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         commitment: { db, commitments, modalities },
         jobs: { jobs: backgroundJobs, modalityJobs },
         retrieve,
+        datasets: openResourceDatasets({ db, blobs }),
+        changes,
+        removal,
+        modify: { jobs: backgroundJobs, log, modifications },
+        removal: openRemoval({ db }),
+        metadata: openResourceMetadata({ db, requireSeen: config.orthanc.checkRevisions }),
+        metadataNames: config.orthanc.userMetadata,
+        attachments: openResourceAttachments({
+          db,
+          blobs,
+          limitBytes: config.limits.instanceBytes,
+          requireSeen: config.orthanc.checkRevisions,
+        }),
+        attachmentNames: config.orthanc.userContentTypes,
+        logThreshold: log.threshold,
         upload: { db, ingest, limitBytes: config.limits.instanceBytes, concurrency: config.limits.uploads },
         system: () => ({
           name: config.site.name,
@@ -335,11 +385,29 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       })
       await dicomwebRoutes(app, {
         query,
+        retrieve,
+        pixels,
+        frames: openImageFrames({ retrieve, pixels }),
+        ingest,
+        limitBytes: config.limits.instanceBytes,
+        concurrency: config.limits.uploads,
         place: { path: config.dicomweb.path, publicUrl: config.http.publicUrl },
       })
+      await archiveRoutes(app, openZipArchives({ db, blobs, pixels }))
       worklistsRoutes(app, { worklist })
-      const remote = openRemote({ db, findNode, node })
+      const remote = openRemote({ db, findNode, node, aeTitle: config.dicom.aeTitle })
       await orthancModalityRoutes(app, { modalities, remote })
+      await orthancRemoteRoutes(app, {
+        modalities,
+        remote,
+        queries: openRemoteQueries({ db, remote }),
+        jobs: backgroundJobs,
+        answers: { jobs: backgroundJobs, log },
+        remoteStore: openRemoteStore({ db, findNode, retrieve, node, outside: openOutsideSends({ db, routing }) }),
+        ingest,
+        limitBytes: config.limits.instanceBytes,
+        aeTitle: config.dicom.aeTitle,
+      })
       await apiRoutes(app, {
         worklist,
         mpps,
@@ -361,6 +429,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         prefetch,
         patientLinks: openPatientLinks({ db, queue }),
         audit,
+        tokens: openTokens({ db }),
         health: { isReady },
         status: () =>
           loadStatus({
@@ -439,6 +508,7 @@ async function followWorklistFolder(
 async function listenHl7(
   { hl7 }: Config,
   worklist: Worklist,
+  rights: Rights,
   onRefused: (refusal: { code: string; address: string }) => void,
   log: Log,
 ): Promise<Hl7Listener | undefined> {
@@ -448,7 +518,7 @@ async function listenHl7(
     host,
     port,
     tls,
-    service: openIntake({ worklist, stations, log }),
+    service: openIntake({ worklist, rights, stations, log }),
     onRefused: ({ address, reason }) => onRefused({ code: reason, address }),
     log,
   })

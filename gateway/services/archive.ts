@@ -162,7 +162,7 @@ export function openArchive(parts: ArchiveParts): Archive {
     const target = findArchive(row.modality)
     if (!target)
       throw new GatewayError('MODALITY_UNKNOWN', `no modality is called ${row.modality}: register it, then retry`)
-    if (target.zone !== 'inside') {
+    if (target.zone !== 'inside' && !row.isManual) {
       throw new GatewayError('FORBIDDEN', `${row.modality} is outside of the hospital: nothing goes there by rule`)
     }
     if (row.profile !== 'as-is') {

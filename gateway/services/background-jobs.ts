@@ -12,7 +12,7 @@ import type { Db } from '../db/db.ts'
 import { type ErrorCode, errorLine, errorTable, GatewayError, isGatewayError } from '../errors.ts'
 import type { Queue } from '../jobs/queue.ts'
 import type { Log } from '../log.ts'
-import type { Principal } from '../principal.ts'
+import { onBehalfOf, type Principal } from '../principal.ts'
 import type { OpenBlob } from '../store/blob-reader.ts'
 import { JobFiles } from './jobs-files.ts'
 import {
@@ -147,7 +147,7 @@ export function openBackgroundJobs(options: {
 
   const workOf = (job: Job): JobWork | undefined => {
     const { id, permissive, parameters, requestedBy, requestedFrom } = job
-    const principal = { id: requestedBy, ...(requestedFrom !== null && { address: requestedFrom }) }
+    const principal = { ...onBehalfOf(requestedBy), ...(requestedFrom !== null && { address: requestedFrom }) }
     return handed.get(id) ?? definitions.get(job.type)?.({ id, principal, permissive, parameters })
   }
 

@@ -79,6 +79,9 @@ export interface CommitmentWish {
   readonly expiresAt: Date
 }
 
+/** Who answers what we have asked: not a caller with wishes of its own. */
+export type Answerer = Pick<Principal, 'id' | 'address'>
+
 export interface Commitments {
   /**
    * Takes a request. It is durable, and its verification on its way, when this returns. The same request
@@ -109,7 +112,7 @@ export interface Commitments {
    *
    * @throws GatewayError NOT_FOUND for a transaction that we never began
    */
-  answered(principal: Principal, report: CommitmentReport): Promise<void>
+  answered(by: Answerer, report: CommitmentReport): Promise<void>
   /** The job `verify-commitment`. */
   verify(id: string, signal: AbortSignal): Promise<void>
   /** The job `carry-commitment`. */
@@ -287,7 +290,7 @@ export function openCommitments(parts: CommitmentParts): Commitments {
     return ids
   }
 
-  const answered = async (principal: Principal, report: CommitmentReport): Promise<void> => {
+  const answered = async (by: Answerer, report: CommitmentReport): Promise<void> => {
     const row = await db.inTransaction(async tx => {
       const asked = await lockAsked(tx, report.transactionUid)
       if (!asked) throw new GatewayError('NOT_FOUND', 'no such storage commitment transaction')
@@ -304,7 +307,7 @@ export function openCommitments(parts: CommitmentParts): Commitments {
           outcome: failedCount === 0 ? 'success' : 'minor-failure',
           reason: 'storage-commitment',
           source: { userId: parts.aeTitle, requestor: true },
-          destination: { userId: principal.id, ...(principal.address && { address: principal.address }) },
+          destination: { userId: by.id, ...(by.address && { address: by.address }) },
           objects: [
             ...(await objectsOf(tx, asked.id)),
             ...(asked.transfer === undefined ? [] : [{ kind: 'transfer' as const, transferId: asked.transfer }]),
@@ -316,10 +319,7 @@ export function openCommitments(parts: CommitmentParts): Commitments {
       return asked
     })
     const failed = report.failed.length
-    log.info(
-      { commitment: row.id, peer: principal.id, committed: report.committed.length, failed },
-      'an archive answered',
-    )
+    log.info({ commitment: row.id, peer: by.id, committed: report.committed.length, failed }, 'an archive answered')
   }
 
   return {

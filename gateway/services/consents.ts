@@ -5,6 +5,7 @@
  */
 import { randomUUID } from 'node:crypto'
 import { sql } from 'kysely'
+import { authorize } from '../../policy/authorize.ts'
 import { isSiteId } from '../../policy/decide.ts'
 import { loadActivePolicy } from '../../policy/versions.ts'
 import { eventTypes, securityAlert } from '../audit/event.ts'
@@ -93,6 +94,7 @@ export function openConsents(options: { db: Db; queue: Pick<Queue, 'enqueue'> })
 
   return {
     async record(principal, wish) {
+      authorize(principal, 'consent.write')
       const { kind, patient, purpose, source, from = new Date(), until } = wish
       if (until !== undefined && until <= from)
         throw new GatewayError('BAD_REQUEST', 'expected a period that has not ended before it begins')
@@ -117,6 +119,7 @@ export function openConsents(options: { db: Db; queue: Pick<Queue, 'enqueue'> })
       })
     },
     async withdraw(principal, id) {
+      authorize(principal, 'consent.write')
       return await db.inTransaction(async tx => {
         const known = await tx.selectFrom('consents').selectAll().where('id', '=', id).forUpdate().executeTakeFirst()
         if (!known) throw new GatewayError('NOT_FOUND', 'no such consent')
@@ -133,12 +136,14 @@ export function openConsents(options: { db: Db; queue: Pick<Queue, 'enqueue'> })
         return { consent, settled, sent: consent.kind === 'consent' ? await loadSent(tx, consent) : [] }
       })
     },
-    async load(_principal, id) {
+    async load(principal, id) {
+      authorize(principal, 'consent.read')
       const row = await db.kysely.selectFrom('consents').selectAll().where('id', '=', id).executeTakeFirst()
       if (!row) throw new GatewayError('NOT_FOUND', 'no such consent')
       return toConsent(row)
     },
-    async list(_principal, { patient, before, limit }) {
+    async list(principal, { patient, before, limit }) {
+      authorize(principal, 'consent.read')
       const rows = await db.kysely
         .selectFrom('consents')
         .selectAll()

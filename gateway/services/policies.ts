@@ -5,11 +5,12 @@
 import { randomUUID } from 'node:crypto'
 import { sql } from 'kysely'
 import type { Signer } from '../../peers/envelope.ts'
+import { authorize } from '../../policy/authorize.ts'
 import { isSiteId } from '../../policy/decide.ts'
 import { diffPolicies, type PolicyChange } from '../../policy/diff.ts'
 import { asIs, canonicalJson, decodePolicy, type PolicyDocument, profileSource } from '../../policy/document.ts'
 import { type Finding, lintPolicy } from '../../policy/lint.ts'
-import { loadActivePolicy, loadPolicy, type PolicyVersion, publishPolicy } from '../../policy/versions.ts'
+import { listPolicies, loadActivePolicy, loadPolicy, type PolicyVersion, publishPolicy } from '../../policy/versions.ts'
 import { eventTypes, securityAlert } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
@@ -63,6 +64,16 @@ export interface Policies {
   /** A document by name. @throws GatewayError NOT_FOUND */
   documentOf(principal: Principal, name: PolicyName): Promise<PolicyDocument>
   diff(principal: Principal, from: PolicyName, to: PolicyName): Promise<readonly PolicyChange[]>
+  /** Published versions, newest first, and which of them is active. */
+  history(
+    principal: Principal,
+    page: { readonly limit: number; readonly before?: number },
+  ): Promise<{ readonly active: number | undefined; readonly versions: readonly PolicyVersion[] }>
+  /** One published version. @throws GatewayError NOT_FOUND */
+  load(
+    principal: Principal,
+    name: 'active' | number,
+  ): Promise<{ readonly active: number | undefined; readonly version: PolicyVersion }>
 }
 
 /** Opens the service. */
@@ -102,6 +113,7 @@ export function openPolicies(options: {
   const policies: Policies = {
     twoPersons,
     async createDraft(principal, raw) {
+      authorize(principal, 'policy.draft')
       const document = decodePolicy(raw)
       const id = randomUUID()
       await db.inTransaction(async tx => {
@@ -122,6 +134,7 @@ export function openPolicies(options: {
       return await find(db, id)
     },
     async changeDraft(principal, id, { raw, revision }) {
+      authorize(principal, 'policy.draft')
       const document = decodePolicy(raw)
       await db.inTransaction(async tx => {
         const draft = await lockDraft(tx, id)
@@ -146,6 +159,7 @@ export function openPolicies(options: {
       return await find(db, id)
     },
     async discardDraft(principal, id) {
+      authorize(principal, 'policy.draft')
       await db.inTransaction(async tx => {
         await lockDraft(tx, id)
         await tx
@@ -157,18 +171,27 @@ export function openPolicies(options: {
       })
       return await find(db, id)
     },
-    loadDraft: (_principal, id) => find(db, id),
-    async listDrafts(_principal, limit) {
+    async loadDraft(principal, id) {
+      authorize(principal, 'policy.read')
+      return await find(db, id)
+    },
+    async listDrafts(principal, limit) {
+      authorize(principal, 'policy.read')
       const query = db.kysely.selectFrom('policy_drafts').selectAll()
       const rows = await query.orderBy('created_at', 'desc').orderBy('id').limit(limit).execute()
       return rows.map(toDraft)
     },
-    lint: async (_principal, raw) => await findings(decodePolicy(raw), isVersion1(raw)),
-    async lintDraft(_principal, id) {
+    async lint(principal, raw) {
+      authorize(principal, 'policy.read')
+      return await findings(decodePolicy(raw), isVersion1(raw))
+    },
+    async lintDraft(principal, id) {
+      authorize(principal, 'policy.read')
       const draft = await find(db, id)
       return await findings(draft.document, isVersion1(await rawDraft(db, id)))
     },
     async publishDraft(principal, id, revision) {
+      authorize(principal, 'policy.publish')
       const draft = await find(db, id)
       mayPublish(principal, draft.authors)
       const raw = await rawDraft(db, id)
@@ -191,19 +214,40 @@ export function openPolicies(options: {
       })
     },
     async publish(principal, raw) {
+      authorize(principal, 'policy.draft')
+      authorize(principal, 'policy.publish')
       mayPublish(principal, [principal.id])
       const settled = await settle(decodePolicy(raw), isVersion1(raw))
       return await publishPolicy(db, settled, principal.id, { twoPersons, signer })
     },
     async rollback(principal, version) {
+      authorize(principal, 'policy.publish')
       const policy = await loadPolicy(db.kysely, version)
       if (!policy) throw new GatewayError('NOT_FOUND', 'no such policy version')
       mayPublish(principal, policy.author.split(', '))
       const publication = { publisher: principal.id, twoPersons, signer, rollbackOf: version }
       return await publishPolicy(db, policy.document, policy.author, publication)
     },
-    documentOf: (_principal, name) => document(name),
-    diff: async (_principal, from, to) => diffPolicies(await document(from), await document(to)),
+    async documentOf(principal, name) {
+      authorize(principal, 'policy.read')
+      return await document(name)
+    },
+    async diff(principal, from, to) {
+      authorize(principal, 'policy.read')
+      return diffPolicies(await document(from), await document(to))
+    },
+    async history(principal, page) {
+      authorize(principal, 'policy.read')
+      const active = await loadActivePolicy(db.kysely)
+      return { active: active?.version, versions: await listPolicies(db.kysely, page) }
+    },
+    async load(principal, name) {
+      authorize(principal, 'policy.read')
+      const active = await loadActivePolicy(db.kysely)
+      const found = name === 'active' ? active : await loadPolicy(db.kysely, name)
+      if (!found) throw new GatewayError('NOT_FOUND', 'no such policy version')
+      return { active: active?.version, version: found }
+    },
   }
   return policies
 }

@@ -18,9 +18,15 @@ export interface OpenInstance {
   readonly blob: OpenBlob
 }
 
+/** A source that can read into memory of the caller's. */
+export interface ReusingSource extends ByteSource {
+  /** As a byte source; a view of `into` where it is given and was used. */
+  read(offset: number, length: number, into?: Buffer): Promise<Uint8Array>
+}
+
 /** An instance's data set inside its file, open; the caller closes it. */
 export interface OpenDataset {
-  readonly source: ByteSource
+  readonly source: ReusingSource
   /** Where the data set begins, after preamble and file meta information. */
   readonly datasetOffset: number
   close(): Promise<void>
@@ -148,12 +154,12 @@ async function datasetOffsetOf(instance: PlannedInstance, source: ByteSource): P
 }
 
 /** Serves reads inside of the head from memory. */
-function withHead(blob: OpenBlob, head: Uint8Array): ByteSource {
+function withHead(blob: OpenBlob, head: Uint8Array): ReusingSource {
   return {
     sizeBytes: blob.sizeBytes,
-    read: (offset, length) =>
+    read: (offset, length, into) =>
       offset + length <= head.length || head.length === blob.sizeBytes
         ? Promise.resolve(head.subarray(offset, offset + length))
-        : blob.read(offset, length),
+        : blob.read(offset, length, into),
   }
 }

@@ -24,7 +24,11 @@ export interface RouteTarget {
   readonly problem?: { readonly code: ErrorCode; readonly message: string }
 }
 
-/** Finds out who is meant. */
+/**
+ * Finds out who is meant.
+ *
+ * @param by  what goes out of the hospital to a modality, goes because a person has decided so, never by rule
+ */
 export async function resolveTarget(
   tx: Tx,
   findArchive: FindArchive,
@@ -33,9 +37,10 @@ export async function resolveTarget(
     readonly modality: string | undefined
     readonly zone?: 'inside' | 'outside' | undefined
   },
+  by: 'rule' | 'person',
 ): Promise<RouteTarget> {
   const { zone = 'outside' } = to
-  if (to.modality !== undefined) return resolveModality(findArchive, to.modality)
+  if (to.modality !== undefined) return resolveModality(findArchive, to.modality, by)
   const name = to.peer ?? ''
   const peer = await tx
     .selectFrom('peers')
@@ -48,7 +53,7 @@ export async function resolveTarget(
   return { kind: 'peer', zone, userId: name, problem: { code: 'PEER_UNKNOWN', message } }
 }
 
-function resolveModality(findArchive: FindArchive, name: string): RouteTarget {
+function resolveModality(findArchive: FindArchive, name: string, by: 'rule' | 'person'): RouteTarget {
   const found = findArchive(name)
   if (!found) {
     const message = `no modality is called ${name}: register it, then retry`
@@ -62,7 +67,7 @@ function resolveModality(findArchive: FindArchive, name: string): RouteTarget {
   }
   const { zone } = found
   const target = { kind: 'modality', zone, modality: found.name, aeTitle: found.aeTitle.trim() } as const
-  if (zone === 'inside') return { ...target, userId: target.aeTitle }
+  if (zone === 'inside' || by === 'person') return { ...target, userId: target.aeTitle }
   const message = `${name} is outside of the hospital: nothing goes there by rule`
   return { ...target, userId: target.aeTitle, problem: { code: 'FORBIDDEN', message } }
 }

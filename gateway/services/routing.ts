@@ -17,6 +17,7 @@ import type { Db, Tx } from '../db/db.ts'
 import { GatewayError, isGatewayError } from '../errors.ts'
 import type { Queue } from '../jobs/queue.ts'
 import type { Log } from '../log.ts'
+import { recordStable } from '../store/changes.ts'
 import { findConsentGap } from './consent-transfers.ts'
 import { type FindArchive, type RouteTarget, resolveTarget } from './route-target.ts'
 import { loadSnapshot, originClasses, type SnapshotItem, type StudySnapshot } from './study-facts.ts'
@@ -27,11 +28,15 @@ export interface SendRequest {
   readonly study: number
   /** A destination of the active policy, or an active peer by name or site id. */
   readonly destination: string
+  /** `destination` is the symbolic name of a modality, of which the active policy must have a destination. */
+  readonly isModality?: true
   /** What is asked of the delivery, where the destination is a modality. */
   readonly archive?: ArchiveTerms
   readonly purpose: string
   readonly priority: string
   readonly principal: string
+  /** SOP Instance UIDs: only these of the study; all when absent. */
+  readonly only?: ReadonlySet<string>
 }
 
 /** Which of a study's instances are looked at: all, or only those that came from peers. */
@@ -83,6 +88,7 @@ export function startRouting(options: {
           returning id`.execute(tx)
         for (const { id } of due.rows) {
           await queue.enqueue(tx, 'evaluate-study', { study: id }, { singletonKey: String(id) })
+          await recordStable(tx, id)
           await onArrived?.(tx, id)
         }
       })
@@ -127,7 +133,7 @@ export function startRouting(options: {
   ): Promise<string | undefined> => {
     const { snapshot, decision, policy, trigger, principal } = input
     const { effect, destination } = decision
-    const target = await resolveTarget(tx, findArchive, decision)
+    const target = await resolveTarget(tx, findArchive, decision, trigger === 'stable' ? 'rule' : 'person')
     const items = trigger === 'stable' ? await lacking(tx, snapshot, destination, target) : snapshot.items
     if (items.length === 0) return undefined
     const id = randomUUID()
@@ -215,19 +221,22 @@ export function startRouting(options: {
 
   return {
     evaluate,
-    send: ({ study, destination, purpose, priority, archive, principal }) =>
+    send: ({ study, purpose, priority, archive, principal, only, ...wish }) =>
       db.inTransaction(async tx => {
         const policy = await loadActivePolicy(tx)
         if (!policy) throw new GatewayError('POLICY_DENIED', 'no policy is active: publish one first')
         const { destinations } = policy.document
+        const destination = wish.isModality ? modalityDestination(destinations, wish.destination) : wish.destination
         const named = Object.hasOwn(destinations, destination) ? destinations[destination] : undefined
         const to = { peer: named ? named.peer : destination, modality: named?.modality, zone: named?.zone }
-        const { kind, problem, userId } = await resolveTarget(tx, findArchive, to)
+        const { kind, problem, userId } = await resolveTarget(tx, findArchive, to, 'person')
         if (problem) {
           throw new GatewayError('NOT_FOUND', `neither a destination of the policy nor an active peer: ${destination}`)
         }
         if (archive && kind !== 'modality') throw new GatewayError('BAD_REQUEST', `${destination} is not a modality`)
-        const snapshot = await loadSnapshot(tx, study, 'all')
+        const whole = await loadSnapshot(tx, study, 'all')
+        const snapshot =
+          whole && only ? { ...whole, items: whole.items.filter(item => only.has(item.sopInstanceUid)) } : whole
         if (!snapshot || snapshot.items.length === 0) throw new GatewayError('NOT_FOUND', 'no such study')
         // A person needs no rule, but where an agreement covers it, its legal basis counts.
         const party = named ? destination : Object.keys(destinations).find(name => destinations[name]?.peer === userId)
@@ -277,6 +286,16 @@ async function consentGap(tx: Tx, snapshot: StudySnapshot, decision: Decision, t
   const purpose = effect.kind === 'send' ? effect.purpose : 'unspecified'
   const recipient = target.modality ?? target.userId
   return await findConsentGap(tx, { issuer, patientId, purpose, recipient, needsConsent, zone: target.zone })
+}
+
+/** @throws GatewayError POLICY_DENIED when the policy has no such destination */
+function modalityDestination(
+  destinations: Readonly<Record<string, { readonly modality?: string | undefined }>>,
+  modality: string,
+): string {
+  const found = Object.entries(destinations).find(([, destination]) => destination.modality === modality)
+  if (!found) throw new GatewayError('POLICY_DENIED', `the policy has no destination for the modality ${modality}`)
+  return found[0]
 }
 
 /** What the destination has neither been sent nor is about to be, and did not itself send. */

@@ -7,6 +7,7 @@ import type { Db, Tx } from '../db/db.ts'
 import { GatewayError } from '../errors.ts'
 import type { Queue } from '../jobs/queue.ts'
 import { gapOfTransfer } from './consent-transfers.ts'
+import { deleteOutputs } from './prepared-rows.ts'
 
 /**
  * Stops a transfer that has no final receipt yet. A running delivery sees it before its next range
@@ -64,6 +65,7 @@ export async function retryTransfer(options: { db: Db; queue: Queue }, id: strin
           manifest_created: new Date(),
           expires_at: new Date(Date.now() + 7 * 24 * 3_600_000),
           attempts: 0,
+          bytes_total: sql<number>`(select coalesce(sum(size_bytes), 0)::bigint from transfer_items where transfer = ${id}::uuid)`,
           ...(modality === null && { bytes_acknowledged: 0 }),
           error_code: null,
           error: null,
@@ -73,6 +75,7 @@ export async function retryTransfer(options: { db: Db; queue: Queue }, id: strin
         .where('id', '=', id)
         .execute()
       await tx.deleteFrom('receipts').where('transfer', '=', id).where('direction', '=', 'received').execute()
+      await deleteOutputs(tx, id)
     } else {
       await tx
         .updateTable('transfers')

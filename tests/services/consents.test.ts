@@ -21,10 +21,11 @@ import {
   transferOf,
   visibleAt,
 } from '../support/federation.ts'
+import { caller } from '../support/principals.ts'
 import { insertStudy } from '../support/rows.ts'
 import { until } from '../support/until.ts'
 
-const alice = { id: 'token:alice' }
+const alice = caller('token:alice')
 const day = 86_400_000
 const siteId = 'ab'.repeat(16)
 const refused = (code: Parameters<typeof isGatewayError>[1]) => (error: unknown) => isGatewayError(error, code)

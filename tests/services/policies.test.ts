@@ -1,15 +1,15 @@
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
 import { isGatewayError } from '../../gateway/errors.ts'
-import type { Principal } from '../../gateway/principal.ts'
 import { openPolicies } from '../../gateway/services/policies.ts'
 import { verify } from '../../peers/envelope.ts'
 import { ensurePolicy, policyContext, policyStatement, profileOf } from '../../policy/versions.ts'
 import { testDatabase } from '../support/database.ts'
 import { testSite } from '../support/offers.ts'
+import { caller } from '../support/principals.ts'
 
-const alice: Principal = { id: 'token:alice' }
-const bob: Principal = { id: 'token:bob' }
+const alice = caller('token:alice')
+const bob = caller('token:bob')
 const signer = testSite(1)
 const document = (title: string, change: object = {}) => ({
   format: 'hanse-policy-2',
@@ -28,7 +28,7 @@ async function open(t: TestContext, twoPersons = true) {
 
 test('a second person publishes a draft; none of its authors can', async t => {
   const { db, policies } = await open(t)
-  const carol = { id: 'token:carol' }
+  const carol = caller('token:carol')
   const { id } = await policies.createDraft(alice, document('one'))
   await policies.changeDraft(bob, id, { raw: document('two'), revision: 1 })
 

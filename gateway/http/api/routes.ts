@@ -7,6 +7,7 @@ import type { Modalities } from '../../services/modalities.ts'
 import type { Policies } from '../../services/policies.ts'
 import type { Routing } from '../../services/routing.ts'
 import type { GatewayStatus } from '../../services/status.ts'
+import type { Tokens } from '../../services/tokens.ts'
 import { type AuditService, auditRoutes } from './audit.ts'
 import { type CommitmentServices, commitmentRoutes } from './commitments.ts'
 import { conflictRoutes } from './conflicts.ts'
@@ -38,6 +39,7 @@ export interface ApiServices
   readonly conflicts: Conflicts
   readonly modalities: Modalities
   readonly audit: AuditService
+  readonly tokens: Tokens
 }
 
 /** Starts collecting route schemas; to be called before any route is registered. */
@@ -49,8 +51,9 @@ export async function installOpenApi(app: FastifyInstance, version: string): Pro
         title: 'Hanse gateway',
         version,
         description:
-          'Errors are problem documents (RFC 9457). Calls from this machine act as its administrator, calls from ' +
-          'elsewhere need a bearer token (`hanse token create`).',
+          'Errors are problem documents (RFC 9457). Calls from this machine act as its administrator while the gateway ' +
+          'listens to this machine only; all others need a bearer token (`hanse token create`), whose role decides ' +
+          'what they may do.',
       },
       components: { securitySchemes: { token: { type: 'http', scheme: 'bearer' } } },
       security: [{ token: [] }],
@@ -95,7 +98,7 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       consentRoutes(scope, services)
       auditRoutes(scope, services)
       storeRoutes(scope, services)
-      tokenRoutes(scope, services.db)
+      tokenRoutes(scope, services.tokens)
       worklistRoutes(scope, services)
       scope.get('/openapi.json', { schema: { hide: true } }, async () => scope.swagger())
     },
