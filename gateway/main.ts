@@ -62,6 +62,7 @@ import { openBackgroundJobs } from './services/background-jobs.ts'
 import { openChangeFeed } from './services/change-feed.ts'
 import { openCommitments } from './services/commitment.ts'
 import { openConflicts } from './services/conflicts.ts'
+import { openConsents } from './services/consents.ts'
 import { openDeidentify } from './services/deidentify.ts'
 import type { NodeTarget } from './services/dicom-node.ts'
 import { startHousekeeping } from './services/housekeeping.ts'
@@ -218,6 +219,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const policies = openPolicies({ db, signer: keys, findModality: name => modalities.find(name), twoPersons })
   const checkpoint = async (): Promise<string> => (await audit.checkpoint()).note
   const inbound = await openInbound({ db, blobs, queue, keys, checkpoint, log, dataDir: config.data })
+  const consents = openConsents({ db, queue })
   const openCarrier = carrierOpener({ keys, clocks, proxy })
   const deidentify = use(
     starting,
@@ -227,7 +229,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const pseudonyms = openPseudonyms({ db, keyPath: join(config.data, 'keys', 'pseudonyms.json') })
   const outbox = openOutbox(config.data)
   const preparing = { outbox, ...createPreparing({ db, blobs, outbox, deidentify, projects, pseudonyms, log }) }
-  const outbound = use(starting, openOutbound({ db, blobs, queue, keys, peers, openCarrier, preparing, log }))
+  const { obstacle } = consents
+  const outbound = use(starting, openOutbound({ db, blobs, queue, keys, peers, openCarrier, preparing, obstacle, log }))
   queue.work('commit-inbound', { concurrency: 2 }, ({ transfer }, signal) => inbound.runCommit(transfer, signal))
   queue.work('deliver', { concurrency: 8 }, ({ transfer }, signal) => outbound.run(transfer, signal))
   await outbound.recover('all')
@@ -244,6 +247,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     commitments,
     wire: archiveWire({ target: findNode, converter }),
     findArchive: name => modalities.find(name),
+    obstacle,
     aeTitle,
     log,
   })
@@ -251,7 +255,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   backgroundJobs.start()
   use(
     starting,
-    startHousekeeping({ db, blobs, inbound, outbound, preparing, archive, commitments, backgroundJobs, log }),
+    startHousekeeping({ db, blobs, inbound, outbound, preparing, archive, commitments, backgroundJobs, consents, log }),
   )
 
   const changes = use(starting, openChangeFeed({ db, log }))
@@ -425,6 +429,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         reidentification: openReidentification({ db, pseudonyms }),
         routing,
         policies,
+        consents,
         inbound,
         conflicts: openConflicts({ db, blobs, dueAt, ownIssuers }),
         modalities,
