@@ -9,9 +9,10 @@ import { presetProfile } from '../../policy/deid/presets.ts'
 import { testProfile } from '../deid/support.ts'
 import { temporaryDir } from '../support/blobs.ts'
 import { testDatabase } from '../support/database.ts'
+import { caller } from '../support/principals.ts'
 
-const anna = { id: 'token:anna' }
-const bert = { id: 'token:bert' }
+const anna = caller('token:anna')
+const bert = caller('token:bert')
 const trial = presetProfile('trial') ?? testProfile()
 const numbered = testProfile({ pseudonym: { kind: 'sequential', prefix: 'HAM-' } })
 const looked = testProfile({ pseudonym: { kind: 'lookup' } })
