@@ -13,7 +13,7 @@ import { openPairing } from '../peers/pairing.ts'
 import { openPeers } from '../peers/registry.ts'
 import { openFederation } from '../peers/server.ts'
 import { openFederationTls, type RefusedConnection } from '../peers/tls.ts'
-import { openAuthorizer } from '../policy/authorize.ts'
+import { openAuthorizer, type Refusal } from '../policy/authorize.ts'
 import { ensurePolicy } from '../policy/versions.ts'
 import { applicationActivity } from './audit/event.ts'
 import { appendAudit } from './audit/log.ts'
@@ -123,7 +123,11 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
 
   const { db, clusterHome } = await openStore(config, log, starting)
   await migrate(db)
-  const rights = await openAuthorizer()
+  const refused = openRefusals({ db, log })
+  const onForbidden = limitRefusals<Refusal & { code: string }>(({ userId, address, action, repeats }) =>
+    refused({ protocol: 'any', userId, address, reason: 'FORBIDDEN', action, repeats }),
+  )
+  const rights = await openAuthorizer({ onRefused: refusal => onForbidden({ ...refusal, code: refusal.action }) })
   const blobs = await openBlobs({
     dir: config.data,
     log,
@@ -259,7 +263,6 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   )
 
   const changes = use(starting, openChangeFeed({ db, log }))
-  const refused = openRefusals({ db, log })
   const onRefused = limitRefusals<RefusedConnection>(({ code, address, repeats }) => {
     log.warn({ part: 'federation', address, reason: code, repeats }, 'refused a connection')
     refused({ protocol: 'federation', userId: 'unknown', address, reason: code, repeats })
