@@ -91,7 +91,7 @@ import { openRemoteQueries } from './services/remote-queries.ts'
 import { openRemoteStore } from './services/remote-store.ts'
 import { openRemoval } from './services/removal.ts'
 import { openResourceAttachments } from './services/resource-attachments.ts'
-import { openResourceDatasets } from './services/resource-datasets.ts'
+import { openResourceDatasets, openResourceDatasets } from './services/resource-datasets.ts'
 import { openResourceMetadata } from './services/resource-metadata.ts'
 import { openRetrieve } from './services/retrieve.ts'
 import { startRouting } from './services/routing.ts'
@@ -364,8 +364,6 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         changes,
         removal,
         modify: { jobs: backgroundJobs, log, modifications, anonymizations },
-        modify: { jobs: backgroundJobs, log, modifications },
-        removal: openRemoval({ db }),
         metadata: openResourceMetadata({ db, requireSeen: config.orthanc.checkRevisions }),
         metadataNames: config.orthanc.userMetadata,
         attachments: openResourceAttachments({

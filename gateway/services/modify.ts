@@ -1,4 +1,5 @@
 /** Modification of stored instances: one at once, as a file; or all below resources, as a job. */
+import { authorize } from '../../policy/authorize.ts'
 import { appendAudits } from '../audit/log.ts'
 import type { ByteSource } from '../dicom/byte-source.ts'
 import { planModification } from '../dicom/modification.ts'
@@ -63,6 +64,7 @@ export function openModifications(parts: ModifyParts): Modifications {
 
   return {
     async instance(principal, orthancId, body, signal) {
+      authorize(principal, 'study.modify')
       const request = readModifyRequest(body)
       const level = bulkLevel(body, request)
       assertLevel(request, level)
@@ -79,6 +81,7 @@ export function openModifications(parts: ModifyParts): Modifications {
     },
 
     async resource(principal, { level, orthancId }, body, wishes) {
+      authorize(principal, 'study.modify')
       assertLevel(readModifyRequest(body), level)
       const resources = await findResources(db, [orthancId], level)
       const request = { kind: 'modification', resources, body, level, resultLevel: level } as const
@@ -86,6 +89,7 @@ export function openModifications(parts: ModifyParts): Modifications {
     },
 
     async bulk(principal, body, wishes) {
+      authorize(principal, 'study.modify')
       const request = readModifyRequest(body)
       const ids = readIds(body, 'Resources')
       const level = bulkLevel(body, request)

@@ -2,6 +2,7 @@
  * Instances that come in one request (STOW-RS): each is staged while the ones before it are being committed, and each
  * has its own outcome. What was stored stays stored, whatever becomes of the others.
  */
+import { authorize } from '../../policy/authorize.ts'
 import type { DicomJson } from '../dicom/json.ts'
 import { jsonText } from '../dicom/json-read.ts'
 import { type ErrorCode, GatewayError, isGatewayError } from '../errors.ts'
@@ -51,6 +52,7 @@ export function openStoreSession(
     readonly studyInstanceUid: string | undefined
   },
 ): StoreSession {
+  authorize(principal, 'study.store')
   const { ingest, limitBytes, studyInstanceUid } = options
   const origin: Origin = {
     kind: 'rest',

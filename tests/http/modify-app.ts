@@ -15,7 +15,9 @@ import { openModifications } from '../../gateway/services/modify.ts'
 import { openAnonymizations } from '../../gateway/services/modify-anonymize.ts'
 import { openRewriteJobs } from '../../gateway/services/modify-jobs.ts'
 import { openRemoval } from '../../gateway/services/removal.ts'
+import { openResourceAttachments } from '../../gateway/services/resource-attachments.ts'
 import { openResourceDatasets } from '../../gateway/services/resource-datasets.ts'
+import { openResourceMetadata } from '../../gateway/services/resource-metadata.ts'
 import { openRetrieve } from '../../gateway/services/retrieve.ts'
 import { testBlobs } from '../support/blobs.ts'
 import { onEnd } from '../support/cleanup.ts'
@@ -56,6 +58,8 @@ export async function modifyApp(t: TestContext): Promise<ModifyApp> {
           modifications: openModifications(parts),
           anonymizations: openAnonymizations(parts),
         },
+        metadata: openResourceMetadata({ db, requireSeen: false }),
+        attachments: openResourceAttachments({ db, blobs, limitBytes, requireSeen: false }),
         upload: { db, ingest, limitBytes, concurrency: 4 },
         system: () => ({ name: 'Test', aeTitle: 'HANSE', dicomPort: 4242, httpPort: 8042, version: '0' }),
       })
