@@ -75,6 +75,7 @@ import { openRemote } from './services/remote.ts'
 import { openRemoval } from './services/removal.ts'
 import { openResourceAttachments } from './services/resource-attachments.ts'
 import { openResourceDatasets } from './services/resource-datasets.ts'
+import { openResourceFind } from './services/resource-find.ts'
 import { openResourceMetadata } from './services/resource-metadata.ts'
 import { openRetrieve } from './services/retrieve.ts'
 import { startRouting } from './services/routing.ts'
@@ -321,6 +322,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         datasets: openResourceDatasets({ db, blobs }),
         changes,
         removal: openRemoval({ db }),
+        find: openResourceFind({ db, query: openQuery({ db }) }),
         metadata: openResourceMetadata({ db, requireSeen: config.orthanc.checkRevisions }),
         metadataNames: config.orthanc.userMetadata,
         attachments: openResourceAttachments({
