@@ -51,8 +51,16 @@ export interface Schema {
   removed_blobs: RemovedBlobsTable
   policy_drafts: PolicyDraftsTable
   consents: ConsentsTable
+  transfer_consents: TransferConsentsView
   dry_runs: DryRunsTable
   dry_run_results: DryRunResultsTable
+  deid_projects: DeidProjectsTable
+  transfer_outputs: TransferOutputsTable
+  pseudonyms: PseudonymsTable
+  reidentifications: ReidentificationsTable
+  deid_certificates: DeidCertificatesTable
+  remote_queries: RemoteQueriesTable
+  remote_answers: RemoteAnswersTable
   background_jobs: BackgroundJobsTable
 }
 
@@ -72,6 +80,9 @@ export interface AccessTokensTable {
   id: GeneratedAlways<number>
   name: string
   sha256: Digest
+  role: string
+  domain: ColumnType<string | null, string | null | undefined, string | null>
+  expires_at: ColumnType<Date | null, Date | null | undefined, Date | null>
   created_by: string
   created_at: DefaultDate
   revoked_at: Date | null
@@ -169,6 +180,14 @@ export interface QuarantineTable {
   origin: DefaultJson
   state: Generated<'held' | 'released' | 'rejected'>
   created_at: DefaultDate
+  /** The outbound transfer that it stopped. */
+  transfer: string | null
+  sop_instance_uid: string | null
+  evidence: DefaultJson
+  is_alert: Generated<boolean>
+  decided_at: Date | null
+  decided_by: string | null
+  why: string | null
 }
 
 export interface PeersTable {
@@ -238,6 +257,15 @@ export interface ConsentsTable {
   created_at: DefaultDate
   withdrawn_at: Date | null
   withdrawn_by: string | null
+}
+
+/** What consents and objections say of each transfer. */
+export interface TransferConsentsView {
+  /** Never null, which the database does not know of a view. */
+  id: string | null
+  /** Site id, or a modality's name. */
+  recipient: string | null
+  gap: 'CONSENT_MISSING' | 'CONSENT_OBJECTED' | null
 }
 
 export type DryRunState = 'waiting' | 'running' | 'done' | 'cancelled' | 'failed'
@@ -319,6 +347,7 @@ export interface TransfersTable {
   requested_by: string
   agreement: ColumnType<string | null, string | null | undefined, string | null>
   needs_consent: Generated<boolean>
+  zone: Generated<'inside' | 'outside'>
   snapshot_sha256: Digest
   state: TransferState
   nonce: Buffer
@@ -329,6 +358,7 @@ export interface TransfersTable {
   bytes_total: number
   bytes_acknowledged: Generated<number>
   bytes_sent: Generated<number>
+  project: number | null
   attempts: Generated<number>
   error_code: string | null
   error: string | null
@@ -585,6 +615,76 @@ export interface ResourceAttachmentsTable {
 export interface RemovedBlobsTable {
   file_sha256: Digest
   removed_at: DefaultDate
+}
+
+export interface DeidProjectsTable {
+  id: GeneratedAlways<number>
+  /** Site id of the recipient. */
+  recipient: string
+  name: string
+  key_check: Digest
+  next_number: Generated<number>
+  created_at: DefaultDate
+}
+
+export interface TransferOutputsTable {
+  transfer: string
+  ordinal: number
+  sop_instance_uid: string
+  study_instance_uid: string
+  transfer_syntax_uid: string
+  size_bytes: number
+  sha256: Digest
+  /** What the engine certifies of it, without the source's digest. */
+  facts: Json
+}
+
+export interface PseudonymsTable {
+  id: GeneratedAlways<number>
+  project: number
+  subject: Digest
+  pseudonym: Digest
+  sealed: Buffer
+  origin: 'keyed' | 'sequential' | 'imported'
+  created_at: DefaultDate
+}
+
+export interface ReidentificationsTable {
+  id: string
+  project: number
+  /** Null: the whole table. */
+  pseudonym: string | null
+  purpose: string
+  why: string
+  state: Generated<'requested' | 'approved' | 'refused'>
+  requested_by: string
+  requested_at: DefaultDate
+  decided_by: string | null
+  decided_at: Date | null
+  expires_at: Date
+}
+
+export interface DeidCertificatesTable {
+  transfer: string
+  direction: 'issued' | 'received'
+  envelope: Buffer
+  sha256: Digest
+  created_at: DefaultDate
+}
+
+export interface RemoteQueriesTable {
+  id: string
+  modality: string
+  level: 'patient' | 'study' | 'series' | 'instance'
+  query: Json
+  requested_by: string
+  created_at: DefaultDate
+}
+
+export interface RemoteAnswersTable {
+  query: string
+  place: number
+  document: Json
 }
 
 export type BackgroundJobState = 'pending' | 'running' | 'paused' | 'success' | 'failure'

@@ -23,6 +23,7 @@ import type { FreeSpaceOptions } from '../../gateway/store/free-space.ts'
 import { tokenDigest } from '../../gateway/store/tokens.ts'
 import { temporaryDir, testBlobs } from '../support/blobs.ts'
 import { testDatabase } from '../support/database.ts'
+import { rights } from '../support/principals.ts'
 
 export interface StoreApp {
   readonly app: FastifyInstance
@@ -38,7 +39,14 @@ export interface StoreApp {
 
 export async function storeApp(
   t: TestContext,
-  options: { limitBytes?: number; concurrency?: number; checkRevisions?: boolean; freeSpace?: FreeSpaceOptions } = {},
+  options: {
+    limitBytes?: number
+    concurrency?: number
+    checkRevisions?: boolean
+    freeSpace?: FreeSpaceOptions
+    /** Registers more routes. */
+    routes?: (app: FastifyInstance, store: { db: Db; blobs: Blobs; dir: string }) => Promise<void>
+  } = {},
 ): Promise<StoreApp> {
   const db = await testDatabase(t)
   const dir = await temporaryDir(t)
@@ -48,8 +56,8 @@ export async function storeApp(
   const app = await buildHttpServer({
     log: openLog({ level: 'silent' }),
     metrics: openMetrics(),
-    auth: { adminTokenSha256: tokenDigest('none'), findToken: async () => undefined, publicUrl: undefined },
-    routes: app => {
+    auth: { adminTokenSha256: tokenDigest('none'), findToken: async () => undefined, rights, publicUrl: undefined },
+    routes: async app => {
       orthancRoutes(app, {
         db,
         retrieve: openRetrieve({ db, blobs }),
@@ -70,6 +78,7 @@ export async function storeApp(
         system: () => ({ name: 'Test', aeTitle: 'HANSE', dicomPort: 4242, httpPort: 8042, version: '0' }),
       })
       conflictRoutes(app, openConflicts({ db, blobs, dueAt }))
+      await options.routes?.(app, { db, blobs, dir })
     },
   })
   t.after(async () => {

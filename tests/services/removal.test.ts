@@ -8,8 +8,9 @@ import { findWrongCounters } from '../../gateway/store/counters.ts'
 import { sweepRemoved } from '../../gateway/store/removed-blobs.ts'
 import { storeApp } from '../http/store-app.ts'
 import { buildInstance } from '../support/dicom-builder.ts'
+import { caller } from '../support/principals.ts'
 
-const principal = { id: 'token:tester', address: '127.0.0.1' }
+const principal = caller('token:tester', { address: '127.0.0.1' })
 const digest = (bytes: Uint8Array): Buffer => createHash('sha256').update(bytes).digest()
 
 async function count(db: Db, table: string): Promise<number> {

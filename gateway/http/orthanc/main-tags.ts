@@ -7,7 +7,7 @@ import { isObject } from '../../decode.ts'
 import type { Level, StoredAttributes } from '../../store/query.ts'
 
 /** Keyword by `GGGGEEEE`, per level, in the alphabetical order in which Orthanc prints them. */
-const mainTags: Record<Level, Readonly<Record<string, string>>> = {
+export const mainTags: Record<Level, Readonly<Record<string, string>>> = {
   patient: {
     '00101000': 'OtherPatientIDs',
     '00100030': 'PatientBirthDate',

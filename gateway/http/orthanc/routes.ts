@@ -18,6 +18,7 @@ import { deletionRoutes } from './deletion.ts'
 import { type FindServices, findRoutes } from './find.ts'
 import { type OrthancJobServices, orthancJobRoutes } from './jobs.ts'
 import { type MetadataServices, metadataRoutes } from './metadata.ts'
+import { type ModifyServices, modifyRoutes } from './modify.ts'
 import { idParams, navigationRoutes } from './navigation.ts'
 import { type StorageCommitmentServices, storageCommitmentRoutes } from './storage-commitment.ts'
 import { type SystemFacts, systemRoutes } from './system.ts'
@@ -38,6 +39,8 @@ export interface OrthancServices extends MetadataServices, AttachmentServices, F
   readonly logThreshold?: LogThreshold | undefined
   /** Jobs; where there are none their routes are missing. */
   readonly jobs?: OrthancJobServices
+  /** What makes new instances of stored ones; where there is none its routes are missing. */
+  readonly modify?: ModifyServices
 }
 
 /** Registers the routes. */
@@ -56,6 +59,7 @@ export function orthancRoutes(app: FastifyInstance, services: OrthancServices): 
   uploadRoute(app, services.upload)
   if (services.commitment) storageCommitmentRoutes(app, services.commitment)
   if (services.jobs) orthancJobRoutes(app, services.jobs)
+  if (services.modify) modifyRoutes(app, services.modify)
 }
 
 function fileRoute(app: FastifyInstance, { retrieve }: { readonly retrieve: Retrieve }): void {

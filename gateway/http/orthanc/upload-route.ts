@@ -3,10 +3,10 @@ import type { Readable } from 'node:stream'
 import type { FastifyInstance } from 'fastify'
 import type { Db } from '../../db/db.ts'
 import { GatewayError } from '../../errors.ts'
-import { gather } from '../../services/gather.ts'
 import type { Ingest, IngestResult } from '../../services/ingest.ts'
 import { storeFile } from '../../services/upload.ts'
 import { loadAncestors } from '../../store/query.ts'
+import { requestBody } from './request-body.ts'
 
 export interface Upload {
   readonly db: Db
@@ -55,7 +55,7 @@ export function uploadRoute(app: FastifyInstance, upload: Upload): void {
       const announced = Number(request.headers['content-length'] ?? 0)
       const result = await storeFile(
         ingest,
-        bodyOf(request.raw),
+        requestBody(request.raw),
         { kind: 'rest', principal: principal.id, ...(principal.address && { remoteAddress: principal.address }) },
         { limitBytes, ...(Number.isSafeInteger(announced) && { expectedBytes: announced }) },
       ).catch(async (error: unknown) => {
@@ -77,22 +77,11 @@ export function uploadRoute(app: FastifyInstance, upload: Upload): void {
   })
 }
 
-/** What is written to disk at once, at most about that. */
-const groupBytes = 1024 * 1024
-
-export async function* bodyOf(request: Readable): AsyncGenerator<readonly Uint8Array[]> {
-  try {
-    yield* gather(request, groupBytes)
-  } catch (cause) {
-    throw new GatewayError('BAD_REQUEST', 'the upload broke off', { cause })
-  }
-}
-
 const drainLimitBytes = 64 * 1024 * 1024
 const drainLimitMs = 5000
 
 /** Reads the rest of a refused body, within bounds: many clients look for the answer only after sending all. */
-async function drain(body: Readable): Promise<void> {
+export async function drain(body: Readable): Promise<void> {
   if (body.readableEnded || body.destroyed) return
   const { promise, resolve } = Promise.withResolvers<void>()
   let left = drainLimitBytes
@@ -111,7 +100,7 @@ async function drain(body: Readable): Promise<void> {
 }
 
 /** Lets `places` in at a time, first come first served. */
-function openGate(places: number): { enter(): Promise<Disposable> } {
+export function openGate(places: number): { enter(): Promise<Disposable> } {
   let free = places
   const waiting: (() => void)[] = []
   const leave = (): void => {
