@@ -94,6 +94,7 @@ import { openRemoteStore } from './services/remote-store.ts'
 import { openRemoval } from './services/removal.ts'
 import { openResourceAttachments } from './services/resource-attachments.ts'
 import { openResourceDatasets } from './services/resource-datasets.ts'
+import { openResourceFind } from './services/resource-find.ts'
 import { openResourceMetadata } from './services/resource-metadata.ts'
 import { openRetrieve } from './services/retrieve.ts'
 import { startRouting } from './services/routing.ts'
@@ -372,6 +373,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         changes,
         removal,
         modify: { jobs: backgroundJobs, log, modifications, anonymizations },
+        find: openResourceFind({ db, query: openQuery({ db }) }),
         metadata: openResourceMetadata({ db, requireSeen: config.orthanc.checkRevisions }),
         metadataNames: config.orthanc.userMetadata,
         attachments: openResourceAttachments({
