@@ -14,6 +14,7 @@ import { openIngest } from '../../gateway/services/ingest.ts'
 import { openModifications } from '../../gateway/services/modify.ts'
 import { openAnonymizations } from '../../gateway/services/modify-anonymize.ts'
 import { openRewriteJobs } from '../../gateway/services/modify-jobs.ts'
+import { openStudyChanges } from '../../gateway/services/modify-studies.ts'
 import { openRemoval } from '../../gateway/services/removal.ts'
 import { openResourceAttachments } from '../../gateway/services/resource-attachments.ts'
 import { openResourceDatasets } from '../../gateway/services/resource-datasets.ts'
@@ -57,6 +58,7 @@ export async function modifyApp(t: TestContext): Promise<ModifyApp> {
           log: quietLog,
           modifications: openModifications(parts),
           anonymizations: openAnonymizations(parts),
+          studyChanges: openStudyChanges(parts),
         },
         metadata: openResourceMetadata({ db, requireSeen: false }),
         attachments: openResourceAttachments({ db, blobs, limitBytes, requireSeen: false }),

@@ -20,6 +20,7 @@ import { type MetadataServices, metadataRoutes } from './metadata.ts'
 import { type ModifyServices, modifyRoutes } from './modify.ts'
 import { idParams, navigationRoutes } from './navigation.ts'
 import { type StorageCommitmentServices, storageCommitmentRoutes } from './storage-commitment.ts'
+import { type StudyChangeServices, studyChangeRoutes } from './study-changes.ts'
 import { type SystemFacts, systemRoutes } from './system.ts'
 import { tagRoutes } from './tag-routes.ts'
 import { toolRoutes } from './tools.ts'
@@ -39,7 +40,7 @@ export interface OrthancServices extends MetadataServices, AttachmentServices {
   /** Jobs; where there are none their routes are missing. */
   readonly jobs?: OrthancJobServices
   /** What makes new instances of stored ones; where there is none its routes are missing. */
-  readonly modify?: ModifyServices
+  readonly modify?: ModifyServices & StudyChangeServices
 }
 
 /** Registers the routes. */
@@ -57,7 +58,10 @@ export function orthancRoutes(app: FastifyInstance, services: OrthancServices): 
   uploadRoute(app, services.upload)
   if (services.commitment) storageCommitmentRoutes(app, services.commitment)
   if (services.jobs) orthancJobRoutes(app, services.jobs)
-  if (services.modify) modifyRoutes(app, services.modify)
+  if (services.modify) {
+    modifyRoutes(app, services.modify)
+    studyChangeRoutes(app, services.modify)
+  }
 }
 
 function fileRoute(app: FastifyInstance, { retrieve }: { readonly retrieve: Retrieve }): void {
