@@ -12,6 +12,7 @@ import type { ResourceDatasets } from '../../services/resource-datasets.ts'
 import type { Retrieve } from '../../services/retrieve.ts'
 import { sendFile } from '../send-file.ts'
 import { type AttachmentServices, attachmentRoutes } from './attachments.ts'
+import { bulkRoutes } from './bulk.ts'
 import { changeRoutes } from './changes.ts'
 import { contentRoutes } from './content-route.ts'
 import { deletionRoutes } from './deletion.ts'
@@ -55,6 +56,7 @@ export function orthancRoutes(app: FastifyInstance, services: OrthancServices): 
   attachmentRoutes(app, services)
   changeRoutes(app, services)
   deletionRoutes(app, services)
+  bulkRoutes(app, services)
   uploadRoute(app, services.upload)
   if (services.commitment) storageCommitmentRoutes(app, services.commitment)
   if (services.jobs) orthancJobRoutes(app, services.jobs)
