@@ -74,6 +74,7 @@ import { openModalityJobs } from './services/modality-jobs.ts'
 import { openModifications } from './services/modify.ts'
 import { openAnonymizations } from './services/modify-anonymize.ts'
 import { openRewriteJobs } from './services/modify-jobs.ts'
+import { openStudyChanges } from './services/modify-studies.ts'
 import { openMpps } from './services/mpps.ts'
 import { nativePixels } from './services/native-pixels.ts'
 import { openOutbound } from './services/outbound.ts'
@@ -199,6 +200,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const modifyParts = { ...rewriting, rewrites }
   const modifications = openModifications(modifyParts)
   const anonymizations = openAnonymizations(modifyParts)
+  const studyChanges = openStudyChanges(modifyParts)
   const stopping = new AbortController()
   starting.defer(() => stopping.abort(new GatewayError('UNAVAILABLE', 'the gateway is stopping')))
   const converter = (name: string): Converter | undefined => {
@@ -372,7 +374,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         datasets: openResourceDatasets({ db, blobs }),
         changes,
         removal,
-        modify: { jobs: backgroundJobs, log, modifications, anonymizations },
+        modify: { jobs: backgroundJobs, log, modifications, anonymizations, studyChanges },
         find: openResourceFind({ db, query: openQuery({ db }) }),
         metadata: openResourceMetadata({ db, requireSeen: config.orthanc.checkRevisions }),
         metadataNames: config.orthanc.userMetadata,
