@@ -71,6 +71,8 @@ import { openIngest } from './services/ingest.ts'
 import { type Modalities, openModalities } from './services/modalities.ts'
 import { openModalityJobs } from './services/modality-jobs.ts'
 import { openModifications } from './services/modify.ts'
+import { openAnonymizations } from './services/modify-anonymize.ts'
+import { openRewriteJobs } from './services/modify-jobs.ts'
 import { openMpps } from './services/mpps.ts'
 import { nativePixels } from './services/native-pixels.ts'
 import { openOutbound } from './services/outbound.ts'
@@ -84,6 +86,7 @@ import { openProjectKeys } from './services/project-keys.ts'
 import { openPseudonyms } from './services/pseudonyms.ts'
 import { openQuery } from './services/query.ts'
 import { openRefusals } from './services/refusals.ts'
+import { openReidentification } from './services/reidentification.ts'
 import { openRemote } from './services/remote.ts'
 import { openRemoteQueries } from './services/remote-queries.ts'
 import { openRemoteStore } from './services/remote-store.ts'
@@ -186,7 +189,10 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     historySize: config.limits.jobsHistory,
   })
   const rewriting = { db, blobs, ingest, pixels, removal, log, limitBytes: config.limits.instanceBytes }
-  const modifications = openModifications({ ...rewriting, jobs: backgroundJobs })
+  const rewrites = openRewriteJobs({ ...rewriting, jobs: backgroundJobs })
+  const modifyParts = { ...rewriting, rewrites }
+  const modifications = openModifications(modifyParts)
+  const anonymizations = openAnonymizations(modifyParts)
   const stopping = new AbortController()
   starting.defer(() => stopping.abort(new GatewayError('UNAVAILABLE', 'the gateway is stopping')))
   const converter = (name: string): Converter | undefined => {
@@ -358,7 +364,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         datasets: openResourceDatasets({ db, blobs }),
         changes,
         removal,
-        modify: { jobs: backgroundJobs, log, modifications },
+        modify: { jobs: backgroundJobs, log, modifications, anonymizations },
         metadata: openResourceMetadata({ db, requireSeen: config.orthanc.checkRevisions }),
         metadataNames: config.orthanc.userMetadata,
         attachments: openResourceAttachments({
@@ -414,6 +420,9 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         queue,
         peers,
         pairing,
+        projects,
+        pseudonyms,
+        reidentification: openReidentification({ db, pseudonyms }),
         routing,
         policies,
         inbound,

@@ -2,9 +2,11 @@
  * The life of a policy: a draft is written, linted, compared and published by a second person, who makes it an immutable,
  * signed version. `policy.twoPersons` off is for a site with one person; every version says how it was published.
  */
+
 import { randomUUID } from 'node:crypto'
 import { sql } from 'kysely'
 import type { Signer } from '../../peers/envelope.ts'
+import { authorize } from '../../policy/authorize.ts'
 import { isSiteId } from '../../policy/decide.ts'
 import { diffPolicies, type PolicyChange } from '../../policy/diff.ts'
 import { asIs, canonicalJson, decodePolicy, type PolicyDocument, profileSource } from '../../policy/document.ts'
@@ -102,6 +104,7 @@ export function openPolicies(options: {
   const policies: Policies = {
     twoPersons,
     async createDraft(principal, raw) {
+      authorize(principal, 'policy.draft')
       const document = decodePolicy(raw)
       const id = randomUUID()
       await db.inTransaction(async tx => {
@@ -122,6 +125,7 @@ export function openPolicies(options: {
       return await find(db, id)
     },
     async changeDraft(principal, id, { raw, revision }) {
+      authorize(principal, 'policy.draft')
       const document = decodePolicy(raw)
       await db.inTransaction(async tx => {
         const draft = await lockDraft(tx, id)
@@ -146,6 +150,7 @@ export function openPolicies(options: {
       return await find(db, id)
     },
     async discardDraft(principal, id) {
+      authorize(principal, 'policy.draft')
       await db.inTransaction(async tx => {
         await lockDraft(tx, id)
         await tx
@@ -157,18 +162,27 @@ export function openPolicies(options: {
       })
       return await find(db, id)
     },
-    loadDraft: (_principal, id) => find(db, id),
-    async listDrafts(_principal, limit) {
+    async loadDraft(principal, id) {
+      authorize(principal, 'policy.read')
+      return await find(db, id)
+    },
+    async listDrafts(principal, limit) {
+      authorize(principal, 'policy.read')
       const query = db.kysely.selectFrom('policy_drafts').selectAll()
       const rows = await query.orderBy('created_at', 'desc').orderBy('id').limit(limit).execute()
       return rows.map(toDraft)
     },
-    lint: async (_principal, raw) => await findings(decodePolicy(raw), isVersion1(raw)),
-    async lintDraft(_principal, id) {
+    async lint(principal, raw) {
+      authorize(principal, 'policy.read')
+      return await findings(decodePolicy(raw), isVersion1(raw))
+    },
+    async lintDraft(principal, id) {
+      authorize(principal, 'policy.read')
       const draft = await find(db, id)
       return await findings(draft.document, isVersion1(await rawDraft(db, id)))
     },
     async publishDraft(principal, id, revision) {
+      authorize(principal, 'policy.publish')
       const draft = await find(db, id)
       mayPublish(principal, draft.authors)
       const raw = await rawDraft(db, id)
@@ -191,19 +205,27 @@ export function openPolicies(options: {
       })
     },
     async publish(principal, raw) {
+      authorize(principal, 'policy.publish')
       mayPublish(principal, [principal.id])
       const settled = await settle(decodePolicy(raw), isVersion1(raw))
       return await publishPolicy(db, settled, principal.id, { twoPersons, signer })
     },
     async rollback(principal, version) {
+      authorize(principal, 'policy.publish')
       const policy = await loadPolicy(db.kysely, version)
       if (!policy) throw new GatewayError('NOT_FOUND', 'no such policy version')
       mayPublish(principal, policy.author.split(', '))
       const publication = { publisher: principal.id, twoPersons, signer, rollbackOf: version }
       return await publishPolicy(db, policy.document, policy.author, publication)
     },
-    documentOf: (_principal, name) => document(name),
-    diff: async (_principal, from, to) => diffPolicies(await document(from), await document(to)),
+    async documentOf(principal, name) {
+      authorize(principal, 'policy.read')
+      return await document(name)
+    },
+    async diff(principal, from, to) {
+      authorize(principal, 'policy.read')
+      return diffPolicies(await document(from), await document(to))
+    },
   }
   return policies
 }
