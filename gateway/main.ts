@@ -11,6 +11,7 @@ import { openClockWatch } from '../peers/clock.ts'
 import { openSiteKeys } from '../peers/keys.ts'
 import { openPairing } from '../peers/pairing.ts'
 import { openPeers } from '../peers/registry.ts'
+import { seal } from '../peers/seal.ts'
 import { openFederation } from '../peers/server.ts'
 import { openFederationTls, type RefusedConnection } from '../peers/tls.ts'
 import { ensurePolicy } from '../policy/versions.ts'
@@ -75,7 +76,11 @@ import { openRefusals } from './services/refusals.ts'
 import { openRemote } from './services/remote.ts'
 import { openRemoteQueries } from './services/remote-queries.ts'
 import { openRemoteStore } from './services/remote-store.ts'
+import { openRestPeers } from './services/rest-peers.ts'
+import { peerOfDestination, withRestPeers } from './services/rest-send.ts'
+import { openRestStore } from './services/rest-store.ts'
 import { openRetrieve } from './services/retrieve.ts'
+import type { FindArchive } from './services/route-target.ts'
 import { startRouting } from './services/routing.ts'
 import { loadStatus } from './services/status.ts'
 import { openWorklist, type Worklist } from './services/worklist.ts'
@@ -138,6 +143,20 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       credentials: () => dicomCredentials.current(),
     }),
   )
+  const restPeers = use(
+    starting,
+    await openRestPeers({
+      db,
+      log,
+      sealing: { seal: bytes => seal(bytes, keys.sealingKey), open: box => keys.openSealed(box) },
+    }),
+  )
+  const findArchive: FindArchive = name => {
+    const peer = peerOfDestination(name)
+    const found = peer === undefined ? undefined : restPeers.find(peer)
+    if (peer === undefined) return modalities.find(name)
+    return found && { name, aeTitle: name, zone: found.zone }
+  }
   const dueAt = ({ callingAe, purpose }: Origin): Date | undefined =>
     purpose === 'prefetch'
       ? undefined
@@ -185,7 +204,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     prefetch.run(study, signal, attempt),
   )
   const onArrived = (tx: Tx, study: number): Promise<void> => prefetch.arrived(tx, study)
-  const routing = use(starting, startRouting({ db, queue, log, findArchive: name => modalities.find(name), onArrived }))
+  const routing = use(starting, startRouting({ db, queue, log, findArchive, onArrived }))
   const checkpoint = async (): Promise<string> => (await audit.checkpoint()).note
   const inbound = await openInbound({ db, blobs, queue, keys, checkpoint, log, dataDir: config.data })
   const openCarrier = carrierOpener({ keys, clocks, proxy })
@@ -204,8 +223,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     keys,
     checkpoint,
     commitments,
-    wire: archiveWire({ target: findNode, converter }),
-    findArchive: name => modalities.find(name),
+    wire: withRestPeers(archiveWire({ target: findNode, converter }), name => restPeers.target(name)),
+    findArchive,
     aeTitle,
     log,
   })
@@ -330,6 +349,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         place: { path: config.dicomweb.path, publicUrl: config.http.publicUrl },
       })
       worklistsRoutes(app, { worklist })
+      const outside = openOutsideSends({ db, routing })
       const remote = openRemote({ db, findNode, node, aeTitle: config.dicom.aeTitle })
       await orthancModalityRoutes(app, { modalities, remote })
       await orthancRemoteRoutes(app, {
@@ -338,7 +358,9 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         queries: openRemoteQueries({ db, remote }),
         jobs: backgroundJobs,
         answers: { jobs: backgroundJobs, log },
-        remoteStore: openRemoteStore({ db, findNode, retrieve, node, outside: openOutsideSends({ db, routing }) }),
+        remoteStore: openRemoteStore({ db, findNode, retrieve, node, outside }),
+        restPeers,
+        restStore: openRestStore({ db, blobs, retrieve, peers: restPeers, outside }),
         ingest,
         limitBytes: config.limits.instanceBytes,
         aeTitle: config.dicom.aeTitle,
