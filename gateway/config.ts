@@ -7,6 +7,7 @@
 import { readFileSync, statSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import {
+  boolean,
   type Decoder,
   decode,
   describe,
@@ -144,7 +145,14 @@ const shape = {
     lowWatermarkBytes: optional(bytes),
     resumeBytes: optional(bytes),
   }),
+  policy: section({ twoPersons: optional(boolean, true) }),
   studies: section({ stableAgeMs: optional(durationMs, 60_000) }),
+  /** What Orthanc's configuration says of its API: CheckRevisions, UserMetadata, UserContentType. */
+  orthanc: section({
+    checkRevisions: optional(boolean, false),
+    userMetadata: optional(record(integer({ min: 1024, max: 65_535 }), { max: 1000 }), {}),
+    userContentTypes: optional(record(integer({ min: 1024, max: 65_535 }), { max: 1000 }), {}),
+  }),
   worklist: section({ folder: optional(filePath) }),
   /** Without a port there is no HL7 listener. */
   hl7: section({
@@ -172,7 +180,7 @@ export type Config = Omit<ObjectValue<typeof shape>, '$schema'>
 interface Variable {
   /** Path in the file that the variable overrides. */
   readonly path: string
-  readonly kind: 'text' | 'number'
+  readonly kind: 'text' | 'number' | 'boolean'
   readonly help: string
 }
 
@@ -225,6 +233,11 @@ export const variables: Readonly<Record<string, Variable>> = {
     path: 'storage.lowWatermarkBytes',
     kind: 'number',
     help: 'free space below which nothing is received',
+  },
+  HANSE_POLICY_TWO_PERSONS: {
+    path: 'policy.twoPersons',
+    kind: 'boolean',
+    help: 'false: who wrote a policy may publish it (a site with one person)',
   },
   HANSE_STABLE_AGE_MS: {
     path: 'studies.stableAgeMs',
@@ -370,12 +383,18 @@ function override(
       target[key] = inner
       target = inner
     }
-    target[last] = variable.kind === 'number' && /^\d{1,16}$/.test(value) ? Number(value) : value
+    target[last] = fromText(variable.kind, value)
     names.set(variable.path, name)
   }
   // A proxy login alone leaves `proxy.url` missing: name the variable that is missing.
   if (names.has('proxy.loginFile')) names.set('proxy.url', 'HANSE_PROXY_URL')
   return names
+}
+
+/** What is not of the kind stays text, for the decoder to refuse. */
+function fromText(kind: Variable['kind'], value: string): unknown {
+  if (kind === 'number' && /^\d{1,16}$/.test(value)) return Number(value)
+  return kind === 'boolean' && (value === 'true' || value === 'false') ? value === 'true' : value
 }
 
 function absolute(value: ObjectValue<typeof shape>, base: (path: string) => string): Config {

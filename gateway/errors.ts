@@ -82,6 +82,10 @@ export const errorTable = {
   CONSENT_MISSING: meaning(403, 0xc000, 'no', 'failure'),
   CONSENT_OBJECTED: meaning(403, 0xc000, 'no', 'failure'),
   IDENTITY_CHANGED: meaning(409, 0xc000, 'no', 'security-alert'),
+  // de-identification
+  DEIDENTIFICATION_HELD: meaning(409, 0xc000, 'no', 'security-alert'),
+  PROJECT_KEY: meaning(409, 0xc000, 'no', 'security-alert'),
+  CERTIFICATE_INVALID: meaning(422, 0xc000, 'no', 'security-alert'),
   // DICOM associations that we request
   ASSOCIATION_REFUSED: meaning(502, 0xc000, 'yes', 'failure'),
   REMOTE_STATUS: meaning(502, 0xc000, 'yes', 'failure'),

@@ -14,6 +14,7 @@ import { openPeers } from '../peers/registry.ts'
 import { seal } from '../peers/seal.ts'
 import { openFederation } from '../peers/server.ts'
 import { openFederationTls, type RefusedConnection } from '../peers/tls.ts'
+import { openAuthorizer } from '../policy/authorize.ts'
 import { ensurePolicy } from '../policy/versions.ts'
 import { applicationActivity } from './audit/event.ts'
 import { appendAudit } from './audit/log.ts'
@@ -44,6 +45,7 @@ import { apiRoutes, installOpenApi } from './http/api/routes.ts'
 import { dicomwebRoutes } from './http/dicomweb/routes.ts'
 import { installGauges } from './http/gauges.ts'
 import { openMetrics } from './http/metrics.ts'
+import { archiveRoutes } from './http/orthanc/archives.ts'
 import { orthancModalityRoutes } from './http/orthanc/modalities.ts'
 import { orthancRemoteRoutes } from './http/orthanc/remote-nodes.ts'
 import { orthancRoutes } from './http/orthanc/routes.ts'
@@ -53,29 +55,46 @@ import { buildHttpServer } from './http/server.ts'
 import { openQueue } from './jobs/queue.ts'
 import type { Log } from './log.ts'
 import { openPixels } from './pixels/pixels.ts'
-import { systemPrincipal } from './principal.ts'
+import { type Rights, systemPrincipal } from './principal.ts'
 import { adminToken, type Listeners, writeListeners } from './run-files.ts'
 import { openArchive } from './services/archive.ts'
 import { openAuditLog } from './services/audit-log.ts'
 import { openBackgroundJobs } from './services/background-jobs.ts'
+import { openChangeFeed } from './services/change-feed.ts'
 import { openCommitments } from './services/commitment.ts'
 import { openConflicts } from './services/conflicts.ts'
+import { openDeidentify } from './services/deidentify.ts'
 import type { NodeTarget } from './services/dicom-node.ts'
 import { startHousekeeping } from './services/housekeeping.ts'
+import { openImageFrames } from './services/image-frames.ts'
 import { openInbound } from './services/inbound.ts'
 import { openIngest } from './services/ingest.ts'
 import { type Modalities, openModalities } from './services/modalities.ts'
 import { openModalityJobs } from './services/modality-jobs.ts'
+import { openModifications } from './services/modify.ts'
+import { openAnonymizations } from './services/modify-anonymize.ts'
+import { openRewriteJobs } from './services/modify-jobs.ts'
 import { openMpps } from './services/mpps.ts'
+import { nativePixels } from './services/native-pixels.ts'
 import { openOutbound } from './services/outbound.ts'
+import { createPreparing } from './services/outbound-prepare.ts'
+import { openOutbox } from './services/outbox.ts'
 import { openOutsideSends } from './services/outside-sends.ts'
 import { openPatientLinks } from './services/patient-links.ts'
+import { openPolicies } from './services/policies.ts'
 import { openPrefetch } from './services/prefetch.ts'
+import { openProjectKeys } from './services/project-keys.ts'
+import { openPseudonyms } from './services/pseudonyms.ts'
 import { openQuery } from './services/query.ts'
 import { openRefusals } from './services/refusals.ts'
+import { openReidentification } from './services/reidentification.ts'
 import { openRemote } from './services/remote.ts'
 import { openRemoteQueries } from './services/remote-queries.ts'
 import { openRemoteStore } from './services/remote-store.ts'
+import { openRemoval } from './services/removal.ts'
+import { openResourceAttachments } from './services/resource-attachments.ts'
+import { openResourceDatasets } from './services/resource-datasets.ts'
+import { openResourceMetadata } from './services/resource-metadata.ts'
 import { openRestPeers } from './services/rest-peers.ts'
 import { peerOfDestination, withRestPeers } from './services/rest-send.ts'
 import { openRestStore } from './services/rest-store.ts'
@@ -83,8 +102,10 @@ import { openRetrieve } from './services/retrieve.ts'
 import type { FindArchive } from './services/route-target.ts'
 import { startRouting } from './services/routing.ts'
 import { loadStatus } from './services/status.ts'
+import { openTokens } from './services/tokens.ts'
 import { openWorklist, type Worklist } from './services/worklist.ts'
 import { openWorklistFolder, type WorklistFolder } from './services/worklist-folder.ts'
+import { openZipArchives } from './services/zip-archive.ts'
 import { openBlobs } from './store/blobs.ts'
 import type { Origin } from './store/origin.ts'
 import { findToken, tokenDigest } from './store/tokens.ts'
@@ -106,7 +127,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
 
   const { db, clusterHome } = await openStore(config, log, starting)
   await migrate(db)
-  await ensurePolicy(db)
+  const rights = await openAuthorizer()
   const blobs = await openBlobs({
     dir: config.data,
     log,
@@ -118,6 +139,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     siteName: config.site.name,
     hosts: hostsOf(config),
   })
+  await ensurePolicy(db, keys)
 
   const audit = use(starting, openAuditLog({ db, log, keys }))
   const queue = use(starting, await openQueue({ db, log }))
@@ -171,6 +193,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     }),
   )
   const query = openQuery({ db })
+  const removal = openRemoval({ db })
   const retrieve = openRetrieve({ db, blobs, ownIssuers })
   const pixels = use(
     starting,
@@ -184,6 +207,11 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     concurrency: config.limits.jobs,
     historySize: config.limits.jobsHistory,
   })
+  const rewriting = { db, blobs, ingest, pixels, removal, log, limitBytes: config.limits.instanceBytes }
+  const rewrites = openRewriteJobs({ ...rewriting, jobs: backgroundJobs })
+  const modifyParts = { ...rewriting, rewrites }
+  const modifications = openModifications(modifyParts)
+  const anonymizations = openAnonymizations(modifyParts)
   const stopping = new AbortController()
   starting.defer(() => stopping.abort(new GatewayError('UNAVAILABLE', 'the gateway is stopping')))
   const converter = (name: string): Converter | undefined => {
@@ -205,10 +233,20 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   )
   const onArrived = (tx: Tx, study: number): Promise<void> => prefetch.arrived(tx, study)
   const routing = use(starting, startRouting({ db, queue, log, findArchive, onArrived }))
+  const { twoPersons } = config.policy
+  const policies = openPolicies({ db, signer: keys, findModality: findArchive, twoPersons })
   const checkpoint = async (): Promise<string> => (await audit.checkpoint()).note
   const inbound = await openInbound({ db, blobs, queue, keys, checkpoint, log, dataDir: config.data })
   const openCarrier = carrierOpener({ keys, clocks, proxy })
-  const outbound = use(starting, openOutbound({ db, blobs, queue, keys, peers, openCarrier, log }))
+  const deidentify = use(
+    starting,
+    openDeidentify({ codec: nativePixels(() => Promise.resolve(pixels), stopping.signal) }),
+  )
+  const projects = openProjectKeys({ db, dir: join(config.data, 'keys', 'projects') })
+  const pseudonyms = openPseudonyms({ db, keyPath: join(config.data, 'keys', 'pseudonyms.json') })
+  const outbox = openOutbox(config.data)
+  const preparing = { outbox, ...createPreparing({ db, blobs, outbox, deidentify, projects, pseudonyms, log }) }
+  const outbound = use(starting, openOutbound({ db, blobs, queue, keys, peers, openCarrier, preparing, log }))
   queue.work('commit-inbound', { concurrency: 2 }, ({ transfer }, signal) => inbound.runCommit(transfer, signal))
   queue.work('deliver', { concurrency: 8 }, ({ transfer }, signal) => outbound.run(transfer, signal))
   await outbound.recover('all')
@@ -230,8 +268,12 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   })
   queue.work('archive', { concurrency: 4 }, ({ transfer }, signal) => archive.run(transfer, signal))
   backgroundJobs.start()
-  use(starting, startHousekeeping({ db, blobs, inbound, outbound, archive, commitments, backgroundJobs, log }))
+  use(
+    starting,
+    startHousekeeping({ db, blobs, inbound, outbound, preparing, archive, commitments, backgroundJobs, log }),
+  )
 
+  const changes = use(starting, openChangeFeed({ db, log }))
   const refused = openRefusals({ db, log })
   const onRefused = limitRefusals<RefusedConnection>(({ code, address, repeats }) => {
     log.warn({ part: 'federation', address, reason: code, repeats }, 'refused a connection')
@@ -282,6 +324,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
               isRegistered: fingerprint => modalities.hasCertificate(fingerprint),
             },
       identifyCaller: caller => modalities.identify(caller),
+      rights,
       onRefused: ({ callingAe, remoteAddress, reason, repeats }) =>
         refused({ protocol: 'dimse', userId: callingAe || 'unknown', address: remoteAddress, reason, repeats }),
       store: ingestStore(ingest, ({ originator }) => ownMoves.purposeOf(originator)),
@@ -299,7 +342,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const onRefusedHl7 = limitRefusals<{ code: string; address: string }>(({ code, address, repeats }) =>
     refused({ protocol: 'hl7', userId: 'unknown', address, reason: code, repeats }),
   )
-  const hl7 = await listenHl7(config, worklist, onRefusedHl7, log)
+  const hl7 = await listenHl7(config, worklist, rights, onRefusedHl7, log)
   if (hl7) use(starting, hl7)
 
   let ready = false
@@ -323,7 +366,9 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     auth: {
       adminTokenSha256: tokenDigest(await adminToken(config.data)),
       findToken: sha256 => findToken(db, sha256),
+      rights,
       publicUrl: config.http.publicUrl,
+      host: config.http.host,
     },
     ...(config.http.tls && { tls: config.http.tls }),
     onRefused: ({ code, address, repeats }) =>
@@ -335,6 +380,20 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         commitment: { db, commitments, modalities },
         jobs: { jobs: backgroundJobs, modalityJobs },
         retrieve,
+        datasets: openResourceDatasets({ db, blobs }),
+        changes,
+        removal,
+        modify: { jobs: backgroundJobs, log, modifications, anonymizations },
+        metadata: openResourceMetadata({ db, requireSeen: config.orthanc.checkRevisions }),
+        metadataNames: config.orthanc.userMetadata,
+        attachments: openResourceAttachments({
+          db,
+          blobs,
+          limitBytes: config.limits.instanceBytes,
+          requireSeen: config.orthanc.checkRevisions,
+        }),
+        attachmentNames: config.orthanc.userContentTypes,
+        logThreshold: log.threshold,
         upload: { db, ingest, limitBytes: config.limits.instanceBytes, concurrency: config.limits.uploads },
         system: () => ({
           name: config.site.name,
@@ -346,8 +405,16 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       })
       await dicomwebRoutes(app, {
         query,
+        retrieve,
+        pixels,
+        frames: openImageFrames({ retrieve, pixels }),
+        ingest,
+        removal,
+        limitBytes: config.limits.instanceBytes,
+        concurrency: config.limits.uploads,
         place: { path: config.dicomweb.path, publicUrl: config.http.publicUrl },
       })
+      await archiveRoutes(app, openZipArchives({ db, blobs, pixels }))
       worklistsRoutes(app, { worklist })
       const outside = openOutsideSends({ db, routing })
       const remote = openRemote({ db, findNode, node, aeTitle: config.dicom.aeTitle })
@@ -375,7 +442,11 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         queue,
         peers,
         pairing,
+        projects,
+        pseudonyms,
+        reidentification: openReidentification({ db, pseudonyms }),
         routing,
+        policies,
         inbound,
         conflicts: openConflicts({ db, blobs, dueAt, ownIssuers }),
         modalities,
@@ -384,12 +455,14 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         prefetch,
         patientLinks: openPatientLinks({ db, queue }),
         audit,
+        tokens: openTokens({ db }),
         health: { isReady },
         status: () =>
           loadStatus({
             db,
             site: { name: config.site.name, siteId: keys.siteId, aeTitle: config.dicom.aeTitle },
             version,
+            twoPersons,
             startedAt,
             isReady,
             listeners: () => describeListeners(listeners),
@@ -461,6 +534,7 @@ async function followWorklistFolder(
 async function listenHl7(
   { hl7 }: Config,
   worklist: Worklist,
+  rights: Rights,
   onRefused: (refusal: { code: string; address: string }) => void,
   log: Log,
 ): Promise<Hl7Listener | undefined> {
@@ -470,7 +544,7 @@ async function listenHl7(
     host,
     port,
     tls,
-    service: openIntake({ worklist, stations, log }),
+    service: openIntake({ worklist, rights, stations, log }),
     onRefused: ({ address, reason }) => onRefused({ code: reason, address }),
     log,
   })

@@ -11,9 +11,13 @@ const root = join(import.meta.dirname, '..')
 
 /** First match wins. `pure` files may not touch the database, the file system or the network. */
 const layers: readonly { readonly layer: number; readonly pure?: boolean; readonly files: RegExp }[] = [
-  { layer: 0, pure: true, files: /^gateway\/dicom\// },
+  { layer: 0, pure: true, files: /^gateway\/(dicom|zip)\// },
   { layer: 0, files: /^gateway\/(errors|decode|log|config|principal|version)\.ts$/ },
-  { layer: 1, pure: true, files: /^policy\/(document|conditions|decide|agreements|lint|diff)\.ts$|^policy\/deid\// },
+  {
+    layer: 1,
+    pure: true,
+    files: /^policy\/(actions|document|conditions|decide|agreements|lint|diff)\.ts$|^policy\/deid\//,
+  },
   {
     layer: 1,
     pure: true,
@@ -34,6 +38,7 @@ const layers: readonly { readonly layer: number; readonly pure?: boolean; readon
 const fences: Readonly<Record<string, RegExp>> = {
   'dcmjs-dimse': /^gateway\/dimse\//,
   dcmjs: /^gateway\/dimse\//,
+  sharp: /^gateway\/pixels\//,
   'dcmjs-codecs': /^gateway\/pixels\//,
   piscina: /^gateway\/pixels\//,
   pg: /^gateway\/(db\/|jobs\/session)/,

@@ -166,6 +166,22 @@ export function beginTransferring(input: Transfer): AuditEvent {
   }
 }
 
+/** Data left the system on a medium or as a file: an archive, a download (§A.5.3.4). */
+export function dataExported(
+  input: Common & { exporter: Participant; media: Participant; objects: readonly AuditObject[] },
+): AuditEvent {
+  return {
+    event: eventIds.dataExport,
+    action: 'R',
+    ...common(input),
+    participants: [
+      { ...input.exporter, role: roles.source },
+      { ...input.media, role: roles.destination },
+    ],
+    objects: input.objects,
+  }
+}
+
 /** Instances were read, shown, changed or deleted here (§A.5.3.6). */
 export function instancesAccessed(
   input: Common & {

@@ -42,10 +42,22 @@ export interface Schema {
   worklist_items: WorklistItemsTable
   procedure_steps: ProcedureStepsTable
   modality_jobs: ModalityJobsTable
+  change_intake: ChangeIntakeTable
+  changes: ChangesTable
+  change_feed: ChangeFeedTable
+  resource_metadata: ResourceMetadataTable
+  resource_labels: ResourceLabelsTable
+  resource_attachments: ResourceAttachmentsTable
+  removed_blobs: RemovedBlobsTable
   policy_drafts: PolicyDraftsTable
   consents: ConsentsTable
   dry_runs: DryRunsTable
   dry_run_results: DryRunResultsTable
+  deid_projects: DeidProjectsTable
+  transfer_outputs: TransferOutputsTable
+  pseudonyms: PseudonymsTable
+  reidentifications: ReidentificationsTable
+  deid_certificates: DeidCertificatesTable
   remote_queries: RemoteQueriesTable
   remote_answers: RemoteAnswersTable
   background_jobs: BackgroundJobsTable
@@ -67,6 +79,9 @@ export interface AccessTokensTable {
   id: GeneratedAlways<number>
   name: string
   sha256: Digest
+  role: string
+  domain: ColumnType<string | null, string | null | undefined, string | null>
+  expires_at: ColumnType<Date | null, Date | null | undefined, Date | null>
   created_by: string
   created_at: DefaultDate
   revoked_at: Date | null
@@ -80,6 +95,8 @@ export interface PatientsTable {
   name_folded: Generated<string>
   birth_date: string | null
   sex: string | null
+  /** Kept when others are recycled; a mark for clients, nothing is recycled here. */
+  is_protected: Generated<boolean>
   attributes: DefaultJson
   created_at: DefaultDate
   updated_at: DefaultDate
@@ -162,6 +179,14 @@ export interface QuarantineTable {
   origin: DefaultJson
   state: Generated<'held' | 'released' | 'rejected'>
   created_at: DefaultDate
+  /** The outbound transfer that it stopped. */
+  transfer: string | null
+  sop_instance_uid: string | null
+  evidence: DefaultJson
+  is_alert: Generated<boolean>
+  decided_at: Date | null
+  decided_by: string | null
+  why: string | null
 }
 
 export interface PeersTable {
@@ -322,6 +347,7 @@ export interface TransfersTable {
   bytes_total: number
   bytes_acknowledged: Generated<number>
   bytes_sent: Generated<number>
+  project: number | null
   attempts: Generated<number>
   error_code: string | null
   error: string | null
@@ -522,6 +548,117 @@ export interface ProcedureStepsTable {
   document: Json
   created_at: DefaultDate
   updated_at: DefaultDate
+}
+
+type ResourceLevel = 'patient' | 'study' | 'series' | 'instance'
+
+export interface ChangeIntakeTable {
+  id: GeneratedAlways<number>
+  at: DefaultDate
+  kinds: string[]
+  levels: string[]
+  resources: string[]
+}
+
+export interface ChangesTable {
+  seq: number
+  kind: string
+  level: ResourceLevel
+  resource: string
+  at: Date
+}
+
+export interface ChangeFeedTable {
+  singleton: Generated<boolean>
+  last: Generated<number>
+}
+
+export interface ResourceMetadataTable {
+  level: ResourceLevel
+  resource: number
+  name: number
+  value: string
+  revision: Generated<number>
+}
+
+export interface ResourceLabelsTable {
+  level: ResourceLevel
+  resource: number
+  label: string
+}
+
+export interface ResourceAttachmentsTable {
+  level: ResourceLevel
+  resource: number
+  name: number
+  uuid: string
+  revision: Generated<number>
+  is_compressed: Generated<boolean>
+  file_sha256: Digest
+  size_bytes: number
+  stored_md5: string
+  content_bytes: number
+  content_md5: string
+}
+
+export interface RemovedBlobsTable {
+  file_sha256: Digest
+  removed_at: DefaultDate
+}
+
+export interface DeidProjectsTable {
+  id: GeneratedAlways<number>
+  /** Site id of the recipient. */
+  recipient: string
+  name: string
+  key_check: Digest
+  next_number: Generated<number>
+  created_at: DefaultDate
+}
+
+export interface TransferOutputsTable {
+  transfer: string
+  ordinal: number
+  sop_instance_uid: string
+  study_instance_uid: string
+  transfer_syntax_uid: string
+  size_bytes: number
+  sha256: Digest
+  /** What the engine certifies of it, without the source's digest. */
+  facts: Json
+}
+
+export interface PseudonymsTable {
+  id: GeneratedAlways<number>
+  project: number
+  subject: Digest
+  pseudonym: Digest
+  sealed: Buffer
+  origin: 'keyed' | 'sequential' | 'imported'
+  created_at: DefaultDate
+}
+
+export interface ReidentificationsTable {
+  id: string
+  project: number
+  /** Null: the whole table. */
+  pseudonym: string | null
+  purpose: string
+  why: string
+  state: Generated<'requested' | 'approved' | 'refused'>
+  requested_by: string
+  requested_at: DefaultDate
+  decided_by: string | null
+  decided_at: Date | null
+  expires_at: Date
+}
+
+export interface DeidCertificatesTable {
+  transfer: string
+  direction: 'issued' | 'received'
+  envelope: Buffer
+  sha256: Digest
+  created_at: DefaultDate
 }
 
 export interface RemoteQueriesTable {

@@ -47,8 +47,10 @@ function contentOf({ vr, Value: values, InlineBinary, BulkDataURI }: JsonElement
 
 function singleOf(vr: JsonElement['vr'], value: JsonValue, number: number): string {
   if (vr === 'SQ') return `<Item number="${number}">${isItem(value) ? attributes(value) : ''}</Item>`
-  if (value === null) return ''
-  if (typeof value !== 'object') return `<Value number="${number}">${escaped(String(value))}</Value>`
+  // Empty values keep their places.
+  if (value === null) return vr === 'PN' ? `<PersonName number="${number}"/>` : `<Value number="${number}"/>`
+  if (typeof value !== 'object')
+    return `<Value number="${number}">${escaped(Object.is(value, -0) ? '-0' : String(value))}</Value>`
   const groups = nameGroups.map(group => {
     const text: unknown = Reflect.get(value, group)
     return typeof text === 'string' && text !== '' ? `<${group}>${componentsOf(text)}</${group}>` : ''
@@ -60,12 +62,15 @@ function isItem(value: JsonValue): value is DicomJson {
   return isObject(value)
 }
 
+/** Empty components stand too, so that carets at the end survive; what is beyond the fifth stays with it. */
 function componentsOf(group: string): string {
-  return group
-    .split('^')
-    .map((text, index) => {
-      const name = nameComponents[index]
-      return name === undefined || text === '' ? '' : `<${name}>${escaped(text)}</${name}>`
+  const parts = group.split('^')
+  const last = nameComponents.length - 1
+  return nameComponents
+    .slice(0, parts.length)
+    .map((name, index) => {
+      const text = index === last ? parts.slice(last).join('^') : (parts[index] ?? '')
+      return text === '' ? `<${name}/>` : `<${name}>${escaped(text)}</${name}>`
     })
     .join('')
 }

@@ -79,7 +79,7 @@ async function writeRange(
 }
 
 /** Resolves when the bytes' memory may be used again; false when the client has gone. */
-async function write(response: ServerResponse, bytes: Uint8Array): Promise<boolean> {
+export async function write(response: ServerResponse, bytes: Uint8Array): Promise<boolean> {
   if (response.destroyed) return false
   const { promise, resolve } = Promise.withResolvers<boolean>()
   const gone = (): void => resolve(false)

@@ -7,6 +7,7 @@ import { knownCode, type ObjectRefusal, type ReceiptCounts } from '../../peers/r
 import { appendAudit } from '../audit/log.ts'
 import type { Tx } from '../db/db.ts'
 import { type ErrorCode, GatewayError, isGatewayError } from '../errors.ts'
+import { recordImportStable } from '../store/changes.ts'
 import { holdConflict, insertInstances, type NewInstance } from '../store/instances.ts'
 import type { BlobObject } from './early-blobs.ts'
 import { routeImported } from './import-routing.ts'
@@ -132,6 +133,7 @@ async function makeVisible(
         const locked = await lockInbound(tx, row.id)
         if (locked?.state !== 'committing') return
         const counts = await insertAll(tx, context, row, plan, passed)
+        await recordImportStable(tx, row.peer.siteId, plan.manifest.studies)
         const draft = await drafting
         await issueReceipt(tx, row.id, { ...draft, kind: 'custody' }, context.keys)
         await issueReceipt(tx, row.id, { ...draft, counts }, context.keys)

@@ -4,6 +4,7 @@
  * database.
  */
 import { sql } from 'kysely'
+import { authorize } from '../../policy/authorize.ts'
 import { eventTypes, securityAlert } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
@@ -124,6 +125,7 @@ export async function openRestPeers(options: {
       return { name, url, username, password, headers, certificateFile, keyFile, keyPassword, timeoutMs }
     },
     put: async (principal, name, input) => {
+      authorize(principal, 'peer.manage')
       const checked = decode(restPeerName, name)
       if (!checked.ok) throw new GatewayError('BAD_REQUEST', describe(checked.problems))
       const { url, username, password, headers, keyPassword, certificateFile, keyFile, timeoutSeconds } = input
@@ -138,6 +140,7 @@ export async function openRestPeers(options: {
       ])
     },
     remove: async (principal, name) => {
+      authorize(principal, 'peer.manage')
       if (!find(name)) throw new GatewayError('NOT_FOUND', 'no peer has this name')
       await change(principal, { reason: 'rest-peer-removed', name }, now => now.filter(peer => peer.name !== name))
     },

@@ -1,5 +1,6 @@
 /** Sends stored resources to a server by its REST API: directly inside of the hospital, by transfers out of it. */
 import { sql } from 'kysely'
+import { authorize } from '../../policy/authorize.ts'
 import { beginTransferring, instancesTransferred } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
@@ -28,7 +29,7 @@ export interface RestStorePlan {
 /** What REST peers are used for. */
 export interface RestStore {
   /** Its `/system`. @throws GatewayError NOT_FOUND, PEER_UNREACHABLE, REMOTE_STATUS, PEER_PROTOCOL */
-  system(name: string, signal: AbortSignal): Promise<unknown>
+  system(principal: Principal, name: string, signal: AbortSignal): Promise<unknown>
   /** @throws GatewayError NOT_FOUND for an unknown peer or resource */
   plan(
     principal: Principal,
@@ -54,12 +55,14 @@ export function openRestStore(options: {
   })
 
   return {
-    async system(name, signal) {
+    async system(principal, name, signal) {
+      authorize(principal, 'peer.read')
       const target = peers.target(name)
       return await readJson(await callRest(target, { method: 'GET', path: '/system' }, signal), name)
     },
 
     async plan(principal, name, { resources, compress, permissive }) {
+      authorize(principal, 'study.send')
       const target = peers.target(name)
       await assertKnown(db, resources)
       const plan = await retrieve.plan({ level: 'instance', resources })
@@ -105,6 +108,7 @@ export function openRestStore(options: {
     },
 
     async send(principal, name, { source, studyInstanceUid, patientId }, signal) {
+      authorize(principal, 'study.send')
       const target = peers.target(name)
       if (isOutside(name)) {
         throw new GatewayError('FORBIDDEN', `${name} is outside of the hospital: nothing is sent there directly`)

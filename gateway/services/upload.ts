@@ -53,7 +53,8 @@ export async function storeFile(
   return await ingest.store(await stageFile(ingest, source, options), origin)
 }
 
-async function stageFile(
+/** Stages one file, for `Ingest.store`. @throws GatewayError DICOM_UNREADABLE, TOO_LARGE, STORAGE_FULL, STORAGE_IO */
+export async function stageFile(
   ingest: Pick<Ingest, 'stage'>,
   source: AsyncIterable<Uint8Array | readonly Uint8Array[]>,
   options: { readonly limitBytes: number; readonly expectedBytes?: number },

@@ -206,6 +206,24 @@ interface Wanted {
 const listed = (ids: readonly number[]): RawBuilder<unknown> => sql`${ids}::bigint[]`
 const alongside = ({ also }: Wanted): RawBuilder<unknown> => (also ? sql`with also as (${also})` : sql``)
 
+/** Resources by Orthanc id with the attributes of their level and those above it; unknown ones are left out. */
+export async function loadMatches(
+  db: Db,
+  level: Level,
+  orthancIds: readonly string[],
+  returned: ReadonlySet<Tag>,
+): Promise<Map<string, Match>> {
+  const ids = sql`array(select t.id from ${hierarchy[level]} t where t.orthanc_id = any(${orthancIds}::text[]))`
+  return new Map((await load[level](db, { ids, wanted: returned })).map(match => [match.orthancId, match]))
+}
+
+const hierarchy: Readonly<Record<Level, RawBuilder<unknown>>> = {
+  patient: sql`patients`,
+  study: sql`studies`,
+  series: sql`series`,
+  instance: sql`instances`,
+}
+
 /** Loads rows by id, in their order. */
 type Loader = (db: Db, which: Wanted) => Promise<Match[]>
 

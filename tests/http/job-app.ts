@@ -12,6 +12,7 @@ import { tokenDigest } from '../../gateway/store/tokens.ts'
 import { temporaryDir } from '../support/blobs.ts'
 import { onEnd } from '../support/cleanup.ts'
 import { testDatabase } from '../support/database.ts'
+import { rights } from '../support/principals.ts'
 
 export const quietLog = openLog({ level: 'silent' })
 
@@ -49,7 +50,7 @@ export async function jobApp(
   const app = await buildHttpServer({
     log: quietLog,
     metrics: openMetrics(),
-    auth: { adminTokenSha256: tokenDigest('none'), findToken: async () => undefined, publicUrl: undefined },
+    auth: { adminTokenSha256: tokenDigest('none'), findToken: async () => undefined, rights, publicUrl: undefined },
     routes: async app => {
       orthancJobRoutes(app, { jobs })
       await options.routes?.(app, { db, dir, jobs, queue })

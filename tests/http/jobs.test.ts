@@ -12,10 +12,11 @@ import { temporaryDir } from '../support/blobs.ts'
 import { testDatabase } from '../support/database.ts'
 import { buildInstance } from '../support/dicom-builder.ts'
 import { missingOrthanc, startOrthanc } from '../support/orthanc.ts'
+import { caller } from '../support/principals.ts'
 import { until } from '../support/until.ts'
 import { jobApp, quietLog } from './job-app.ts'
 
-const who = { id: 'local' }
+const who = caller('local')
 const request = { type: 'Test', description: 'REST API' }
 
 /** Work that goes on until it is let go or told to stop. */

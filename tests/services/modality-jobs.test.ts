@@ -20,11 +20,12 @@ import { testDatabase } from '../support/database.ts'
 import { dcmqrscpAe, startDcmqrscp } from '../support/dcmqrscp.ts'
 import { missing } from '../support/dcmtk.ts'
 import { type BuildOptions, type BuiltInstance, buildInstance, seededUid } from '../support/dicom-builder.ts'
+import { caller } from '../support/principals.ts'
 import { until } from '../support/until.ts'
 
 const skip = missing('dcmqrscp', 'dcmqridx')
 const log = openLog({ level: 'silent' })
-const user = { id: 'tester' }
+const user = caller('tester')
 const never = new AbortController().signal
 
 /** A gateway's services around one archive, dcmqrscp, and an SCP of our own in front of the store. */

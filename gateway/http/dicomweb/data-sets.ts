@@ -27,7 +27,7 @@ export function sendDataSets(
   pages: AsyncIterable<readonly DicomJson[]>,
 ): FastifyReply {
   if (format === 'json') {
-    return reply.type('application/dicom+json; charset=utf-8').send(Readable.from(jsonArray(pages)))
+    return reply.type('application/dicom+json').send(Readable.from(jsonArray(pages)))
   }
   const boundary = randomBytes(16).toString('hex')
   return reply

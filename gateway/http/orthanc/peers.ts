@@ -74,7 +74,7 @@ export async function restPeerRoutes(app: FastifyInstance, services: RestPeerSer
     scope.get<Named>(
       '/peers/:id/system',
       { schema: { tags, summary: 'What it says of itself: does it answer?', params } },
-      async (request, reply) => await restStore.system(named(request.params.id).name, gone(reply)),
+      async (request, reply) => await restStore.system(request.principal, named(request.params.id).name, gone(reply)),
     )
     scope.put<Named>(
       '/peers/:id',

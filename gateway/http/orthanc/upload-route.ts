@@ -81,7 +81,7 @@ const drainLimitBytes = 64 * 1024 * 1024
 const drainLimitMs = 5000
 
 /** Reads the rest of a refused body, within bounds: many clients look for the answer only after sending all. */
-async function drain(body: Readable): Promise<void> {
+export async function drain(body: Readable): Promise<void> {
   if (body.readableEnded || body.destroyed) return
   const { promise, resolve } = Promise.withResolvers<void>()
   let left = drainLimitBytes
@@ -100,7 +100,7 @@ async function drain(body: Readable): Promise<void> {
 }
 
 /** Lets `places` in at a time, first come first served. */
-function openGate(places: number): { enter(): Promise<Disposable> } {
+export function openGate(places: number): { enter(): Promise<Disposable> } {
   let free = places
   const waiting: (() => void)[] = []
   const leave = (): void => {

@@ -1,0 +1,233 @@
+/**
+ * The bytes of stored instances for a ZIP archive: read ahead, a few at a time, into memory that is used again, and
+ * compared with their digest before the first one leaves, so that a damaged instance is never part of an archive.
+ */
+import { createHash } from 'node:crypto'
+import { promisify } from 'node:util'
+import { constants, crc32, createDeflateRaw, deflateRaw } from 'node:zlib'
+import type { ByteSource } from '../dicom/byte-source.ts'
+import { transferSyntax } from '../dicom/uid.ts'
+import { GatewayError, isGatewayError } from '../errors.ts'
+import type { Pixels } from '../pixels/pixels.ts'
+import type { Blobs } from '../store/blobs.ts'
+import type { ZipWriter } from '../zip/zip-writer.ts'
+import type { ZipInstance } from './zip-plan.ts'
+
+/** How the files of an archive are written. */
+export interface ZipFileOptions {
+  /** `fast` deflates what is not compressed already, at the level that costs least, where that gains something. */
+  readonly compression: 'stored' | 'fast'
+  /** Instances that can be transcoded without loss leave in this transfer syntax, the others as they are. */
+  readonly transcodeTo?: string
+}
+
+/** A file of an archive, ready to be written. It must be closed. */
+export interface ZipFile {
+  readonly transferSyntaxUid: string
+  /** Header and bytes; each part is valid until the next one is asked for. */
+  parts(writer: ZipWriter, name: string): AsyncIterable<Uint8Array>
+  close(): Promise<void>
+}
+
+/** Files up to this size are read whole. */
+const wholeBytes = 1_048_576
+const buffersKept = 16
+
+/** Opens the files of archives. */
+export class ZipFiles {
+  readonly #blobs: Pick<Blobs, 'open'>
+  readonly #pixels: Pick<Pixels, 'transcode'>
+  readonly #free: Buffer[] = []
+
+  constructor(blobs: Pick<Blobs, 'open'>, pixels: Pick<Pixels, 'transcode'>) {
+    this.#blobs = blobs
+    this.#pixels = pixels
+  }
+
+  /**
+   * Reads and verifies an instance.
+   *
+   * @throws GatewayError STORAGE_CORRUPT, STORAGE_IO, UNAVAILABLE; the reason of `signal`
+   */
+  async open(instance: ZipInstance, options: ZipFileOptions, signal: AbortSignal): Promise<ZipFile> {
+    const { fileSha256, sizeBytes, transferSyntaxUid } = instance
+    const blob = await this.#blobs.open(fileSha256)
+    try {
+      if (blob.sizeBytes !== sizeBytes) throw damaged()
+      const transcoded = await this.#transcoded(blob, instance, options, signal)
+      const from = transcoded ?? { transferSyntaxUid, sizeBytes, source: blob, close: async () => undefined }
+      try {
+        const sha256 = transcoded ? undefined : fileSha256
+        const isPlain = transferSyntax(from.transferSyntaxUid)?.encapsulated === false
+        const isDeflated = options.compression === 'fast' && isPlain && !isDeflatedSyntax(from.transferSyntaxUid)
+        const whole = sizeBytes <= wholeBytes && from.sizeBytes <= wholeBytes
+        const file = whole
+          ? await this.#whole(from.source, { sha256, isDeflated })
+          : await readLater(from.source, { sha256, isDeflated, signal })
+        const close = async (): Promise<void> => {
+          file.release()
+          await from.close()
+          await blob.close()
+        }
+        return { transferSyntaxUid: from.transferSyntaxUid, parts: file.parts, close }
+      } catch (error) {
+        await from.close()
+        throw error
+      }
+    } catch (error) {
+      await blob.close()
+      throw error
+    }
+  }
+
+  async #transcoded(
+    blob: ByteSource,
+    instance: ZipInstance,
+    { transcodeTo }: ZipFileOptions,
+    signal: AbortSignal,
+  ): Promise<Source | undefined> {
+    const { transferSyntaxUid: from, fileSha256 } = instance
+    if (transcodeTo === undefined || transcodeTo === from) return undefined
+    await checksums(blob, { sha256: fileSha256, signal })
+    try {
+      const made = await this.#pixels.transcode(blob, from, transcodeTo, signal)
+      const { transferSyntaxUid, sizeBytes } = made
+      return { transferSyntaxUid, sizeBytes, source: made.open(), close: () => made.close() }
+    } catch (error) {
+      const isKept = ['TRANSCODE_UNSUPPORTED', 'PIXELS_UNREADABLE', 'DICOM_UNREADABLE', 'DICOM_LIMIT'] as const
+      if (isKept.some(code => isGatewayError(error, code))) return undefined
+      throw error
+    }
+  }
+
+  async #whole(source: Readable, { sha256, isDeflated }: Omit<Verifying, 'signal'>): Promise<Opened> {
+    const buffer = this.#free.pop() ?? Buffer.allocUnsafeSlow(wholeBytes)
+    const release = (): void => {
+      if (this.#free.length < buffersKept) this.#free.push(buffer)
+    }
+    try {
+      const bytes = await source.read(0, source.sizeBytes, buffer)
+      if (bytes.length !== source.sizeBytes) throw damaged()
+      if (sha256 && !createHash('sha256').update(bytes).digest().equals(sha256)) throw damaged()
+      const deflated = isDeflated ? await deflateFast(bytes, fastest) : bytes
+      const isSmaller = deflated.length < bytes.length
+      const written = isSmaller ? deflated : bytes
+      return {
+        release,
+        async *parts(writer, name) {
+          yield writer.entry({
+            name,
+            method: isSmaller ? 'deflated' : 'stored',
+            sizeBytes: bytes.length,
+            compressedBytes: written.length,
+            crc32: crc32(bytes),
+          })
+          yield written
+        },
+      }
+    } catch (error) {
+      release()
+      throw error
+    }
+  }
+}
+
+interface Readable extends ByteSource {
+  read(offset: number, length: number, into?: Buffer): Promise<Uint8Array>
+}
+
+interface Source {
+  readonly transferSyntaxUid: string
+  readonly sizeBytes: number
+  readonly source: Readable
+  close(): Promise<void>
+}
+
+interface Opened {
+  readonly parts: ZipFile['parts']
+  /** Its memory may be used again. */
+  release(): void
+}
+
+interface Verifying {
+  /** What the bytes must have; not known of what was made just now. */
+  readonly sha256: Buffer | undefined
+  readonly isDeflated: boolean
+  readonly signal: AbortSignal
+}
+
+const deflateFast = promisify(deflateRaw)
+const fastest = { level: constants.Z_BEST_SPEED }
+
+/** A large file is read twice: once for its checksums, which stand before its bytes. */
+async function readLater(source: Readable, { sha256, isDeflated, signal }: Verifying): Promise<Opened> {
+  const { sizeBytes } = source
+  const checked = await checksums(source, { sha256, signal })
+  return {
+    release: () => undefined,
+    async *parts(writer, name) {
+      if (!isDeflated) {
+        yield writer.entry({ name, method: 'stored', sizeBytes, compressedBytes: sizeBytes, crc32: checked })
+        yield* chunksOf(source, signal)
+        return
+      }
+      const { header, ending } = writer.deflating(name, sizeBytes)
+      yield header
+      let compressedBytes = 0
+      for await (const chunk of deflated(chunksOf(source, signal))) {
+        compressedBytes += chunk.length
+        yield chunk
+      }
+      yield ending(checked, compressedBytes)
+    },
+  }
+}
+
+/** CRC-32 of the bytes, which have the digest where there is one. @throws GatewayError STORAGE_CORRUPT */
+async function checksums(source: Readable, { sha256, signal }: Pick<Verifying, 'sha256' | 'signal'>): Promise<number> {
+  const hash = sha256 && createHash('sha256')
+  let crc = 0
+  for await (const chunk of chunksOf(source, signal)) {
+    crc = crc32(chunk, crc)
+    hash?.update(chunk)
+  }
+  if (sha256 && !hash?.digest().equals(sha256)) throw damaged()
+  return crc
+}
+
+/** The bytes of a source, through one buffer. @throws GatewayError STORAGE_CORRUPT when they end early */
+async function* chunksOf(source: Readable, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+  const buffer = Buffer.allocUnsafe(wholeBytes)
+  for (let at = 0; at < source.sizeBytes; ) {
+    signal.throwIfAborted()
+    const chunk = await source.read(at, Math.min(wholeBytes, source.sizeBytes - at), buffer)
+    if (chunk.length === 0) throw damaged()
+    yield chunk
+    at += chunk.length
+  }
+}
+
+async function* deflated(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+  const deflate = createDeflateRaw({ ...fastest, chunkSize: 262_144 })
+  const feeding = (async () => {
+    for await (const chunk of chunks) {
+      // The chunk's memory is used again: wait until it has been read.
+      await new Promise<void>((resolve, reject) => deflate.write(chunk, error => (error ? reject(error) : resolve())))
+    }
+    deflate.end()
+  })()
+  feeding.catch((error: unknown) => deflate.destroy(error instanceof Error ? error : undefined))
+  try {
+    for await (const chunk of deflate) if (chunk instanceof Uint8Array) yield chunk
+    await feeding
+  } finally {
+    deflate.destroy()
+    await feeding.catch(() => undefined)
+  }
+}
+
+const isDeflatedSyntax = (uid: string): boolean => transferSyntax(uid)?.deflated === true
+
+function damaged(): GatewayError {
+  return new GatewayError('STORAGE_CORRUPT', 'a blob is not what was stored')
+}
