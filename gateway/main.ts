@@ -72,6 +72,8 @@ import { openIngest } from './services/ingest.ts'
 import { type Modalities, openModalities } from './services/modalities.ts'
 import { openModalityJobs } from './services/modality-jobs.ts'
 import { openModifications } from './services/modify.ts'
+import { openAnonymizations } from './services/modify-anonymize.ts'
+import { openRewriteJobs } from './services/modify-jobs.ts'
 import { openMpps } from './services/mpps.ts'
 import { nativePixels } from './services/native-pixels.ts'
 import { openOutbound } from './services/outbound.ts'
@@ -85,6 +87,7 @@ import { openProjectKeys } from './services/project-keys.ts'
 import { openPseudonyms } from './services/pseudonyms.ts'
 import { openQuery } from './services/query.ts'
 import { openRefusals } from './services/refusals.ts'
+import { openReidentification } from './services/reidentification.ts'
 import { openRemote } from './services/remote.ts'
 import { openRemoteQueries } from './services/remote-queries.ts'
 import { openRemoteStore } from './services/remote-store.ts'
@@ -172,6 +175,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     }),
   )
   const query = openQuery({ db })
+  const removal = openRemoval({ db })
   const retrieve = openRetrieve({ db, blobs, ownIssuers })
   const pixels = use(
     starting,
@@ -185,9 +189,11 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     concurrency: config.limits.jobs,
     historySize: config.limits.jobsHistory,
   })
-  const removal = openRemoval({ db })
   const rewriting = { db, blobs, ingest, pixels, removal, log, limitBytes: config.limits.instanceBytes }
-  const modifications = openModifications({ ...rewriting, jobs: backgroundJobs })
+  const rewrites = openRewriteJobs({ ...rewriting, jobs: backgroundJobs })
+  const modifyParts = { ...rewriting, rewrites }
+  const modifications = openModifications(modifyParts)
+  const anonymizations = openAnonymizations(modifyParts)
   const stopping = new AbortController()
   starting.defer(() => stopping.abort(new GatewayError('UNAVAILABLE', 'the gateway is stopping')))
   const converter = (name: string): Converter | undefined => {
@@ -362,8 +368,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         datasets: openResourceDatasets({ db, blobs }),
         changes,
         removal,
-        modify: { jobs: backgroundJobs, log, modifications },
-        removal: openRemoval({ db }),
+        modify: { jobs: backgroundJobs, log, modifications, anonymizations },
         metadata: openResourceMetadata({ db, requireSeen: config.orthanc.checkRevisions }),
         metadataNames: config.orthanc.userMetadata,
         attachments: openResourceAttachments({
@@ -389,6 +394,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         pixels,
         frames: openImageFrames({ retrieve, pixels }),
         ingest,
+        removal,
         limitBytes: config.limits.instanceBytes,
         concurrency: config.limits.uploads,
         place: { path: config.dicomweb.path, publicUrl: config.http.publicUrl },
@@ -418,6 +424,9 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         queue,
         peers,
         pairing,
+        projects,
+        pseudonyms,
+        reidentification: openReidentification({ db, pseudonyms }),
         routing,
         policies,
         consents,

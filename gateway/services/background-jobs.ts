@@ -4,8 +4,10 @@
  * left. Work that was handed over as a function ends as interrupted with its process; work of a defined type
  * is made again from its stored parameters and must not mind what an earlier run has done.
  */
+
 import { randomUUID } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
+import { authorize } from '../../policy/authorize.ts'
 import { type AuditEvent, eventTypes, securityAlert } from '../audit/event.ts'
 import { appendAudits } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
@@ -228,6 +230,7 @@ export function openBackgroundJobs(options: {
   }
 
   const requeue = async (principal: Principal, id: string, from: 'paused' | 'failure'): Promise<boolean> => {
+    authorize(principal, 'job.control')
     const job = await load(id)
     if (!job || !workOf(job)) return false
     return await control(principal, id, from === 'paused' ? 'job-resumed' : 'job-resubmitted', async tx => {
@@ -297,6 +300,7 @@ export function openBackgroundJobs(options: {
     load,
 
     async pause(principal, id) {
+      authorize(principal, 'job.control')
       const isPaused = await control(principal, id, 'job-paused', tx => pauseJob(tx, id))
       if (isPaused) running.get(id)?.abort(new GatewayError('STATE_CONFLICT', 'the job was paused'))
       return isPaused || (await isEnded(id))
@@ -306,6 +310,7 @@ export function openBackgroundJobs(options: {
     resubmit: (principal, id) => requeue(principal, id, 'failure'),
 
     async cancel(principal, id) {
+      authorize(principal, 'job.control')
       const failure = { code: 'CANCELLED', message: 'the job was cancelled' }
       const isCancelled = await control(principal, id, 'job-cancelled', tx =>
         failJob(tx, id, failure, ['pending', 'running', 'paused']),
@@ -318,6 +323,7 @@ export function openBackgroundJobs(options: {
     },
 
     async openOutput(principal, id, key) {
+      authorize(principal, 'job.read')
       const job = await load(id)
       const output = Object.entries(job?.outputs ?? {}).find(([name]) => name === key)?.[1]
       if (!output) throw new GatewayError('NOT_FOUND', 'the job has no such output')
@@ -332,6 +338,7 @@ export function openBackgroundJobs(options: {
     },
 
     async removeOutput(principal, id, key) {
+      authorize(principal, 'job.control')
       const isGone = await control(principal, id, 'job-output-removed', tx => forgetOutput(tx, id, key))
       if (!isGone) throw new GatewayError('NOT_FOUND', 'the job has no such output')
       await files.remove(id, key)

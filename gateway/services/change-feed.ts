@@ -1,5 +1,7 @@
 /** The feed of changes for readers: whoever asks finds everything that was committed before. */
+
 import { setTimeout as delay } from 'node:timers/promises'
+import { authorize } from '../../policy/authorize.ts'
 import { eventTypes, securityAlert } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
@@ -74,6 +76,7 @@ export function openChangeFeed(options: {
       return { changes: change ? [change] : [], isLast: true, last }
     },
     async clear(principal) {
+      authorize(principal, 'gateway.administer')
       await sequenceChanges(db)
       await db.inTransaction(async tx => {
         await clearChanges(tx)

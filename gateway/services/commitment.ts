@@ -6,8 +6,10 @@
  * or on a new one, for days if need be. As its user we ask an archive after sending and believe its answer
  * only: a request that is not answered in time is asked again, with a new transaction.
  */
+
 import { randomBytes, randomUUID } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
+import { authorize } from '../../policy/authorize.ts'
 import { type AuditEvent, type AuditObject, instancesAccessed, instancesTransferred } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
@@ -324,6 +326,7 @@ export function openCommitments(parts: CommitmentParts): Commitments {
 
   return {
     async receive(principal, peer, request) {
+      authorize(principal, 'commitment.request')
       const { instances, transactionUid } = request
       if (instances.length === 0) throw new GatewayError('BAD_REQUEST', 'expected at least one instance')
       if (instances.length > maxInstances) {

@@ -27,6 +27,8 @@ export interface ModifyRequest {
   readonly keys: Readonly<Partial<Record<Level, string>>>
   /** Keys that stay as they are. */
   readonly kept: ReadonlySet<Level>
+  /** All tags that are to stay, the keys among them. */
+  readonly keep: readonly TagPath[]
   /** Identifiers are set by hand. */
   readonly force: boolean
   readonly keepSource: boolean
@@ -62,6 +64,7 @@ export function readModifyRequest(body: unknown): ModifyRequest {
       privateCreator: readText(body, 'PrivateCreator'),
     },
     keys,
+    keep,
     kept: new Set(levels.filter(level => keep.some(path => isKey(path, level)))),
     force,
     keepSource: readFlag(body, 'KeepSource') ?? true,

@@ -42,10 +42,17 @@ export interface RewriteRun {
   readonly permissive: boolean
   readonly keepSource: boolean
   readonly madeBy: 'modification' | 'anonymization'
-  /** The patient's issuer stays that of the source. */
-  readonly keepsIssuer: boolean
-  /** The level that the result names; undefined lists everything that was made. */
-  readonly resultLevel: Level | undefined
+  /** Whose patient IDs a new instance names; undefined where it says so itself. */
+  readonly issuerOf: (source: SourceInstance) => string | undefined
+  /** What the job's content says beside the counts. */
+  readonly fields: (made: MadeResources) => Record<string, unknown>
+}
+
+/** What has been made so far. */
+export interface MadeResources {
+  /** The last instance and what is above it; undefined before there is one. */
+  readonly last: Readonly<Record<Level, string>> | undefined
+  readonly ids: Readonly<Record<Level, ReadonlySet<string>>>
 }
 
 const width = 4
@@ -94,18 +101,19 @@ export async function runRewrite(
 
 async function rewriteOne(
   { db, ingest, limitBytes }: RunParts,
-  { rewrite, principal, madeBy, keepsIssuer }: RewriteRun,
+  { rewrite, principal, madeBy, issuerOf }: RewriteRun,
   source: SourceInstance,
   signal: AbortSignal,
 ): Promise<Record<Level, string>> {
   const rewritten = await rewrite(source, signal)
   try {
+    const issuer = issuerOf(source)
     const origin: Origin = {
       kind: 'rest',
       principal: principal.id,
       ...(principal.address !== undefined && { remoteAddress: principal.address }),
       madeFrom: { instance: source.orthancId, by: madeBy },
-      ...(keepsIssuer && source.issuer !== '' && { issuer: source.issuer }),
+      ...(issuer !== undefined && { issuer }),
     }
     const result = await storeFile(ingest, rewritten.chunks, origin, { limitBytes })
     if (result.kind === 'conflict' || result.kind === 'variant') {
@@ -124,18 +132,18 @@ async function rewriteOne(
 }
 
 /** What has come of it so far. */
-class Outcome {
+class Outcome implements MadeResources {
   count = 0
   failed = 0
-  readonly #total: number
-  readonly #run: RewriteRun
-  readonly #made: Readonly<Record<Level, Set<string>>> = {
+  last: Record<Level, string> | undefined
+  readonly ids: Readonly<Record<Level, Set<string>>> = {
     instance: new Set(),
     series: new Set(),
     study: new Set(),
     patient: new Set(),
   }
-  #last: Record<Level, string> | undefined
+  readonly #total: number
+  readonly #run: RewriteRun
 
   constructor(total: number, run: RewriteRun) {
     this.#total = total
@@ -144,29 +152,26 @@ class Outcome {
 
   add(made: Record<Level, string>): void {
     this.count++
-    this.#last = made
-    for (const level of order) this.#made[level].add(made[level])
+    this.last = made
+    for (const level of order) this.ids[level].add(made[level])
   }
 
   content(): Record<string, unknown> {
-    const { resultLevel, madeBy } = this.#run
-    return {
-      FailedInstancesCount: this.failed,
-      InstancesCount: this.#total,
-      IsAnonymization: madeBy === 'anonymization',
-      ...(resultLevel ? this.#single(resultLevel) : { Resources: this.#all() }),
-    }
+    return { FailedInstancesCount: this.failed, InstancesCount: this.#total, ...this.#run.fields(this) }
   }
+}
 
-  #single(level: Level) {
-    if (!this.#last) return {}
-    const { [level]: id, patient } = this.#last
-    return { ID: id, Path: `/${paths[level]}/${id}`, PatientID: patient, Type: names[level] }
-  }
+/** The resource of a level that was made, as Orthanc's jobs about one resource show it. */
+export function singleResult({ last }: MadeResources, level: Level): Record<string, unknown> {
+  if (!last) return {}
+  const { [level]: id, patient } = last
+  return { ID: id, Path: `/${paths[level]}/${id}`, PatientID: patient, Type: names[level] }
+}
 
-  #all() {
-    return order.flatMap(level =>
-      [...this.#made[level]].sort().map(id => ({ ID: id, Path: `/${paths[level]}/${id}`, Type: names[level] })),
-    )
-  }
+/** All resources that were made, as Orthanc's jobs about several resources show them. */
+export function allResults({ ids }: MadeResources): Record<string, unknown> {
+  const Resources = order.flatMap(level =>
+    [...ids[level]].sort().map(id => ({ ID: id, Path: `/${paths[level]}/${id}`, Type: names[level] })),
+  )
+  return { Resources }
 }

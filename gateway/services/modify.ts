@@ -1,7 +1,6 @@
 /** Modification of stored instances: one at once, as a file; or all below resources, as a job. */
-import { randomBytes } from 'node:crypto'
+import { authorize } from '../../policy/authorize.ts'
 import { appendAudits } from '../audit/log.ts'
-import { decode, integer, isObject, list, object, oneOf, optional, text } from '../decode.ts'
 import type { ByteSource } from '../dicom/byte-source.ts'
 import { planModification } from '../dicom/modification.ts'
 import { spliceEdits } from '../dicom/part10-splice.ts'
@@ -10,9 +9,9 @@ import type { Pixels } from '../pixels/pixels.ts'
 import type { Principal } from '../principal.ts'
 import type { Blobs, StagedFile } from '../store/blobs.ts'
 import type { Level } from '../store/query.ts'
-import type { BackgroundJobs } from './background-jobs.ts'
+import { newSeed, type RewriteJobs, type RewriteWishes } from './modify-jobs.ts'
 import { assertLevel, bulkLevel, keyTags, type ModifyRequest, readIds, readModifyRequest } from './modify-request.ts'
-import { type Rewriter, type Rewritten, type RunParts, runRewrite } from './modify-run.ts'
+import { allResults, type Rewriter, type Rewritten, type RunParts, singleResult } from './modify-run.ts'
 import {
   accessEvents,
   findResources,
@@ -23,12 +22,6 @@ import {
   sourceInstances,
 } from './modify-sources.ts'
 import { derivedUid } from './modify-uids.ts'
-
-/** What a job is asked for with. */
-export interface RewriteWishes {
-  readonly priority: number
-  readonly permissive: boolean
-}
 
 /** Modifies instances as Orthanc's API asks for it. */
 export interface Modifications {
@@ -48,77 +41,37 @@ export interface Modifications {
 export interface ModifyParts extends RunParts {
   readonly blobs: Pick<Blobs, 'open' | 'stageFrom'>
   readonly pixels: Pick<Pixels, 'transcode'>
-  readonly jobs: BackgroundJobs
+  readonly rewrites: RewriteJobs
 }
-
-/** The parameters of a job that rewrites instances: what was selected, and the body that said how. */
-export const rewriteParameters = object({
-  resources: list(object({ level: oneOf('patient', 'study', 'series', 'instance'), orthancId: text({ max: 64 }) })),
-  upTo: integer({ min: 0 }),
-  instanceCount: integer({ min: 0 }),
-  level: oneOf('patient', 'study', 'series', 'instance'),
-  /** The result names this one resource; without it all that was made. */
-  resultLevel: optional(oneOf('patient', 'study', 'series', 'instance')),
-  seed: text({ min: 32, max: 128 }),
-  body: (raw, path, problems) => {
-    if (isObject(raw)) return raw
-    problems.add(path, 'expected an object')
-    return undefined
-  },
-})
-
-const jobType = 'ResourceModification'
 
 /** Opens modifications, and defines their jobs. */
 export function openModifications(parts: ModifyParts): Modifications {
-  const { db, blobs, jobs } = parts
+  const { db, blobs, rewrites } = parts
 
-  jobs.define(jobType, ({ principal, permissive, parameters }) => async (progress, signal) => {
-    const { level, resultLevel, seed, body, ...selection } = readParameters(rewriteParameters, parameters)
+  rewrites.define('modification', ({ level, resultLevel, seed, body }) => {
     const request = readModifyRequest(body)
     assertLevel(request, level)
-    return await runRewrite(
-      parts,
-      {
-        selection,
-        rewrite: rewriter(parts, request, { level, seed }),
-        principal,
-        permissive,
-        keepSource: request.keepSource,
-        madeBy: 'modification',
-        keepsIssuer: keepsIssuer(request),
-        resultLevel,
-      },
-      progress,
-      signal,
-    )
+    return {
+      rewrite: rewriter(parts, request, { level, seed }),
+      keepSource: request.keepSource,
+      issuerOf: keepsIssuer(request) ? issuerOfSource : () => undefined,
+      fields: made => ({
+        IsAnonymization: false,
+        ...(resultLevel ? singleResult(made, resultLevel) : allResults(made)),
+      }),
+    }
   })
-
-  const submit = async (
-    principal: Principal,
-    job: { resources: readonly Resource[]; body: unknown; level: Level; resultLevel?: Level },
-    wishes: RewriteWishes,
-  ): Promise<string> => {
-    const selection = await selectInstances(db, job.resources)
-    return await jobs.submit(principal, {
-      type: jobType,
-      description: 'REST API',
-      ...wishes,
-      content: { FailedInstancesCount: 0, InstancesCount: selection.instanceCount, IsAnonymization: false },
-      parameters: { ...selection, ...job, seed: randomBytes(32).toString('hex') },
-      audit: await accessEvents(db, principal, selection, 'modification'),
-    })
-  }
 
   return {
     async instance(principal, orthancId, body, signal) {
+      authorize(principal, 'study.modify')
       const request = readModifyRequest(body)
       const level = bulkLevel(body, request)
       assertLevel(request, level)
       const resources = await findResources(db, [orthancId], 'instance')
       const selection = await selectInstances(db, resources)
       const source = await firstInstance(parts, principal, selection, 'modification')
-      const rewrite = rewriter(parts, request, { level, seed: randomBytes(32).toString('hex') })
+      const rewrite = rewriter(parts, request, { level, seed: newSeed() })
       const rewritten = await rewrite(source, signal)
       try {
         return await blobs.stageFrom(rewritten.chunks, { expectedBytes: source.sizeBytes })
@@ -128,27 +81,23 @@ export function openModifications(parts: ModifyParts): Modifications {
     },
 
     async resource(principal, { level, orthancId }, body, wishes) {
-      const request = readModifyRequest(body)
-      assertLevel(request, level)
+      authorize(principal, 'study.modify')
+      assertLevel(readModifyRequest(body), level)
       const resources = await findResources(db, [orthancId], level)
-      return await submit(principal, { resources, body, level, resultLevel: level }, wishes)
+      const request = { kind: 'modification', resources, body, level, resultLevel: level } as const
+      return await rewrites.submit(principal, request, wishes)
     },
 
     async bulk(principal, body, wishes) {
+      authorize(principal, 'study.modify')
       const request = readModifyRequest(body)
       const ids = readIds(body, 'Resources')
       const level = bulkLevel(body, request)
       assertLevel(request, level)
-      return await submit(principal, { resources: await findResources(db, ids), body, level }, wishes)
+      const resources = await findResources(db, ids)
+      return await rewrites.submit(principal, { kind: 'modification', resources, body, level }, wishes)
     },
   }
-}
-
-/** The parameters of a job. @throws GatewayError BAD_REQUEST when they are not what was stored */
-export function readParameters<T>(decoder: Parameters<typeof decode<T>>[0], parameters: unknown): T {
-  const decoded = decode(decoder, parameters)
-  if (!decoded.ok) throw new GatewayError('BAD_REQUEST', 'the stored parameters of a job cannot be read')
-  return decoded.value
 }
 
 /** The one instance of a selection; that it is read is on record then. @throws GatewayError NOT_FOUND */
@@ -164,13 +113,16 @@ export async function firstInstance(
   throw new GatewayError('NOT_FOUND', 'no such instance')
 }
 
+/** Patients stay those of whom they are: two hospitals' 12345 are two people. */
+export const issuerOfSource = ({ issuer }: SourceInstance): string | undefined => issuer || undefined
+
 const keepsIssuer = ({ modification }: ModifyRequest): boolean =>
   !modification.replace.some(({ path }) => path.tag === 0x00100021 && path.within.length === 0)
 
 /** Writes instances as a request wants them, with the keys that it gives them at a level. */
-function rewriter(
+export function rewriter(
   { blobs, pixels }: Pick<ModifyParts, 'blobs' | 'pixels'>,
-  request: ModifyRequest,
+  request: Pick<ModifyRequest, 'modification' | 'transcode' | 'keys' | 'kept'>,
   { level, seed }: { readonly level: Level; readonly seed: string },
 ): Rewriter {
   return async (source, signal) => {
@@ -226,7 +178,12 @@ export async function* chunksOf(source: ByteSource): AsyncGenerator<Uint8Array> 
 const levels = ['patient', 'study', 'series', 'instance'] as const
 
 /** The keys that an instance gets: those asked for, and new ones from the level on, unless they are kept. */
-function keyChanges({ keys, kept }: ModifyRequest, source: SourceInstance, level: Level, seed: string) {
+function keyChanges(
+  { keys, kept }: Pick<ModifyRequest, 'keys' | 'kept'>,
+  source: SourceInstance,
+  level: Level,
+  seed: string,
+) {
   const old = {
     study: source.studyInstanceUid,
     series: source.seriesInstanceUid,

@@ -2,8 +2,10 @@
  * What a person sends out of the hospital goes by transfers: each with its recorded decision, carried by the
  * lanes, and visible where transfers are. Here they are planned and waited for.
  */
+
 import { setTimeout as delay } from 'node:timers/promises'
 import { sql } from 'kysely'
+import { authorize } from '../../policy/authorize.ts'
 import type { Db } from '../db/db.ts'
 import type { TransferState } from '../db/schema.ts'
 import { GatewayError } from '../errors.ts'
@@ -42,6 +44,7 @@ export function openOutsideSends({
 }): OutsideSends {
   return {
     async send(principal, { modality }, resources, signal) {
+      authorize(principal, 'study.send')
       const transfers: string[] = []
       for (const { study, sopInstanceUids } of await byStudy(db, resources)) {
         transfers.push(
@@ -52,7 +55,7 @@ export function openOutsideSends({
             only: new Set(sopInstanceUids),
             purpose: 'manual',
             priority: 'normal',
-            principal: principal.id,
+            principal,
           }),
         )
       }

@@ -2,6 +2,7 @@
  * The life of a policy: a draft is written, linted, compared and published by a second person, who makes it an immutable,
  * signed version. `policy.twoPersons` off is for a site with one person; every version says how it was published.
  */
+
 import { randomUUID } from 'node:crypto'
 import { sql } from 'kysely'
 import type { Signer } from '../../peers/envelope.ts'

@@ -3,9 +3,11 @@
  * key that is a file outside of the database; so the database, and its backups, tell nobody. What a subject got once
  * it keeps: the same subject has the same pseudonym in one project, whatever made it.
  */
+
 import { createHmac, type Hmac } from 'node:crypto'
 import { sql } from 'kysely'
 import { lockBytes, unlockBytes } from '../../peers/sodium.ts'
+import { authorize } from '../../policy/authorize.ts'
 import type { Profile } from '../../policy/deid/profile.ts'
 import { Project, type Subject } from '../../policy/deid/project.ts'
 import { eventTypes, securityAlert } from '../audit/event.ts'
@@ -167,6 +169,7 @@ export function openPseudonyms(options: { db: Db; keyPath: string }): Pseudonyms
         .execute()
     },
     async import(principal, project, entries) {
+      authorize(principal, 'pseudonym.write')
       const registry = await keys()
       return await db.inTransaction(async tx => {
         await lockProject(tx, project)

@@ -1,4 +1,5 @@
 /** Queries for somebody, by whatever protocol: each is an audit event, written before the first match leaves. */
+import { authorize } from '../../policy/authorize.ts'
 import { queried } from '../audit/event.ts'
 import { auditInsertion } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
@@ -40,9 +41,11 @@ export function openQuery({ db }: { readonly db: Db }): Query {
     ])
   return {
     async *find(principal, spec, options) {
+      authorize(principal, 'study.search')
       yield* search(db, spec, { ...options, recording: recordingOf(principal, spec) })
     },
     async findPart(principal, spec, options) {
+      authorize(principal, 'study.search')
       const { offset = 0, limit } = options
       const recording = recordingOf(principal, spec)
       if (limit <= largestPage) {

@@ -1,6 +1,8 @@
 /** Queries of other nodes whose answers are kept for a while, so that a person or program can go on from them. */
+
 import { randomUUID } from 'node:crypto'
 import { sql } from 'kysely'
+import { authorize } from '../../policy/authorize.ts'
 import type { Db, Tx } from '../db/db.ts'
 import type { DicomJson } from '../dicom/json.ts'
 import { fromJson } from '../dicom/json.ts'
@@ -83,6 +85,7 @@ export function openRemoteQueries(options: {
     load,
 
     async ask(principal, { modality, level, query, call }, signal) {
+      authorize(principal, 'modality.query')
       const asked: Record<string, DicomJson[string]> = { ...query }
       for (const tag of askedFor[level]) asked[tag] ??= { vr: 'LO' }
       const isAscii = /^[\x20-\x7e]*$/.test(JSON.stringify(asked))

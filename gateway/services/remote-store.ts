@@ -1,5 +1,7 @@
 /** Sends stored resources to a registered modality now: directly inside of the hospital, by transfers out of it. */
+
 import { sql } from 'kysely'
+import { authorize } from '../../policy/authorize.ts'
 import type { Db } from '../db/db.ts'
 import { GatewayError } from '../errors.ts'
 import type { Principal } from '../principal.ts'
@@ -49,6 +51,7 @@ export function openRemoteStore(options: {
   const { db, findNode, retrieve, node, outside } = options
   return {
     async plan(principal, name, { resources, call, permissive = false }) {
+      authorize(principal, 'study.send')
       const target = {
         ...findNode(name),
         ...(call?.callingAe !== undefined && { callingAe: call.callingAe }),

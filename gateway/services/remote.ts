@@ -1,4 +1,5 @@
 /** Asks a registered node now: is it there, and what does it hold? */
+import { authorize } from '../../policy/authorize.ts'
 import {
   type AuditObject,
   beginTransferring,
@@ -114,6 +115,7 @@ export function openRemote(options: {
     { level, keys, call }: NodeQuery & { readonly call?: RemoteCall },
     signal: AbortSignal,
   ): AsyncGenerator<DicomJson, void, void> {
+    authorize(principal, 'modality.query')
     const target = called(name, call)
     // PS3.15 A.5.3.10: the query itself is not recorded, its keys may be a patient's name.
     await db.inTransaction(tx =>
@@ -135,13 +137,15 @@ export function openRemote(options: {
   return {
     ask,
 
-    async echo(_principal, name, signal) {
+    async echo(principal, name, signal) {
+      authorize(principal, 'modality.query')
       const begin = performance.now()
       const { status } = await node.echo(findNode(name), signal)
       return { status, tookMs: Math.round(performance.now() - begin) }
     },
 
     async find(principal, name, { level, query, limit }, signal) {
+      authorize(principal, 'modality.query')
       const keys = queryKeys(level, query)
       const matches: DicomJson[] = []
       for await (const match of ask(principal, name, { level, keys }, signal)) {
@@ -152,6 +156,7 @@ export function openRemote(options: {
     },
 
     async move(principal, name, { level, resources, destination = aeTitle, call }, onProgress, signal) {
+      authorize(principal, 'modality.retrieve')
       const target = called(name, call)
       const to = receiver(destination)
       const requestor = participant(principal)
@@ -174,6 +179,7 @@ export function openRemote(options: {
     },
 
     async send(principal, name, instance, signal) {
+      authorize(principal, 'study.send')
       const target = findNode(name)
       if (target.isOutside) {
         throw new GatewayError('FORBIDDEN', `${target.name} is outside of the hospital: nothing is sent there directly`)

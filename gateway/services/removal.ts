@@ -2,6 +2,7 @@
  * Deletes resources for somebody, at any level: rows, counters, what was said of them, and after a while their bytes.
  * What a transfer still has to send, or an archive has not committed to, is refused: it would be lost.
  */
+import { authorize } from '../../policy/authorize.ts'
 import { type AuditEvent, instancesAccessed, studyDeleted } from '../audit/event.ts'
 import { appendAudits } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
@@ -44,6 +45,7 @@ const mostIds = 100_000
 export function openRemoval({ db }: { readonly db: Db }): Removal {
   return {
     async remove(principal, level, orthancIds, reason) {
+      authorize(principal, 'study.delete')
       const asked = typeof orthancIds === 'string' ? [orthancIds] : orthancIds
       if (asked.length > mostIds) throw new GatewayError('TOO_LARGE', `expected at most ${mostIds} resources at a time`)
       const condemned = { level, orthancIds: asked }

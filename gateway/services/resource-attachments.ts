@@ -2,11 +2,13 @@
  * Attachments of resources: files beside the images, blobs like these. `dicom` is the instance's own file; its bytes
  * are never rewritten, what "compressed" means for it is a second, compressed copy.
  */
+
 import { createHash, type Hash, randomUUID } from 'node:crypto'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { createDeflate, createInflate } from 'node:zlib'
 import { sql } from 'kysely'
+import { authorize } from '../../policy/authorize.ts'
 import type { Db, Tx } from '../db/db.ts'
 import { GatewayError } from '../errors.ts'
 import type { Principal } from '../principal.ts'
@@ -157,6 +159,7 @@ export function openResourceAttachments(options: {
     },
 
     async open(principal, resource, name, form) {
+      authorize(principal, 'study.read')
       const row = await need(db, resource)
       const attachment = await load(row, name)
       await db.inTransaction(tx =>
@@ -166,6 +169,7 @@ export function openResourceAttachments(options: {
     },
 
     async put(principal, resource, name, { bytes, expectedBytes, seen }) {
+      authorize(principal, 'study.annotate')
       checkName(name)
       await need(db, resource)
       const { fileSha256, sizeBytes, md5 } = await store(bytes, expectedBytes)
@@ -203,6 +207,7 @@ export function openResourceAttachments(options: {
     },
 
     async remove(principal, resource, name, seen) {
+      authorize(principal, 'study.annotate')
       checkName(name)
       await db.inTransaction(async tx => {
         const row = await need(tx, resource)
@@ -221,6 +226,7 @@ export function openResourceAttachments(options: {
     },
 
     async setCompressed(principal, resource, name, isCompressed) {
+      authorize(principal, 'study.annotate')
       const row = await need(db, resource)
       const before = await load(row, name)
       if (before.isCompressed === isCompressed) return

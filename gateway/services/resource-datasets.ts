@@ -1,5 +1,7 @@
 /** Reads the data sets of resources for somebody: one audit event for each study, before anything is told. */
+
 import { sql } from 'kysely'
+import { authorize } from '../../policy/authorize.ts'
 import { instancesAccessed } from '../audit/event.ts'
 import { appendAudits } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
@@ -47,6 +49,7 @@ const pageSize = 100
 export function openResourceDatasets({ db, blobs }: { readonly db: Db; readonly blobs: Blobs }): ResourceDatasets {
   return {
     async *read(principal, { level, orthancId }, options = {}) {
+      authorize(principal, 'study.read')
       const { limit = mostInstances, ...reading } = options
       const studies = await loadStudies(db, level, orthancId, limit)
       if (studies.length === 0) throw new GatewayError('NOT_FOUND', `no such ${level}`)

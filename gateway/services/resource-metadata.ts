@@ -1,6 +1,8 @@
 /** Metadata, labels and protection of resources, as people and scripts set them: audited, and told in the feed. */
+
 import { createHash } from 'node:crypto'
 import { sql } from 'kysely'
+import { authorize } from '../../policy/authorize.ts'
 import type { Db, Tx } from '../db/db.ts'
 import { GatewayError } from '../errors.ts'
 import type { Principal } from '../principal.ts'
@@ -88,6 +90,7 @@ export function openResourceMetadata(options: { readonly db: Db; readonly requir
 
     set: (principal, resource, name, value, seen) =>
       change(resource, async (tx, row) => {
+        authorize(principal, 'study.annotate')
         check(name)
         const before = await lockMetadatum(tx, row, name)
         checkSeen(before && { revision: before.revision, md5: md5Of(before.value) }, seen, requireSeen)
@@ -99,6 +102,7 @@ export function openResourceMetadata(options: { readonly db: Db; readonly requir
 
     remove: (principal, resource, name, seen) =>
       change(resource, async (tx, row) => {
+        authorize(principal, 'study.annotate')
         check(name)
         const before = await lockMetadatum(tx, row, name)
         if (!before) throw new GatewayError('NOT_FOUND', 'no such metadata')
@@ -117,6 +121,7 @@ export function openResourceMetadata(options: { readonly db: Db; readonly requir
 
     addLabel: (principal, resource, label) =>
       change(resource, async (tx, row) => {
+        authorize(principal, 'study.annotate')
         if (!labelPattern.test(label)) {
           throw new GatewayError('BAD_REQUEST', 'expected a label of 1 to 64 letters, digits, underscores and hyphens')
         }
@@ -126,6 +131,7 @@ export function openResourceMetadata(options: { readonly db: Db; readonly requir
 
     removeLabel: (principal, resource, label) =>
       change(resource, async (tx, row) => {
+        authorize(principal, 'study.annotate')
         if (!(await removeLabel(tx, row, label))) return
         await auditResource(tx, principal, row, { action: 'U', reason: 'label-removed', detail: { label } })
       }),
@@ -140,6 +146,7 @@ export function openResourceMetadata(options: { readonly db: Db; readonly requir
 
     protect: (principal, patient, isProtected) =>
       change({ level: 'patient', orthancId: patient }, async (tx, row) => {
+        authorize(principal, 'study.annotate')
         await sql`update patients set is_protected = ${isProtected} where id = ${row.id}`.execute(tx)
         await auditResource(tx, principal, row, { action: 'U', reason: isProtected ? 'protected' : 'unprotected' })
       }),

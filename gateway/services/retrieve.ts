@@ -1,5 +1,7 @@
 /** Opens stored bytes for somebody: each time is an audit event, committed before the first byte leaves. */
+
 import { sql } from 'kysely'
+import { authorize } from '../../policy/authorize.ts'
 import { instancesAccessed } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
@@ -93,6 +95,7 @@ export function openRetrieve(options: {
     },
 
     async openInstance(principal, orthancId) {
+      authorize(principal, 'study.read')
       const { rows } = await sql<Row>`
         select i.sop_instance_uid as "sopInstanceUid", i.file_sha256 as "fileSha256",
                s.study_instance_uid as "studyInstanceUid", p.patient_id as "patientId", p.issuer

@@ -5,9 +5,11 @@
  *
  * Routing sends only what a destination lacks. A person's send is its own trigger and sends everything.
  */
+
 import { createHash, randomBytes, randomUUID } from 'node:crypto'
 import { sql } from 'kysely'
 import { asksForConsent, findAgreement } from '../../policy/agreements.ts'
+import { authorize } from '../../policy/authorize.ts'
 import { type Decided, type Decision, decide } from '../../policy/decide.ts'
 import { type ArchiveTerms, asIs } from '../../policy/document.ts'
 import { loadActivePolicy, type PolicyVersion } from '../../policy/versions.ts'
@@ -17,6 +19,7 @@ import type { Db, Tx } from '../db/db.ts'
 import { GatewayError, isGatewayError } from '../errors.ts'
 import type { Queue } from '../jobs/queue.ts'
 import type { Log } from '../log.ts'
+import type { Principal } from '../principal.ts'
 import { recordStable } from '../store/changes.ts'
 import { findConsentGap } from './consent-transfers.ts'
 import { type FindArchive, type RouteTarget, resolveTarget } from './route-target.ts'
@@ -34,7 +37,7 @@ export interface SendRequest {
   readonly archive?: ArchiveTerms
   readonly purpose: string
   readonly priority: string
-  readonly principal: string
+  readonly principal: Principal
   /** SOP Instance UIDs: only these of the study; all when absent. */
   readonly only?: ReadonlySet<string>
 }
@@ -223,6 +226,7 @@ export function startRouting(options: {
     evaluate,
     send: ({ study, purpose, priority, archive, principal, only, ...wish }) =>
       db.inTransaction(async tx => {
+        authorize(principal, 'study.send')
         const policy = await loadActivePolicy(tx)
         if (!policy) throw new GatewayError('POLICY_DENIED', 'no policy is active: publish one first')
         const { destinations } = policy.document
@@ -252,7 +256,13 @@ export function startRouting(options: {
           needsConsent: asksForConsent(policy.document, agreement),
           effect: { kind: 'send', to: [destination], ...terms },
         } as const
-        const id = await plan(tx, { snapshot, decision, policy, trigger: `manual:${randomUUID()}`, principal })
+        const id = await plan(tx, {
+          snapshot,
+          decision,
+          policy,
+          trigger: `manual:${randomUUID()}`,
+          principal: principal.id,
+        })
         if (!id) throw new GatewayError('STATE_CONFLICT', 'nothing to send')
         return id
       }),

@@ -2,6 +2,7 @@
  * Instances that come in one request (STOW-RS): each is staged while the ones before it are being committed, and each
  * has its own outcome. What was stored stays stored, whatever becomes of the others.
  */
+import { authorize } from '../../policy/authorize.ts'
 import type { DicomJson } from '../dicom/json.ts'
 import { jsonText } from '../dicom/json-read.ts'
 import { type ErrorCode, GatewayError, isGatewayError } from '../errors.ts'
@@ -42,7 +43,11 @@ export interface StoreSession {
 /** Instances that wait for their commit at the same time. */
 const maxWaiting = 32
 
-/** Begins a session for somebody; instances of other studies than `studyInstanceUid` are refused where it is given. */
+/**
+ * Begins a session for somebody; instances of other studies than `studyInstanceUid` are refused where it is given.
+ *
+ * @throws GatewayError FORBIDDEN
+ */
 export function openStoreSession(
   principal: Principal,
   options: {
@@ -51,6 +56,7 @@ export function openStoreSession(
     readonly studyInstanceUid: string | undefined
   },
 ): StoreSession {
+  authorize(principal, 'study.store')
   const { ingest, limitBytes, studyInstanceUid } = options
   const origin: Origin = {
     kind: 'rest',

@@ -1,11 +1,14 @@
 /** What a person may do to an outbound transfer: cancel it, or set it going again. */
+
 import { randomBytes } from 'node:crypto'
 import { sql } from 'kysely'
+import { authorize } from '../../policy/authorize.ts'
 import { eventTypes, securityAlert } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
 import { GatewayError } from '../errors.ts'
 import type { Queue } from '../jobs/queue.ts'
+import type { Principal } from '../principal.ts'
 import { gapOfTransfer } from './consent-transfers.ts'
 import { deleteOutputs } from './prepared-rows.ts'
 
@@ -15,7 +18,12 @@ import { deleteOutputs } from './prepared-rows.ts'
  *
  * @throws GatewayError NOT_FOUND, STATE_CONFLICT
  */
-export async function cancelTransfer(options: { db: Db; queue: Queue }, id: string, principal: string): Promise<void> {
+export async function cancelTransfer(
+  options: { db: Db; queue: Queue },
+  id: string,
+  principal: Principal,
+): Promise<void> {
+  authorize(principal, 'transfer.cancel')
   await options.db.inTransaction(async tx => {
     const { state, modality } = await lockTransfer(tx, id)
     if (state === 'cancelled') return
@@ -27,7 +35,7 @@ export async function cancelTransfer(options: { db: Db; queue: Queue }, id: stri
       .set({
         state: 'cancelled',
         error_code: 'TRANSFER_CANCELLED',
-        error: `cancelled by ${principal}`,
+        error: `cancelled by ${principal.id}`,
         updated_at: sql`now()`,
       })
       .where('id', '=', id)
@@ -44,7 +52,12 @@ export async function cancelTransfer(options: { db: Db; queue: Queue }, id: stri
  *
  * @throws GatewayError NOT_FOUND, STATE_CONFLICT
  */
-export async function retryTransfer(options: { db: Db; queue: Queue }, id: string, principal: string): Promise<void> {
+export async function retryTransfer(
+  options: { db: Db; queue: Queue },
+  id: string,
+  principal: Principal,
+): Promise<void> {
+  authorize(principal, 'transfer.retry')
   await options.db.inTransaction(async tx => {
     const { state, peer, modality, destination } = await lockTransfer(tx, id)
     if (state === 'receipted' || state === 'delivered' || state === 'archived')
@@ -113,16 +126,18 @@ async function resolvePeer(tx: Tx, destination: string): Promise<string> {
   return peer.id
 }
 
-async function recordAction(tx: Tx, id: string, step: string, principal: string): Promise<void> {
+async function recordAction(tx: Tx, id: string, step: string, principal: Principal): Promise<void> {
   await tx
     .insertInto('transfer_steps')
-    .values({ transfer: id, step, detail: JSON.stringify({ by: principal }) })
+    .values({ transfer: id, step, detail: JSON.stringify({ by: principal.id }) })
     .execute()
   await appendAudit(
     tx,
     securityAlert({
       type: eventTypes.restrictedFunction,
-      participants: [{ userId: principal, requestor: true }],
+      participants: [
+        { userId: principal.id, requestor: true, ...(principal.address && { address: principal.address }) },
+      ],
       objects: [{ kind: 'transfer', transferId: id }],
       reason: step,
     }),

@@ -1,6 +1,8 @@
 /** ZIP archives of patients, studies, series and instances, with or without a DICOMDIR, streamed. */
+
 import { randomUUID } from 'node:crypto'
 import { crc32 } from 'node:zlib'
+import { authorize } from '../../policy/authorize.ts'
 import { dataExported } from '../audit/event.ts'
 import { appendAudits } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
@@ -68,6 +70,7 @@ export function openZipArchives(options: {
   const files = new ZipFiles(blobs, pixels)
   return {
     async plan(principal, { orthancIds, level }, how) {
+      authorize(principal, 'study.read')
       const { transcodeTo, layout } = how
       if (transcodeTo !== undefined && (!isUid(transcodeTo) || transferSyntax(transcodeTo) === undefined)) {
         throw new GatewayError('BAD_REQUEST', 'expected a known transfer syntax to transcode to')

@@ -12,8 +12,12 @@ import { openPixels } from '../../gateway/pixels/pixels.ts'
 import { openChangeFeed } from '../../gateway/services/change-feed.ts'
 import { openIngest } from '../../gateway/services/ingest.ts'
 import { openModifications } from '../../gateway/services/modify.ts'
+import { openAnonymizations } from '../../gateway/services/modify-anonymize.ts'
+import { openRewriteJobs } from '../../gateway/services/modify-jobs.ts'
 import { openRemoval } from '../../gateway/services/removal.ts'
+import { openResourceAttachments } from '../../gateway/services/resource-attachments.ts'
 import { openResourceDatasets } from '../../gateway/services/resource-datasets.ts'
+import { openResourceMetadata } from '../../gateway/services/resource-metadata.ts'
 import { openRetrieve } from '../../gateway/services/retrieve.ts'
 import { testBlobs } from '../support/blobs.ts'
 import { onEnd } from '../support/cleanup.ts'
@@ -40,14 +44,22 @@ export async function modifyApp(t: TestContext): Promise<ModifyApp> {
       })
       const limitBytes = 1024 ** 3
       const removal = openRemoval({ db })
-      const parts = { db, blobs, ingest, pixels, jobs, removal, log: quietLog, limitBytes }
+      const running = { db, blobs, ingest, pixels, removal, log: quietLog, limitBytes }
+      const parts = { ...running, rewrites: openRewriteJobs({ ...running, jobs }) }
       orthancRoutes(scope, {
         db,
         retrieve: openRetrieve({ db, blobs }),
         datasets: openResourceDatasets({ db, blobs }),
         changes: openChangeFeed({ db, log: quietLog, background: false }),
         removal,
-        modify: { jobs, log: quietLog, modifications: openModifications(parts) },
+        modify: {
+          jobs,
+          log: quietLog,
+          modifications: openModifications(parts),
+          anonymizations: openAnonymizations(parts),
+        },
+        metadata: openResourceMetadata({ db, requireSeen: false }),
+        attachments: openResourceAttachments({ db, blobs, limitBytes, requireSeen: false }),
         upload: { db, ingest, limitBytes, concurrency: 4 },
         system: () => ({ name: 'Test', aeTitle: 'HANSE', dicomPort: 4242, httpPort: 8042, version: '0' }),
       })

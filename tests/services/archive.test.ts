@@ -211,7 +211,7 @@ test('instances that the archive refuses for good are listed, and a person is as
   await store(instances)
   const held = await transfer('held')
   wire.result = () => ({ kind: 'taken' })
-  await retryTransfer({ db, queue }, held.id, 'alice')
+  await retryTransfer({ db, queue }, held.id, caller('alice'))
   const archived = await transfer('archived')
 
   assert.deepEqual(

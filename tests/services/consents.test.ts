@@ -125,7 +125,7 @@ test('a withdrawn consent holds what is queued; a person cannot set it going aga
 
   const [row] = await transfers()
   assert.deepEqual([row?.state, row?.error_code, settled.held], ['held', 'CONSENT_MISSING', [row?.id]])
-  await assert.rejects(retryTransfer({ db, queue }, row?.id ?? '', 'alice'), refused('CONSENT_MISSING'))
+  await assert.rejects(retryTransfer({ db, queue }, row?.id ?? '', alice), refused('CONSENT_MISSING'))
   await assert.rejects(consents.withdraw(alice, given.id), refused('STATE_CONFLICT'))
 })
 
@@ -137,7 +137,7 @@ test("an objection stops what goes outside on any legal basis, a person's send t
     alice,
     consent({ kind: 'objection', purpose: '*', recipient: '*' }),
   )
-  await routing.send({ study, destination: 'sponsor', purpose: 'trial', priority: 'normal', principal: 'alice' })
+  await routing.send({ study, destination: 'sponsor', purpose: 'trial', priority: 'normal', principal: alice })
 
   const codes = async () => (await transfers()).map(({ state, error_code }) => [state, error_code])
   assert.deepEqual(await codes(), [

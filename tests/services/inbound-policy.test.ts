@@ -11,6 +11,7 @@ import {
   untilState,
   visibleAt,
 } from '../support/federation.ts'
+import { caller } from '../support/principals.ts'
 import { until } from '../support/until.ts'
 
 /** A sends a study of two instances to B, whose policy has these incoming rules. */
@@ -56,7 +57,7 @@ test('what a rule holds is taken and shown to nobody before a person has release
   assert.deepEqual([held?.state, held?.error_code, held?.error], ['held', 'POLICY_DENIED', 'a person looks first'])
   assert.equal((await visibleAt(b)).length, 0)
 
-  await b.inbound.release(held?.id ?? '', 'alice')
+  await b.inbound.release(held?.id ?? '', caller('alice'))
   await until('it is imported', 60_000, async () => (await inbound())?.state === 'imported')
   assert.equal((await visibleAt(b)).length, 2)
 })

@@ -9,6 +9,7 @@ import type { Routing } from '../../services/routing.ts'
 import type { GatewayStatus } from '../../services/status.ts'
 import type { Tokens } from '../../services/tokens.ts'
 import { type AuditService, auditRoutes } from './audit.ts'
+import { certificateRoutes } from './certificates.ts'
 import { type CommitmentServices, commitmentRoutes } from './commitments.ts'
 import { conflictRoutes } from './conflicts.ts'
 import { consentRoutes } from './consents.ts'
@@ -17,6 +18,7 @@ import { modalityRoutes } from './modalities.ts'
 import { type PeerServices, peerRoutes } from './peers.ts'
 import { policiesRoutes } from './policies.ts'
 import { policyRoutes } from './policy.ts'
+import { type PseudonymServices, pseudonymRoutes } from './pseudonyms.ts'
 import { type RemoteServices, remoteRoutes } from './remote.ts'
 import { statusRoute } from './status.ts'
 import { type StoreServices, storeRoutes } from './store.ts'
@@ -30,6 +32,7 @@ export interface ApiServices
     StoreServices,
     RemoteServices,
     CommitmentServices,
+    PseudonymServices,
     WorklistServices {
   readonly health: Health
   readonly status: () => Promise<GatewayStatus>
@@ -67,6 +70,7 @@ export async function installOpenApi(app: FastifyInstance, version: string): Pro
         { name: 'Conflicts' },
         { name: 'Policy' },
         { name: 'Consents' },
+        { name: 'Pseudonyms', description: 'Projects, pseudonyms, and re-identification by two people' },
         { name: 'Audit' },
         { name: 'Store' },
         { name: 'Tokens' },
@@ -89,10 +93,12 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       statusRoute(scope, services.status)
       peerRoutes(scope, services)
       transferRoutes(scope, services)
+      certificateRoutes(scope, services.db)
       modalityRoutes(scope, services.modalities)
       remoteRoutes(scope, services)
       commitmentRoutes(scope, services)
       conflictRoutes(scope, services.conflicts)
+      pseudonymRoutes(scope, services)
       policyRoutes(scope, services)
       policiesRoutes(scope, services)
       consentRoutes(scope, services)

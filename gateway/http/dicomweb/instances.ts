@@ -35,7 +35,11 @@ export function instanceRoutes(app: FastifyInstance, services: InstanceServices)
   for (const { url, summary } of routes) {
     app.get<{ Params: Record<string, string>; Querystring: Record<string, string | string[]> }>(
       url,
-      { exposeHeadRoute: false, schema: { tags: ['DICOMweb'], summary, description, ...uidParams(url) } },
+      {
+        config: { action: 'study.read' },
+        exposeHeadRoute: false,
+        schema: { tags: ['DICOMweb'], summary, description, ...uidParams(url) },
+      },
       (request, reply) => answer(services, request, reply),
     )
   }

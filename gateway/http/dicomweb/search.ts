@@ -44,7 +44,7 @@ export function searchRoutes(app: FastifyInstance, services: SearchServices): vo
   for (const { url, level, summary } of routes) {
     app.get<{ Querystring: Record<string, string | string[]>; Params: Record<string, string> }>(
       url,
-      { schema: { tags, summary, description, ...uidParams(url) } },
+      { config: { action: 'study.search' }, schema: { tags, summary, description, ...uidParams(url) } },
       (request, reply) => answer(services, level, request, reply),
     )
   }

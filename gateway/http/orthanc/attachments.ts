@@ -8,7 +8,7 @@ import type { Level } from '../../store/query.ts'
 import { entityTag, isKnown, seenRevision } from './entity-tag.ts'
 import { type Names, nameTable } from './names.ts'
 import { idParams, pathOfLevel } from './navigation.ts'
-import { bodyOf } from './upload-route.ts'
+import { requestBody } from './request-body.ts'
 
 /** What the routes need. */
 export interface AttachmentServices {
@@ -187,5 +187,5 @@ function tagOf({ revision, contentMd5, fileSha256 }: Attachment): string {
 }
 
 async function* chunksOf(body: Readable): AsyncGenerator<Uint8Array> {
-  for await (const chunks of bodyOf(body)) yield* chunks
+  for await (const chunks of requestBody(body)) yield* chunks
 }

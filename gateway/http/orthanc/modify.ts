@@ -1,6 +1,7 @@
-/** Orthanc's `/{level}/{id}/modify` and `/tools/bulk-modify`. */
+/** Orthanc's `/{level}/{id}/modify` and `/anonymize`, `/tools/bulk-modify` and `/tools/bulk-anonymize`. */
 import type { FastifyInstance } from 'fastify'
 import type { Modifications } from '../../services/modify.ts'
+import type { Anonymizations } from '../../services/modify-anonymize.ts'
 import type { StagedFile } from '../../store/blobs.ts'
 import { sendFile } from '../send-file.ts'
 import { answerJob, type JobAnswers } from './answer-job.ts'
@@ -9,6 +10,7 @@ import { readAnyBodyAsJson } from './json-body.ts'
 /** What the routes need. */
 export interface ModifyServices extends JobAnswers {
   readonly modifications: Modifications
+  readonly anonymizations: Anonymizations
 }
 
 const tags = ['Orthanc']
@@ -31,42 +33,47 @@ interface OfResource {
 
 /** Registers the routes. */
 export function modifyRoutes(app: FastifyInstance, services: ModifyServices): void {
-  const { modifications } = services
+  const { modifications, anonymizations } = services
+  const verbs = [
+    ['modify', modifications, 'Modify', 'modified'],
+    ['anonymize', anonymizations, 'Anonymize', 'anonymized'],
+  ] as const
   app.register(async scope => {
     readAnyBodyAsJson(scope)
-
-    scope.post<OfResource>(
-      '/instances/:id/modify',
-      { schema: { tags, summary: 'A modified version of an instance, as a file; audited', params: idParams } },
-      async (request, reply) => {
-        const gone = new AbortController()
-        reply.raw.once('close', () => gone.abort())
-        const file = await modifications.instance(request.principal, request.params.id, request.body, gone.signal)
-        return await sendFile(request, reply, stagedBlob(file), {
-          sha256: file.fileSha256.toString('hex'),
-          type: 'application/dicom',
-          filename: 'modified.dcm',
-        })
-      },
-    )
-
-    for (const [path, level] of jobLevels) {
+    for (const [verb, service, summary, made] of verbs) {
       scope.post<OfResource>(
-        `/${path}/:id/modify`,
-        { schema: { tags, summary: `Modify the instances of a ${level}, as a job; audited`, params: idParams } },
+        `/instances/:id/${verb}`,
+        { schema: { tags, summary: `${summary} an instance, answered as a file; audited`, params: idParams } },
+        async (request, reply) => {
+          const gone = new AbortController()
+          reply.raw.once('close', () => gone.abort())
+          const file = await service.instance(request.principal, request.params.id, request.body, gone.signal)
+          return await sendFile(request, reply, stagedBlob(file), {
+            sha256: file.fileSha256.toString('hex'),
+            type: 'application/dicom',
+            filename: `${made}.dcm`,
+          })
+        },
+      )
+
+      for (const [path, level] of jobLevels) {
+        scope.post<OfResource>(
+          `/${path}/:id/${verb}`,
+          { schema: { tags, summary: `${summary} the instances of a ${level}, as a job; audited`, params: idParams } },
+          (request, reply) =>
+            answerJob(request, reply, services, wishes =>
+              service.resource(request.principal, { level, orthancId: request.params.id }, request.body, wishes),
+            ),
+        )
+      }
+
+      scope.post(
+        `/tools/bulk-${verb}`,
+        { schema: { tags, summary: `${summary} the instances of any resources, as a job; audited` } },
         (request, reply) =>
-          answerJob(request, reply, services, wishes =>
-            modifications.resource(request.principal, { level, orthancId: request.params.id }, request.body, wishes),
-          ),
+          answerJob(request, reply, services, wishes => service.bulk(request.principal, request.body, wishes)),
       )
     }
-
-    scope.post(
-      '/tools/bulk-modify',
-      { schema: { tags, summary: 'Modify the instances of any resources, as a job; audited' } },
-      (request, reply) =>
-        answerJob(request, reply, services, wishes => modifications.bulk(request.principal, request.body, wishes)),
-    )
   })
 }
 
