@@ -224,7 +224,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     openDeidentify({ codec: nativePixels(() => Promise.resolve(pixels), stopping.signal) }),
   )
   const projects = openProjectKeys({ db, dir: join(config.data, 'keys', 'projects') })
-  const pseudonyms = openPseudonyms({ db, keyPath: join(config.data, 'keys', 'pseudonyms.json') })
+  const pseudonyms = openPseudonyms({ db, keyPath: join(config.data, 'keys', 'pseudonyms.json'), projects })
   const outbox = openOutbox(config.data)
   const preparing = { outbox, ...createPreparing({ db, blobs, outbox, deidentify, projects, pseudonyms, log }) }
   const outbound = use(starting, openOutbound({ db, blobs, queue, keys, peers, openCarrier, preparing, log }))
@@ -420,7 +420,6 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         queue,
         peers,
         pairing,
-        projects,
         pseudonyms,
         reidentification: openReidentification({ db, pseudonyms }),
         routing,

@@ -4,6 +4,7 @@
  */
 import { randomUUID } from 'node:crypto'
 import { sql } from 'kysely'
+import { authorize } from '../../policy/authorize.ts'
 import { type AuditObject, eventTypes, securityAlert } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
@@ -39,7 +40,7 @@ export interface Reidentification {
   /** @throws GatewayError NOT_FOUND when there is no such project */
   request(principal: Principal, wish: ReidentificationWish): Promise<ReidentificationRequest>
   /** Newest first. */
-  list(page: { readonly limit: number }): Promise<readonly ReidentificationRequest[]>
+  list(principal: Principal, page: { readonly limit: number }): Promise<readonly ReidentificationRequest[]>
   /**
    * Approves or refuses.
    *
@@ -109,8 +110,9 @@ export function openReidentification(options: {
   }
 
   return {
-    request: (principal, { project, pseudonym, purpose, why }) =>
-      db.inTransaction(async tx => {
+    request: async (principal, { project, pseudonym, purpose, why }) => {
+      authorize(principal, 'pseudonym.reidentify')
+      return await db.inTransaction(async tx => {
         const known = await tx.selectFrom('deid_projects').select('id').where('id', '=', project).executeTakeFirst()
         if (!known) throw new GatewayError('NOT_FOUND', 'no such project')
         const id = randomUUID()
@@ -129,16 +131,20 @@ export function openReidentification(options: {
         const request = await load(tx, id)
         await audit(tx, principal, request, 'requested')
         return request
-      }),
-    list: async ({ limit }) =>
-      await db.kysely
+      })
+    },
+    list: async (principal, { limit }) => {
+      authorize(principal, 'pseudonym.reidentify')
+      return await db.kysely
         .selectFrom('reidentifications')
         .select(columns)
         .orderBy('requested_at', 'desc')
         .orderBy('id', 'desc')
         .limit(limit)
-        .execute(),
+        .execute()
+    },
     decide: async (principal, id, { isApproved, why }) => {
+      authorize(principal, 'pseudonym.reidentify')
       const outcome = await db.inTransaction(async tx => {
         const request = await load(tx, id)
         if (request.requestedBy === principal.id) {
@@ -165,6 +171,7 @@ export function openReidentification(options: {
       return outcome
     },
     reveal: async (principal, id) => {
+      authorize(principal, 'pseudonym.reidentify')
       const outcome = await db.inTransaction(async tx => {
         const request = await load(tx, id)
         const isAllowed =
