@@ -84,6 +84,7 @@ import { openPolicies } from './services/policies.ts'
 import { openPrefetch } from './services/prefetch.ts'
 import { openProjectKeys } from './services/project-keys.ts'
 import { openPseudonyms } from './services/pseudonyms.ts'
+import { openQuarantine } from './services/quarantine.ts'
 import { openQuery } from './services/query.ts'
 import { openRefusals } from './services/refusals.ts'
 import { openReidentification } from './services/reidentification.ts'
@@ -421,6 +422,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         peers,
         pairing,
         pseudonyms,
+        quarantine: openQuarantine({ db, queue, inbound }),
         reidentification: openReidentification({ db, pseudonyms }),
         routing,
         policies,

@@ -4,6 +4,7 @@ import type { FastifyInstance } from 'fastify'
 import type { Conflicts } from '../../services/conflicts.ts'
 import type { Modalities } from '../../services/modalities.ts'
 import type { Policies } from '../../services/policies.ts'
+import type { Quarantine } from '../../services/quarantine.ts'
 import type { Routing } from '../../services/routing.ts'
 import type { GatewayStatus } from '../../services/status.ts'
 import type { Tokens } from '../../services/tokens.ts'
@@ -17,6 +18,7 @@ import { type PeerServices, peerRoutes } from './peers.ts'
 import { policiesRoutes } from './policies.ts'
 import { policyRoutes } from './policy.ts'
 import { type PseudonymServices, pseudonymRoutes } from './pseudonyms.ts'
+import { quarantineRoutes } from './quarantine.ts'
 import { type RemoteServices, remoteRoutes } from './remote.ts'
 import { statusRoute } from './status.ts'
 import { type StoreServices, storeRoutes } from './store.ts'
@@ -37,6 +39,7 @@ export interface ApiServices
   readonly routing: Routing
   readonly policies: Policies
   readonly conflicts: Conflicts
+  readonly quarantine: Quarantine
   readonly modalities: Modalities
   readonly audit: AuditService
   readonly tokens: Tokens
@@ -66,6 +69,7 @@ export async function installOpenApi(app: FastifyInstance, version: string): Pro
         { name: 'Commitments', description: 'Storage commitment, and on to the archive' },
         { name: 'Conflicts' },
         { name: 'Policy' },
+        { name: 'Quarantine' },
         { name: 'Pseudonyms', description: 'Projects, pseudonyms, and re-identification by two people' },
         { name: 'Audit' },
         { name: 'Store' },
@@ -95,6 +99,7 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       commitmentRoutes(scope, services)
       conflictRoutes(scope, services.conflicts)
       pseudonymRoutes(scope, services)
+      quarantineRoutes(scope, services.quarantine)
       policyRoutes(scope, services)
       policiesRoutes(scope, services)
       auditRoutes(scope, services)
