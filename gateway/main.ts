@@ -96,6 +96,7 @@ import { openResourceAttachments } from './services/resource-attachments.ts'
 import { openResourceDatasets } from './services/resource-datasets.ts'
 import { openResourceFind } from './services/resource-find.ts'
 import { openResourceMetadata } from './services/resource-metadata.ts'
+import { openReconstruction } from './services/resource-reconstruct.ts'
 import { openRetrieve } from './services/retrieve.ts'
 import { startRouting } from './services/routing.ts'
 import { loadStatus } from './services/status.ts'
@@ -373,6 +374,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         changes,
         removal,
         modify: { jobs: backgroundJobs, log, modifications, anonymizations },
+        reconstruction: openReconstruction({ db, blobs }),
         find: openResourceFind({ db, query: openQuery({ db }) }),
         metadata: openResourceMetadata({ db, requireSeen: config.orthanc.checkRevisions }),
         metadataNames: config.orthanc.userMetadata,
@@ -391,6 +393,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
           dicomPort: listeners?.dicom.port ?? config.dicom.port,
           httpPort: listeners?.http.port ?? config.http.port,
           version,
+          checkRevisions: config.orthanc.checkRevisions,
+          userMetadata: config.orthanc.userMetadata,
         }),
       })
       await dicomwebRoutes(app, {
