@@ -14,6 +14,7 @@ import { openIngest } from '../../gateway/services/ingest.ts'
 import { openModifications } from '../../gateway/services/modify.ts'
 import { openAnonymizations } from '../../gateway/services/modify-anonymize.ts'
 import { openRewriteJobs } from '../../gateway/services/modify-jobs.ts'
+import { openStudyChanges } from '../../gateway/services/modify-studies.ts'
 import { openQuery } from '../../gateway/services/query.ts'
 import { openRemoval } from '../../gateway/services/removal.ts'
 import { openResourceAttachments } from '../../gateway/services/resource-attachments.ts'
@@ -60,6 +61,7 @@ export async function modifyApp(t: TestContext): Promise<ModifyApp> {
           log: quietLog,
           modifications: openModifications(parts),
           anonymizations: openAnonymizations(parts),
+          studyChanges: openStudyChanges(parts),
         },
         reconstruction: openReconstruction({ db, blobs }),
         find: openResourceFind({ db, query: openQuery({ db }) }),

@@ -13,6 +13,7 @@ import type { Reconstruction } from '../../services/resource-reconstruct.ts'
 import type { Retrieve } from '../../services/retrieve.ts'
 import { sendFile } from '../send-file.ts'
 import { type AttachmentServices, attachmentRoutes } from './attachments.ts'
+import { bulkRoutes } from './bulk.ts'
 import { changeRoutes } from './changes.ts'
 import { contentRoutes } from './content-route.ts'
 import { deletionRoutes } from './deletion.ts'
@@ -23,6 +24,7 @@ import { type ModifyServices, modifyRoutes } from './modify.ts'
 import { idParams, navigationRoutes } from './navigation.ts'
 import { reconstructRoutes } from './reconstruct.ts'
 import { type StorageCommitmentServices, storageCommitmentRoutes } from './storage-commitment.ts'
+import { type StudyChangeServices, studyChangeRoutes } from './study-changes.ts'
 import { type SystemFacts, systemRoutes } from './system.ts'
 import { tagRoutes } from './tag-routes.ts'
 import { toolRoutes } from './tools.ts'
@@ -43,7 +45,7 @@ export interface OrthancServices extends MetadataServices, AttachmentServices, F
   /** Jobs; where there are none their routes are missing. */
   readonly jobs?: OrthancJobServices
   /** What makes new instances of stored ones; where there is none its routes are missing. */
-  readonly modify?: ModifyServices
+  readonly modify?: ModifyServices & StudyChangeServices
 }
 
 /** Registers the routes. */
@@ -60,10 +62,14 @@ export function orthancRoutes(app: FastifyInstance, services: OrthancServices): 
   changeRoutes(app, services)
   deletionRoutes(app, services)
   reconstructRoutes(app, services)
+  bulkRoutes(app, services)
   uploadRoute(app, services.upload)
   if (services.commitment) storageCommitmentRoutes(app, services.commitment)
   if (services.jobs) orthancJobRoutes(app, services.jobs)
-  if (services.modify) modifyRoutes(app, services.modify)
+  if (services.modify) {
+    modifyRoutes(app, services.modify)
+    studyChangeRoutes(app, services.modify)
+  }
 }
 
 function fileRoute(app: FastifyInstance, { retrieve }: { readonly retrieve: Retrieve }): void {
