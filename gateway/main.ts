@@ -101,6 +101,7 @@ import { openResourceAttachments } from './services/resource-attachments.ts'
 import { openResourceDatasets } from './services/resource-datasets.ts'
 import { openResourceFind } from './services/resource-find.ts'
 import { openResourceMetadata } from './services/resource-metadata.ts'
+import { openReconstruction } from './services/resource-reconstruct.ts'
 import { openRestPeers } from './services/rest-peers.ts'
 import { peerOfDestination, withRestPeers } from './services/rest-send.ts'
 import { openRestStore } from './services/rest-store.ts'
@@ -396,6 +397,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         datasets: openResourceDatasets({ db, blobs }),
         changes,
         removal,
+        reconstruction: openReconstruction({ db, blobs }),
         modify: { jobs: backgroundJobs, log, modifications, anonymizations, studyChanges },
         find: openResourceFind({ db, query: openQuery({ db }) }),
         metadata: openResourceMetadata({ db, requireSeen: config.orthanc.checkRevisions }),
@@ -415,6 +417,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
           dicomPort: listeners?.dicom.port ?? config.dicom.port,
           httpPort: listeners?.http.port ?? config.http.port,
           version,
+          checkRevisions: config.orthanc.checkRevisions,
+          userMetadata: config.orthanc.userMetadata,
         }),
       })
       await dicomwebRoutes(app, {
