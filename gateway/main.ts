@@ -62,6 +62,7 @@ import { openBackgroundJobs } from './services/background-jobs.ts'
 import { openChangeFeed } from './services/change-feed.ts'
 import { openCommitments } from './services/commitment.ts'
 import { openConflicts } from './services/conflicts.ts'
+import { openDicomCreation } from './services/create-dicom.ts'
 import { openDeidentify } from './services/deidentify.ts'
 import type { NodeTarget } from './services/dicom-node.ts'
 import { startHousekeeping } from './services/housekeeping.ts'
@@ -194,6 +195,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const modifications = openModifications(modifyParts)
   const anonymizations = openAnonymizations(modifyParts)
   const studyChanges = openStudyChanges(modifyParts)
+  const creation = openDicomCreation(rewriting)
   const stopping = new AbortController()
   starting.defer(() => stopping.abort(new GatewayError('UNAVAILABLE', 'the gateway is stopping')))
   const converter = (name: string): Converter | undefined => {
@@ -365,7 +367,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         datasets: openResourceDatasets({ db, blobs }),
         changes,
         removal,
-        modify: { jobs: backgroundJobs, log, modifications, anonymizations, studyChanges },
+        modify: { jobs: backgroundJobs, log, modifications, anonymizations, studyChanges, creation },
         metadata: openResourceMetadata({ db, requireSeen: config.orthanc.checkRevisions }),
         metadataNames: config.orthanc.userMetadata,
         attachments: openResourceAttachments({

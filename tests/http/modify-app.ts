@@ -10,6 +10,7 @@ import { tagOf } from '../../gateway/dicom/tag.ts'
 import { orthancRoutes } from '../../gateway/http/orthanc/routes.ts'
 import { openPixels } from '../../gateway/pixels/pixels.ts'
 import { openChangeFeed } from '../../gateway/services/change-feed.ts'
+import { openDicomCreation } from '../../gateway/services/create-dicom.ts'
 import { openIngest } from '../../gateway/services/ingest.ts'
 import { openModifications } from '../../gateway/services/modify.ts'
 import { openAnonymizations } from '../../gateway/services/modify-anonymize.ts'
@@ -59,6 +60,7 @@ export async function modifyApp(t: TestContext): Promise<ModifyApp> {
           modifications: openModifications(parts),
           anonymizations: openAnonymizations(parts),
           studyChanges: openStudyChanges(parts),
+          creation: openDicomCreation(parts),
         },
         metadata: openResourceMetadata({ db, requireSeen: false }),
         attachments: openResourceAttachments({ db, blobs, limitBytes, requireSeen: false }),
