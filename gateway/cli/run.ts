@@ -37,6 +37,34 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
     summary: 'de-identify files and folders',
     load: async () => (await import('./deidentify.ts')).deidentify,
   },
+  'pseudonym projects': {
+    summary: 'list projects',
+    load: async () => (await import('./pseudonym.ts')).pseudonymProjects,
+  },
+  'pseudonym import': {
+    summary: 'import a table of pseudonyms',
+    load: async () => (await import('./pseudonym.ts')).pseudonymImport,
+  },
+  'pseudonym request': {
+    summary: 'ask whose a pseudonym is',
+    load: async () => (await import('./pseudonym.ts')).pseudonymRequest,
+  },
+  'pseudonym requests': {
+    summary: 'list such requests',
+    load: async () => (await import('./pseudonym.ts')).pseudonymRequests,
+  },
+  'pseudonym approve': {
+    summary: 'approve a request of somebody else',
+    load: async () => (await import('./pseudonym.ts')).pseudonymApprove,
+  },
+  'pseudonym refuse': {
+    summary: 'refuse a request of somebody else',
+    load: async () => (await import('./pseudonym.ts')).pseudonymRefuse,
+  },
+  'pseudonym reveal': {
+    summary: 'print the answer to an approved request',
+    load: async () => (await import('./pseudonym.ts')).pseudonymReveal,
+  },
   'modality list': {
     summary: 'list registered modalities',
     load: async () => (await import('./modality.ts')).modalityList,

@@ -8,12 +8,14 @@ import { Bitmap, type LeafRun } from '../../peers/bitmap.ts'
 import { createBufferPool } from '../../peers/buffer-pool.ts'
 import { openCancellation } from '../../peers/cancel.ts'
 import { toleratedDriftMs } from '../../peers/clock.ts'
+import { openCertificate } from '../../peers/deid-certificate.ts'
 import { sha256Hex } from '../../peers/envelope.ts'
 import { type LeafMap, mapLeaves } from '../../peers/leaves.ts'
 import { checkOffer, type OpenedOffer, openOffer } from '../../peers/offer.ts'
 import { finalOfferStates, type OfferState } from '../../peers/offer-state.ts'
 import { appendAudit } from '../audit/log.ts'
 import { type ErrorCode, GatewayError } from '../errors.ts'
+import { storeCertificate } from './certificates.ts'
 import { createExaminer } from './examiner.ts'
 import { airlockBufferBytes } from './inbound-airlock.ts'
 import { examineRange } from './inbound-arrival.ts'
@@ -143,6 +145,7 @@ export async function openInbound(
   }
   const accept = async (peer: TransferPeer, offer: OpenedOffer, decided: OfferDecision): Promise<void> => {
     const { manifest } = offer
+    const certificate = openCertificate(manifest, peer.signingKeys)
     const id = randomUUID()
     const map = mapLeaves(manifest.objects.map(object => object.sizeBytes))
     const to = { siteId: peer.siteId, manifestId: offer.id }
@@ -164,6 +167,7 @@ export async function openInbound(
         decided,
       })
       if (!isNew) return
+      if (certificate) await storeCertificate(tx, id, 'received', certificate)
       await issueReceipt(tx, id, draft, keys)
       const { rule, policyVersion } = decided
       await addStep(tx, id, 'accepted', {
@@ -288,6 +292,7 @@ async function decideOffer(context: InboundContext, peer: TransferPeer, offer: O
   const { db, limits, clock, keys } = context
   checkOffer(manifest, { siteId: keys.siteId, now: clock() })
   if (manifest.attachments.length > 0) throw new GatewayError('OFFER_REFUSED', 'attachments are not taken')
+  openCertificate(manifest, peer.signingKeys)
   const decided = await decideOfferByPolicy(db.kysely, peer, manifest, clock())
   const bytes = manifest.objects.reduce((sum, object) => sum + object.sizeBytes, 0)
   if (bytes > limits.bytesPerTransfer) {

@@ -11,6 +11,7 @@ import type { Db } from '../db/db.ts'
 import { isObject } from '../decode.ts'
 import { GatewayError } from '../errors.ts'
 import type { Blobs } from '../store/blobs.ts'
+import { certify, type SignedCertificate, storeCertificate } from './certificates.ts'
 import {
   loadIdentity,
   loadItems,
@@ -50,13 +51,15 @@ export async function ensureOffer(
   if (stored && row.manifestId !== undefined)
     return { id: row.manifestId, bytes: stored, manifest: readStoredOffer(stored) }
 
-  const manifest = row.profile === asIs ? await asItIs(parts, row, to) : await deidentified(parts, row, to)
+  const { manifest, certificate } =
+    row.profile === asIs ? { manifest: await asItIs(parts, row, to) } : await deidentified(parts, row, to)
   const offer = signOffer(manifest, keys)
   await db.inTransaction(async tx => {
     const state = await lockState(tx, row.id)
     if (state !== 'planned' && state !== 'prepared') return
     // As-is there is nothing to make ready: both steps in one transaction.
     if (row.profile === asIs) await addStep(tx, row.id, 'prepared', { objects: manifest.objects.length })
+    if (certificate !== undefined) await storeCertificate(tx, row.id, 'issued', certificate)
     await writeOffer(tx, row.id, offer)
     await addStep(tx, row.id, 'signed', { manifest: offer.id })
   })
@@ -84,14 +87,17 @@ async function asItIs(
 }
 
 /** Of what the engine has made, and without anything that identifies: there is no sealed section. */
-async function deidentified({ db, keys }: SigningParts, row: OutboundRow, to: { siteId: string }): Promise<Manifest> {
+async function deidentified(
+  { db, keys }: SigningParts,
+  row: OutboundRow,
+  to: { siteId: string },
+): Promise<{ manifest: Manifest; certificate: SignedCertificate }> {
   const [items, outputs] = await Promise.all([loadItems(db.kysely, row.id), loadOutputs(db.kysely, row.id)])
   if (outputs.length !== row.objectCount || items.length !== outputs.length)
     throw new GatewayError('POLICY_DENIED', `nothing may leave as it is under the profile ${row.profile}`)
   const studies = [...new Set(outputs.map(output => output.studyInstanceUid))]
-  const base = buildManifest(row, [], keys.siteId, to.siteId)
-  return {
-    ...base,
+  const manifest: Manifest = {
+    ...buildManifest(row, [], keys.siteId, to.siteId),
     studies: studies.map(studyInstanceUid => ({
       studyInstanceUid,
       instances: outputs.filter(output => output.studyInstanceUid === studyInstanceUid).length,
@@ -107,6 +113,13 @@ async function deidentified({ db, keys }: SigningParts, row: OutboundRow, to: { 
       sha256: output.sha256.toString('hex'),
     })),
   }
+  const certificate = certify(
+    manifest,
+    outputs.map(output => output.facts),
+    keys,
+  )
+  const text = Buffer.from(certificate.envelope).toString('base64')
+  return { manifest: { ...manifest, deidentification: certificate.sha256, certificate: text }, certificate }
 }
 
 /** Every blob of the snapshot is there with its size; the receiver verifies each digest. */

@@ -43,7 +43,11 @@ export interface StoreSession {
 /** Instances that wait for their commit at the same time. */
 const maxWaiting = 32
 
-/** Begins a session for somebody; instances of other studies than `studyInstanceUid` are refused where it is given. */
+/**
+ * Begins a session for somebody; instances of other studies than `studyInstanceUid` are refused where it is given.
+ *
+ * @throws GatewayError FORBIDDEN
+ */
 export function openStoreSession(
   principal: Principal,
   options: {

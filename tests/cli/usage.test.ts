@@ -21,6 +21,7 @@ const commands = [
     'policy explain',
   ],
   ...['token create', 'token list', 'token revoke'],
+  ...['projects', 'import', 'request', 'requests', 'approve', 'refuse', 'reveal'].map(verb => `pseudonym ${verb}`),
 ]
 
 test('without a command, or asked for help, all commands and the exit codes are listed', async () => {

@@ -173,6 +173,38 @@ test('metadata with bulk data in JSON and XML become instances of the same conte
   assert.deepEqual((await store(web, '/studies', missing)).failed, [['1.2.3.1.0.3', 0xc000]])
 })
 
+test('studies, series and instances are deleted', async t => {
+  const web = await webApp(t)
+  const parts = [1, 2, 3].map(number => part(instance(number, { seriesInstanceUid: `1.2.3.1.${number % 2}` })))
+  await store(web, '/studies', multipartRequest(dicom, parts))
+  const remove = async (path: string): Promise<number> => (await web.call(path, { method: 'DELETE' })).status
+  const left = async (): Promise<number> => Number(Object(await web.json('/instances')).length)
+  assert.equal(await remove('/studies/1.2.3.1/series/1.2.3.1.0/instances/1.2.3.1.0.1'), 404)
+  assert.equal(await remove('/studies/1.2.3.1/series/1.2.3.1.1/instances/1.2.3.1.0.1'), 204)
+  assert.equal(await left(), 2)
+  assert.equal(await remove('/studies/1.2.3.1/series/1.2.3.1.0'), 204)
+  assert.equal(await left(), 1)
+  assert.equal(await remove('/studies/1.2.3.1'), 204)
+  assert.equal(await remove('/studies/1.2.3.1'), 404)
+})
+
+test('the service tells what it can do', async t => {
+  const web = await webApp(t)
+  const ask = (accept: string): Promise<Response> => web.call('/', { method: 'OPTIONS', headers: { accept } })
+  const document: unknown = await (await ask('*/*')).json()
+  const { base, resource } = Object(document).application.resources
+  assert.equal(base, web.url)
+  const frames = '/studies/{study}/series/{series}/instances/{instance}/frames/{frames}'
+  assert.ok(resource.some((each: unknown) => Object(each).path === frames))
+  const studies = resource.find((each: unknown) => Object(each).path === '/studies')
+  assert.deepEqual(
+    studies.method.map((method: unknown) => Object(method).name),
+    ['GET', 'POST'],
+  )
+  assert.match(await (await ask('application/vnd.sun.wadl+xml')).text(), /<resource path="\/studies">/)
+  assert.equal((await ask('image/png')).status, 406)
+})
+
 test('what DICOMweb takes and gives is the collection, byte for byte', async t => {
   const files = openCorpus(t)
   if (!files) return

@@ -10,6 +10,7 @@ import { openPixels } from '../../gateway/pixels/pixels.ts'
 import { openImageFrames } from '../../gateway/services/image-frames.ts'
 import { type Ingest, openIngest } from '../../gateway/services/ingest.ts'
 import { openQuery } from '../../gateway/services/query.ts'
+import { openRemoval } from '../../gateway/services/removal.ts'
 import { openRetrieve } from '../../gateway/services/retrieve.ts'
 import type { Blobs } from '../../gateway/store/blobs.ts'
 import { tokenDigest } from '../../gateway/store/tokens.ts'
@@ -50,6 +51,7 @@ export async function webApp(t: TestContext): Promise<WebApp> {
         pixels,
         frames: openImageFrames({ retrieve, pixels }),
         ingest,
+        removal: openRemoval({ db }),
         limitBytes: 16 * 1024 ** 3,
         concurrency: 4,
         place: { path: '/dicom-web', publicUrl: undefined },

@@ -1,10 +1,13 @@
 import assert from 'node:assert/strict'
+import { createHash } from 'node:crypto'
 import { cp, mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import { isObject } from '../../gateway/decode.ts'
 import { bufferSource } from '../../gateway/dicom/byte-source.ts'
 import { stringOf } from '../../gateway/dicom/dataset.ts'
 import { readPart10 } from '../../gateway/dicom/part10-reader.ts'
+import { loadCertificate } from '../../gateway/services/certificates.ts'
 import { openProjectKeys } from '../../gateway/services/project-keys.ts'
 import type { Peer } from '../../peers/peer.ts'
 import { Deidentifier, memorySpool } from '../../policy/deid/engine.ts'
@@ -102,7 +105,7 @@ test('nothing that identifies is on the wire, on disk or in the database of the 
     assert.ok(!payload.includes(marker), `${marker} in the manifest`)
   }
   for (const { bytes } of study) {
-    const digest = Buffer.from(await crypto.subtle.digest('SHA-256', new Uint8Array(bytes))).toString('hex')
+    const digest = createHash('sha256').update(bytes).digest('hex')
     assert.ok(!disk.includes(digest) && !database.includes(digest) && !payload.includes(digest))
   }
   assert.equal((await visibleAt(b)).length, 3)
@@ -255,3 +258,40 @@ test('late objects of another process refer to what was sent, intervals are exac
 
 const dayOf = (date: string): number =>
   Date.parse(`${date.slice(0, 4)}-${date.slice(4, 6)}-${date.slice(6)}`) / 86_400_000
+
+test('a certificate travels with the transfer, is verified, kept by both sites, and names nothing of the source', async t => {
+  const a = await startFederationSite(t, { name: 'A' })
+  const b = await startFederationSite(t, { name: 'B' })
+  const { ofA } = await makePeers(a, b)
+  const study = buildStudy(3)
+
+  const id = await sent(a, ofA, study)
+
+  const inbound = await b.db.kysely.selectFrom('inbound_transfers').select('id').executeTakeFirstOrThrow()
+  const [issued, received] = await Promise.all([
+    loadCertificate(a.db.kysely, id),
+    loadCertificate(b.db.kysely, inbound.id),
+  ])
+  assert.deepEqual([issued.direction, received.direction], ['issued', 'received'])
+  assert.equal(received.envelope, issued.envelope)
+  const { statement } = received
+  assert.ok(isObject(statement) && isObject(statement['objects']) && isObject(statement['profile']))
+  assert.deepEqual(
+    [
+      statement['from'],
+      statement['to'],
+      statement['dates'],
+      statement['profile']['name'],
+      statement['objects']['count'],
+    ],
+    [a.keys.siteId, b.keys.siteId, 'shifted', 'trial', 3],
+  )
+  const text = JSON.stringify(statement)
+  for (const { bytes, sopInstanceUid, studyInstanceUid } of study)
+    for (const secret of [createHash('sha256').update(bytes).digest('hex'), sopInstanceUid, studyInstanceUid])
+      assert.ok(!text.includes(secret))
+  const plain = await planTransfer(a, ofA, buildStudy(1, { seed: 30 }))
+  await deliver(a, plain)
+  await untilState(a, plain, 'receipted')
+  await assert.rejects(loadCertificate(a.db.kysely, plain), { code: 'NOT_FOUND' })
+})

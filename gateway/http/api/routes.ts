@@ -2,19 +2,23 @@
 import swagger from '@fastify/swagger'
 import type { FastifyInstance } from 'fastify'
 import type { Conflicts } from '../../services/conflicts.ts'
+import type { Consents } from '../../services/consents.ts'
 import type { Modalities } from '../../services/modalities.ts'
 import type { Policies } from '../../services/policies.ts'
 import type { Routing } from '../../services/routing.ts'
 import type { GatewayStatus } from '../../services/status.ts'
 import type { Tokens } from '../../services/tokens.ts'
 import { type AuditService, auditRoutes } from './audit.ts'
+import { certificateRoutes } from './certificates.ts'
 import { type CommitmentServices, commitmentRoutes } from './commitments.ts'
 import { conflictRoutes } from './conflicts.ts'
+import { consentRoutes } from './consents.ts'
 import { type Health, healthRoutes } from './health.ts'
 import { modalityRoutes } from './modalities.ts'
 import { type PeerServices, peerRoutes } from './peers.ts'
 import { policiesRoutes } from './policies.ts'
 import { policyRoutes } from './policy.ts'
+import { type PseudonymServices, pseudonymRoutes } from './pseudonyms.ts'
 import { type RemoteServices, remoteRoutes } from './remote.ts'
 import { statusRoute } from './status.ts'
 import { type StoreServices, storeRoutes } from './store.ts'
@@ -28,11 +32,13 @@ export interface ApiServices
     StoreServices,
     RemoteServices,
     CommitmentServices,
+    PseudonymServices,
     WorklistServices {
   readonly health: Health
   readonly status: () => Promise<GatewayStatus>
   readonly routing: Routing
   readonly policies: Policies
+  readonly consents: Consents
   readonly conflicts: Conflicts
   readonly modalities: Modalities
   readonly audit: AuditService
@@ -63,6 +69,8 @@ export async function installOpenApi(app: FastifyInstance, version: string): Pro
         { name: 'Commitments', description: 'Storage commitment, and on to the archive' },
         { name: 'Conflicts' },
         { name: 'Policy' },
+        { name: 'Pseudonyms', description: 'Projects, pseudonyms, and re-identification by two people' },
+        { name: 'Consents' },
         { name: 'Audit' },
         { name: 'Store' },
         { name: 'Tokens' },
@@ -85,12 +93,15 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       statusRoute(scope, services.status)
       peerRoutes(scope, services)
       transferRoutes(scope, services)
+      certificateRoutes(scope, services.db)
       modalityRoutes(scope, services.modalities)
       remoteRoutes(scope, services)
       commitmentRoutes(scope, services)
       conflictRoutes(scope, services.conflicts)
+      pseudonymRoutes(scope, services)
       policyRoutes(scope, services)
       policiesRoutes(scope, services)
+      consentRoutes(scope, services)
       auditRoutes(scope, services)
       storeRoutes(scope, services)
       tokenRoutes(scope, services.tokens)

@@ -30,6 +30,7 @@ export function bulkDataRoutes(app: FastifyInstance, services: FrameServices): v
   app.get<{ Params: Record<string, string>; Querystring: Record<string, string | string[]> }>(
     url,
     {
+      config: { action: 'study.read' },
       exposeHeadRoute: false,
       schema: {
         tags: ['DICOMweb'],

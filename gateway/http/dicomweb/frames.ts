@@ -30,6 +30,7 @@ export function frameRoutes(app: FastifyInstance, services: FrameServices): void
   app.get<{ Params: Record<string, string>; Querystring: Record<string, string | string[]> }>(
     url,
     {
+      config: { action: 'study.read' },
       exposeHeadRoute: false,
       schema: {
         tags: ['DICOMweb'],

@@ -40,7 +40,11 @@ export function metadataRoutes(app: FastifyInstance, services: MetadataServices)
   for (const { url, summary } of routes) {
     app.get<{ Params: Record<string, string>; Querystring: Record<string, string | string[]> }>(
       url,
-      { exposeHeadRoute: false, schema: { tags: ['DICOMweb'], summary, description, ...uidParams(url) } },
+      {
+        config: { action: 'study.read' },
+        exposeHeadRoute: false,
+        schema: { tags: ['DICOMweb'], summary, description, ...uidParams(url) },
+      },
       (request, reply) => answer(services, request, reply),
     )
   }

@@ -57,7 +57,10 @@ export function storeRoutes(app: FastifyInstance, services: StoreServices): void
     for (const { url, summary } of routes) {
       scope.post<{ Params: Record<string, string>; Querystring: Record<string, string | string[]> }>(
         url,
-        { config: { upload: true }, schema: { tags: ['DICOMweb'], summary, description, ...uidParams(url) } },
+        {
+          config: { upload: true, action: 'study.store' },
+          schema: { tags: ['DICOMweb'], summary, description, ...uidParams(url) },
+        },
         async (request, reply) => {
           const format = formatOf(request)
           const type = mediaTypeOf(request)

@@ -17,6 +17,7 @@ import { changeRoutes } from './changes.ts'
 import { contentRoutes } from './content-route.ts'
 import { type CreateDicomServices, createDicomRoute } from './create-dicom.ts'
 import { deletionRoutes } from './deletion.ts'
+import { type FindServices, findRoutes } from './find.ts'
 import { type OrthancJobServices, orthancJobRoutes } from './jobs.ts'
 import { type MetadataServices, metadataRoutes } from './metadata.ts'
 import { type ModifyServices, modifyRoutes } from './modify.ts'
@@ -28,7 +29,7 @@ import { tagRoutes } from './tag-routes.ts'
 import { toolRoutes } from './tools.ts'
 import { type Upload, uploadRoute } from './upload-route.ts'
 
-export interface OrthancServices extends MetadataServices, AttachmentServices {
+export interface OrthancServices extends MetadataServices, AttachmentServices, FindServices {
   readonly db: Db
   readonly retrieve: Retrieve
   readonly datasets: ResourceDatasets
@@ -51,6 +52,7 @@ export function orthancRoutes(app: FastifyInstance, services: OrthancServices): 
   toolRoutes(app, services)
   navigationRoutes(app, services)
   tagRoutes(app, services)
+  findRoutes(app, services)
   contentRoutes(app, services)
   fileRoute(app, services)
   metadataRoutes(app, services)
