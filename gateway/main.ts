@@ -221,7 +221,6 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const rewrites = openRewriteJobs({ ...rewriting, jobs: backgroundJobs })
   const modifyParts = { ...rewriting, rewrites }
   const modifications = openModifications(modifyParts)
-  const anonymizations = openAnonymizations(modifyParts)
   const studyChanges = openStudyChanges(modifyParts)
   const creation = openDicomCreation(rewriting)
   const stopping = new AbortController()
@@ -255,6 +254,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     starting,
     openDeidentify({ codec: nativePixels(() => Promise.resolve(pixels), stopping.signal) }),
   )
+  const anonymizations = openAnonymizations({ ...modifyParts, deidentify, spoolDir: join(config.data, 'spool') })
   const projects = openProjectKeys({ db, dir: join(config.data, 'keys', 'projects') })
   const pseudonyms = openPseudonyms({ db, keyPath: join(config.data, 'keys', 'pseudonyms.json') })
   const outbox = openOutbox(config.data)
