@@ -65,6 +65,7 @@ import { openChangeFeed } from './services/change-feed.ts'
 import { openCommitments } from './services/commitment.ts'
 import { openConflicts } from './services/conflicts.ts'
 import { openConsents } from './services/consents.ts'
+import { openDicomCreation } from './services/create-dicom.ts'
 import { openDeidentify } from './services/deidentify.ts'
 import type { NodeTarget } from './services/dicom-node.ts'
 import { startHousekeeping } from './services/housekeeping.ts'
@@ -222,8 +223,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const rewrites = openRewriteJobs({ ...rewriting, jobs: backgroundJobs })
   const modifyParts = { ...rewriting, rewrites }
   const modifications = openModifications(modifyParts)
-  const anonymizations = openAnonymizations(modifyParts)
   const studyChanges = openStudyChanges(modifyParts)
+  const creation = openDicomCreation(rewriting)
   const stopping = new AbortController()
   starting.defer(() => stopping.abort(new GatewayError('UNAVAILABLE', 'the gateway is stopping')))
   const converter = (name: string): Converter | undefined => {
@@ -255,6 +256,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     starting,
     openDeidentify({ codec: nativePixels(() => Promise.resolve(pixels), stopping.signal) }),
   )
+  const anonymizations = openAnonymizations({ ...modifyParts, deidentify, spoolDir: join(config.data, 'spool') })
   const projects = openProjectKeys({ db, dir: join(config.data, 'keys', 'projects') })
   const pseudonyms = openPseudonyms({ db, keyPath: join(config.data, 'keys', 'pseudonyms.json'), projects })
   const outbox = openOutbox(config.data)
@@ -398,7 +400,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         changes,
         removal,
         reconstruction: openReconstruction({ db, blobs }),
-        modify: { jobs: backgroundJobs, log, modifications, anonymizations, studyChanges },
+        modify: { jobs: backgroundJobs, log, modifications, anonymizations, studyChanges, creation },
         find: openResourceFind({ db, query: openQuery({ db }) }),
         metadata: openResourceMetadata({ db, requireSeen: config.orthanc.checkRevisions }),
         metadataNames: config.orthanc.userMetadata,

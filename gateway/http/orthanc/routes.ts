@@ -16,6 +16,7 @@ import { type AttachmentServices, attachmentRoutes } from './attachments.ts'
 import { bulkRoutes } from './bulk.ts'
 import { changeRoutes } from './changes.ts'
 import { contentRoutes } from './content-route.ts'
+import { type CreateDicomServices, createDicomRoute } from './create-dicom.ts'
 import { deletionRoutes } from './deletion.ts'
 import { type FindServices, findRoutes } from './find.ts'
 import { type OrthancJobServices, orthancJobRoutes } from './jobs.ts'
@@ -45,7 +46,7 @@ export interface OrthancServices extends MetadataServices, AttachmentServices, F
   /** Jobs; where there are none their routes are missing. */
   readonly jobs?: OrthancJobServices
   /** What makes new instances of stored ones; where there is none its routes are missing. */
-  readonly modify?: ModifyServices & StudyChangeServices
+  readonly modify?: ModifyServices & StudyChangeServices & Omit<CreateDicomServices, 'db'>
 }
 
 /** Registers the routes. */
@@ -69,6 +70,7 @@ export function orthancRoutes(app: FastifyInstance, services: OrthancServices): 
   if (services.modify) {
     modifyRoutes(app, services.modify)
     studyChangeRoutes(app, services.modify)
+    createDicomRoute(app, { db: services.db, ...services.modify })
   }
 }
 
