@@ -98,6 +98,7 @@ import { openRetrieve } from './services/retrieve.ts'
 import { startRouting } from './services/routing.ts'
 import { loadStatus } from './services/status.ts'
 import { openTokens } from './services/tokens.ts'
+import { openWebClient } from './services/web-client.ts'
 import { openWorklist, type Worklist } from './services/worklist.ts'
 import { openWorklistFolder, type WorklistFolder } from './services/worklist-folder.ts'
 import { openZipArchives } from './services/zip-archive.ts'
@@ -393,6 +394,17 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         removal,
         limitBytes: config.limits.instanceBytes,
         concurrency: config.limits.uploads,
+        servers: config.dicomweb.servers,
+        client: openWebClient({
+          db,
+          servers: config.dicomweb.servers,
+          retrieve,
+          ingest,
+          pixels,
+          limitBytes: config.limits.instanceBytes,
+        }),
+        jobs: backgroundJobs,
+        answers: { jobs: backgroundJobs, log },
         place: { path: config.dicomweb.path, publicUrl: config.http.publicUrl },
       })
       await archiveRoutes(app, openZipArchives({ db, blobs, pixels }))

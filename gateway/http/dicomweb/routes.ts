@@ -7,11 +7,17 @@ import { type InstanceServices, instanceRoutes } from './instances.ts'
 import { metadataRoutes } from './metadata.ts'
 import { type RemoveServices, removeRoutes } from './remove.ts'
 import { type SearchServices, searchRoutes } from './search.ts'
+import { type ServerServices, serverRoutes } from './servers.ts'
 import { type StoreServices, storeRoutes } from './store.ts'
 import { wadoUriRoute } from './wado-uri.ts'
 
 /** What DICOMweb needs. */
-export type DicomwebServices = SearchServices & InstanceServices & FrameServices & StoreServices & RemoveServices
+export type DicomwebServices = SearchServices &
+  InstanceServices &
+  FrameServices &
+  StoreServices &
+  RemoveServices &
+  ServerServices
 
 /** Registers all routes below the service's path. */
 export async function dicomwebRoutes(app: FastifyInstance, services: DicomwebServices): Promise<void> {
@@ -26,6 +32,7 @@ export async function dicomwebRoutes(app: FastifyInstance, services: DicomwebSer
       bulkDataRoutes(scope, services)
       storeRoutes(scope, services)
       removeRoutes(scope, services)
+      serverRoutes(scope, services)
     },
     { prefix: services.place.path },
   )

@@ -2,6 +2,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { isObject } from '../../decode.ts'
 import type { DicomJson } from '../../dicom/json.ts'
+import { type MediaType, parseMediaType } from '../../dicom/media-type.ts'
 import { type ReceivedPart, readMultipart } from '../../dicom/multipart.ts'
 import { toXml } from '../../dicom/xml.ts'
 import { fromXml } from '../../dicom/xml-read.ts'
@@ -13,7 +14,6 @@ import { openStoreSession, type StoreSession } from '../../services/store-sessio
 import { drain, openGate } from '../orthanc/upload-route.ts'
 import { baseUrlOf, type ServicePlace } from './base-url.ts'
 import { formatOf } from './data-sets.ts'
-import { type MediaType, parseMediaType } from './media-type.ts'
 import { reportDataset, reportStatus } from './store-report.ts'
 import { uidParams } from './uids.ts'
 
