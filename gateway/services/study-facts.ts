@@ -90,6 +90,14 @@ export async function loadSnapshot(
       ? await tx.selectFrom('series').select('attributes').where('id', 'in', seriesIds).execute()
       : []
 
+  const said = await tx
+    .selectFrom('consents')
+    .select(['kind', 'purpose'])
+    .where('patient_id', '=', study.patient_id)
+    .where('issuer', '=', study.issuer)
+    .where(sql<boolean>`withdrawn_at is null and now() >= valid_from and (valid_until is null or valid_until > now())`)
+    .execute()
+
   const facts = new FactCollector()
   facts.addAttributes(study.patient_attributes)
   facts.addAttributes(study.study_attributes)
@@ -103,6 +111,7 @@ export async function loadSnapshot(
     facts.add('CalledAETitle', origin['calledAe'])
     facts.add('SOPClassUID', row.sop_class_uid)
   }
+  for (const { kind, purpose } of said) facts.add(kind === 'consent' ? 'ConsentPurpose' : 'ObjectionPurpose', purpose)
   facts.add('InstanceCount', String(rows.length))
   facts.add('StudyInstanceUID', study.study_instance_uid)
   return {
