@@ -190,6 +190,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     starting,
     await openPixels({ dir: join(config.data, 'spool'), assertRoom: bytes => blobs.assertRoom(bytes) }),
   )
+  const rendering = openRendering({ retrieve, pixels })
   const backgroundJobs = openBackgroundJobs({
     db,
     queue,
@@ -402,6 +403,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         query,
         retrieve,
         pixels,
+        rendering,
         frames: openImageFrames({ retrieve, pixels }),
         ingest,
         removal,
@@ -420,7 +422,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         answers: { jobs: backgroundJobs, log },
         place: { path: config.dicomweb.path, publicUrl: config.http.publicUrl },
       })
-      imageRoutes(app, { rendering: openRendering({ retrieve, pixels }) })
+      imageRoutes(app, { rendering })
       await archiveRoutes(app, openZipArchives({ db, blobs, pixels }))
       worklistsRoutes(app, { worklist })
       const remote = openRemote({ db, findNode, node, aeTitle: config.dicom.aeTitle })

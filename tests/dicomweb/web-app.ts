@@ -13,6 +13,7 @@ import { openImageFrames } from '../../gateway/services/image-frames.ts'
 import { type Ingest, openIngest } from '../../gateway/services/ingest.ts'
 import { openQuery } from '../../gateway/services/query.ts'
 import { openRemoval } from '../../gateway/services/removal.ts'
+import { openRendering } from '../../gateway/services/rendering.ts'
 import { openRetrieve } from '../../gateway/services/retrieve.ts'
 import { openWebClient } from '../../gateway/services/web-client.ts'
 import type { WebServerList } from '../../gateway/services/web-servers.ts'
@@ -57,6 +58,7 @@ export async function webApp(t: TestContext, servers: WebServerList = {}): Promi
         query: openQuery({ db }),
         retrieve,
         pixels,
+        rendering: openRendering({ retrieve, pixels }),
         frames: openImageFrames({ retrieve, pixels }),
         ingest,
         removal: openRemoval({ db }),

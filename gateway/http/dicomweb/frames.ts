@@ -120,7 +120,8 @@ async function* frameParts(
   }
 }
 
-function frameNumbers(text: string): number[] {
+/** Numbers of frames from 1. @throws GatewayError BAD_REQUEST */
+export function frameNumbers(text: string): number[] {
   const numbers = text.split(',').map(part => (/^[1-9]\d{0,8}$/.test(part) ? Number(part) : 0))
   if (numbers.includes(0) || numbers.length > maxFrameNumbers) {
     throw new GatewayError('BAD_REQUEST', 'expected numbers of frames from 1, separated by commas')

@@ -6,6 +6,7 @@ import { type FrameServices, frameRoutes } from './frames.ts'
 import { type InstanceServices, instanceRoutes } from './instances.ts'
 import { metadataRoutes } from './metadata.ts'
 import { type RemoveServices, removeRoutes } from './remove.ts'
+import { type RenderedServices, renderedRoutes } from './rendered.ts'
 import { type SearchServices, searchRoutes } from './search.ts'
 import { type ServerServices, serverRoutes } from './servers.ts'
 import { type StoreServices, storeRoutes } from './store.ts'
@@ -13,6 +14,7 @@ import { wadoUriRoute } from './wado-uri.ts'
 
 /** What DICOMweb needs. */
 export type DicomwebServices = SearchServices &
+  RenderedServices &
   InstanceServices &
   FrameServices &
   StoreServices &
@@ -30,6 +32,7 @@ export async function dicomwebRoutes(app: FastifyInstance, services: DicomwebSer
       metadataRoutes(scope, services)
       frameRoutes(scope, services)
       bulkDataRoutes(scope, services)
+      renderedRoutes(scope, services)
       storeRoutes(scope, services)
       removeRoutes(scope, services)
       serverRoutes(scope, services)
