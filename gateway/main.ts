@@ -11,6 +11,7 @@ import { openClockWatch } from '../peers/clock.ts'
 import { openSiteKeys } from '../peers/keys.ts'
 import { openPairing } from '../peers/pairing.ts'
 import { openPeers } from '../peers/registry.ts'
+import { seal } from '../peers/seal.ts'
 import { openFederation } from '../peers/server.ts'
 import { openFederationTls, type RefusedConnection } from '../peers/tls.ts'
 import { openAuthorizer, type Refusal } from '../policy/authorize.ts'
@@ -99,7 +100,11 @@ import { openResourceAttachments } from './services/resource-attachments.ts'
 import { openResourceDatasets } from './services/resource-datasets.ts'
 import { openResourceFind } from './services/resource-find.ts'
 import { openResourceMetadata } from './services/resource-metadata.ts'
+import { openRestPeers } from './services/rest-peers.ts'
+import { peerOfDestination, withRestPeers } from './services/rest-send.ts'
+import { openRestStore } from './services/rest-store.ts'
 import { openRetrieve } from './services/retrieve.ts'
+import type { FindArchive } from './services/route-target.ts'
 import { startRouting } from './services/routing.ts'
 import { loadStatus } from './services/status.ts'
 import { openTokens } from './services/tokens.ts'
@@ -170,6 +175,20 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       credentials: () => dicomCredentials.current(),
     }),
   )
+  const restPeers = use(
+    starting,
+    await openRestPeers({
+      db,
+      log,
+      sealing: { seal: bytes => seal(bytes, keys.sealingKey), open: box => keys.openSealed(box) },
+    }),
+  )
+  const findArchive: FindArchive = name => {
+    const peer = peerOfDestination(name)
+    const found = peer === undefined ? undefined : restPeers.find(peer)
+    if (peer === undefined) return modalities.find(name)
+    return found && { name, aeTitle: name, zone: found.zone }
+  }
   const dueAt = ({ callingAe, purpose }: Origin): Date | undefined =>
     purpose === 'prefetch'
       ? undefined
@@ -225,9 +244,9 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     prefetch.run(study, signal, attempt),
   )
   const onArrived = (tx: Tx, study: number): Promise<void> => prefetch.arrived(tx, study)
-  const routing = use(starting, startRouting({ db, queue, log, findArchive: name => modalities.find(name), onArrived }))
+  const routing = use(starting, startRouting({ db, queue, log, findArchive, onArrived }))
   const { twoPersons } = config.policy
-  const policies = openPolicies({ db, signer: keys, findModality: name => modalities.find(name), twoPersons })
+  const policies = openPolicies({ db, signer: keys, findModality: findArchive, twoPersons })
   const checkpoint = async (): Promise<string> => (await audit.checkpoint()).note
   const inbound = await openInbound({ db, blobs, queue, keys, checkpoint, log, dataDir: config.data })
   const consents = openConsents({ db, queue })
@@ -256,8 +275,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     keys,
     checkpoint,
     commitments,
-    wire: archiveWire({ target: findNode, converter }),
-    findArchive: name => modalities.find(name),
+    wire: withRestPeers(archiveWire({ target: findNode, converter }), name => restPeers.target(name)),
+    findArchive,
     obstacle,
     aeTitle,
     log,
@@ -425,6 +444,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       imageRoutes(app, { rendering })
       await archiveRoutes(app, openZipArchives({ db, blobs, pixels }))
       worklistsRoutes(app, { worklist })
+      const outside = openOutsideSends({ db, routing })
       const remote = openRemote({ db, findNode, node, aeTitle: config.dicom.aeTitle })
       await orthancModalityRoutes(app, { modalities, remote })
       await orthancRemoteRoutes(app, {
@@ -433,7 +453,9 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         queries: openRemoteQueries({ db, remote }),
         jobs: backgroundJobs,
         answers: { jobs: backgroundJobs, log },
-        remoteStore: openRemoteStore({ db, findNode, retrieve, node, outside: openOutsideSends({ db, routing }) }),
+        remoteStore: openRemoteStore({ db, findNode, retrieve, node, outside }),
+        restPeers,
+        restStore: openRestStore({ db, blobs, retrieve, peers: restPeers, outside }),
         ingest,
         limitBytes: config.limits.instanceBytes,
         aeTitle: config.dicom.aeTitle,
