@@ -109,6 +109,7 @@ import { startRouting } from './services/routing.ts'
 import { loadStatus } from './services/status.ts'
 import { openTokens } from './services/tokens.ts'
 import { openWebClient } from './services/web-client.ts'
+import { openWorkitems } from './services/workitems.ts'
 import { openWorklist, type Worklist } from './services/worklist.ts'
 import { openWorklistFolder, type WorklistFolder } from './services/worklist-folder.ts'
 import { openZipArchives } from './services/zip-archive.ts'
@@ -428,6 +429,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         removal,
         limitBytes: config.limits.instanceBytes,
         concurrency: config.limits.uploads,
+        workitems: openWorkitems({ db }),
         servers: config.dicomweb.servers,
         client: openWebClient({
           db,

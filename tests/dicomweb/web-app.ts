@@ -17,6 +17,7 @@ import { openRendering } from '../../gateway/services/rendering.ts'
 import { openRetrieve } from '../../gateway/services/retrieve.ts'
 import { openWebClient } from '../../gateway/services/web-client.ts'
 import type { WebServerList } from '../../gateway/services/web-servers.ts'
+import { openWorkitems } from '../../gateway/services/workitems.ts'
 import type { Blobs } from '../../gateway/store/blobs.ts'
 import { tokenDigest } from '../../gateway/store/tokens.ts'
 import { temporaryDir, testBlobs } from '../support/blobs.ts'
@@ -64,6 +65,7 @@ export async function webApp(t: TestContext, servers: WebServerList = {}): Promi
         removal: openRemoval({ db }),
         limitBytes: 16 * 1024 ** 3,
         concurrency: 4,
+        workitems: openWorkitems({ db }),
         servers,
         client: openWebClient({ db, servers, retrieve, ingest, pixels, limitBytes: 16 * 1024 ** 3 }),
         jobs,

@@ -11,9 +11,11 @@ import { type SearchServices, searchRoutes } from './search.ts'
 import { type ServerServices, serverRoutes } from './servers.ts'
 import { type StoreServices, storeRoutes } from './store.ts'
 import { wadoUriRoute } from './wado-uri.ts'
+import { type WorkitemServices, workitemRoutes } from './workitems.ts'
 
 /** What DICOMweb needs. */
 export type DicomwebServices = SearchServices &
+  WorkitemServices &
   RenderedServices &
   InstanceServices &
   FrameServices &
@@ -36,6 +38,7 @@ export async function dicomwebRoutes(app: FastifyInstance, services: DicomwebSer
       storeRoutes(scope, services)
       removeRoutes(scope, services)
       serverRoutes(scope, services)
+      workitemRoutes(scope, services)
     },
     { prefix: services.place.path },
   )

@@ -185,8 +185,8 @@ async function collect(content: AsyncIterable<Uint8Array>, limitBytes: number): 
   return { bytes: Buffer.concat(chunks) }
 }
 
-/** Data sets as they stand; what is in them is checked when they are written. */
-function parseMetadata(type: string, bytes: Buffer): DicomJson[] {
+/** Data sets as they stand; what is in them is checked when they are written. @throws GatewayError BAD_REQUEST */
+export function parseMetadata(type: string, bytes: Buffer): DicomJson[] {
   if (type === 'application/dicom+xml') return [fromXml(bytes.toString())].filter(isDataset)
   let parsed: unknown
   try {
