@@ -23,7 +23,7 @@ const needsMore: Readonly<Record<string, number>> = {
   '/api/v1/audit/checkpoint': 404,
   // Without a level, as Orthanc.
   '/tools/generate-uid': 404,
-  // Without an instance.
+  // Nothing is named.
   '/wado': 400,
 }
 
