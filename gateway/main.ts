@@ -111,6 +111,8 @@ import type { FindArchive } from './services/route-target.ts'
 import { startRouting } from './services/routing.ts'
 import { loadStatus } from './services/status.ts'
 import { openTokens } from './services/tokens.ts'
+import { openWebClient } from './services/web-client.ts'
+import { openWorkitems } from './services/workitems.ts'
 import { openWorklist, type Worklist } from './services/worklist.ts'
 import { openWorklistFolder, type WorklistFolder } from './services/worklist-folder.ts'
 import { openZipArchives } from './services/zip-archive.ts'
@@ -211,6 +213,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     starting,
     await openPixels({ dir: join(config.data, 'spool'), assertRoom: bytes => blobs.assertRoom(bytes) }),
   )
+  const rendering = openRendering({ retrieve, pixels })
   const backgroundJobs = openBackgroundJobs({
     db,
     queue,
@@ -427,14 +430,27 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         query,
         retrieve,
         pixels,
+        rendering,
         frames: openImageFrames({ retrieve, pixels }),
         ingest,
         removal,
         limitBytes: config.limits.instanceBytes,
         concurrency: config.limits.uploads,
+        workitems: openWorkitems({ db }),
+        servers: config.dicomweb.servers,
+        client: openWebClient({
+          db,
+          servers: config.dicomweb.servers,
+          retrieve,
+          ingest,
+          pixels,
+          limitBytes: config.limits.instanceBytes,
+        }),
+        jobs: backgroundJobs,
+        answers: { jobs: backgroundJobs, log },
         place: { path: config.dicomweb.path, publicUrl: config.http.publicUrl },
       })
-      imageRoutes(app, { rendering: openRendering({ retrieve, pixels }) })
+      imageRoutes(app, { rendering })
       await archiveRoutes(app, openZipArchives({ db, blobs, pixels }))
       worklistsRoutes(app, { worklist })
       const outside = openOutsideSends({ db, routing })
