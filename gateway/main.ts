@@ -14,7 +14,7 @@ import { openPeers } from '../peers/registry.ts'
 import { seal } from '../peers/seal.ts'
 import { openFederation } from '../peers/server.ts'
 import { openFederationTls, type RefusedConnection } from '../peers/tls.ts'
-import { openAuthorizer } from '../policy/authorize.ts'
+import { openAuthorizer, type Refusal } from '../policy/authorize.ts'
 import { ensurePolicy } from '../policy/versions.ts'
 import { applicationActivity } from './audit/event.ts'
 import { appendAudit } from './audit/log.ts'
@@ -46,6 +46,7 @@ import { dicomwebRoutes } from './http/dicomweb/routes.ts'
 import { installGauges } from './http/gauges.ts'
 import { openMetrics } from './http/metrics.ts'
 import { archiveRoutes } from './http/orthanc/archives.ts'
+import { imageRoutes } from './http/orthanc/images.ts'
 import { orthancModalityRoutes } from './http/orthanc/modalities.ts'
 import { orthancRemoteRoutes } from './http/orthanc/remote-nodes.ts'
 import { orthancRoutes } from './http/orthanc/routes.ts'
@@ -64,6 +65,7 @@ import { openBackgroundJobs } from './services/background-jobs.ts'
 import { openChangeFeed } from './services/change-feed.ts'
 import { openCommitments } from './services/commitment.ts'
 import { openConflicts } from './services/conflicts.ts'
+import { openConsents } from './services/consents.ts'
 import { openDeidentify } from './services/deidentify.ts'
 import type { NodeTarget } from './services/dicom-node.ts'
 import { startHousekeeping } from './services/housekeeping.ts'
@@ -75,6 +77,7 @@ import { openModalityJobs } from './services/modality-jobs.ts'
 import { openModifications } from './services/modify.ts'
 import { openAnonymizations } from './services/modify-anonymize.ts'
 import { openRewriteJobs } from './services/modify-jobs.ts'
+import { openStudyChanges } from './services/modify-studies.ts'
 import { openMpps } from './services/mpps.ts'
 import { nativePixels } from './services/native-pixels.ts'
 import { openOutbound } from './services/outbound.ts'
@@ -94,8 +97,10 @@ import { openRemote } from './services/remote.ts'
 import { openRemoteQueries } from './services/remote-queries.ts'
 import { openRemoteStore } from './services/remote-store.ts'
 import { openRemoval } from './services/removal.ts'
+import { openRendering } from './services/rendering.ts'
 import { openResourceAttachments } from './services/resource-attachments.ts'
 import { openResourceDatasets } from './services/resource-datasets.ts'
+import { openResourceFind } from './services/resource-find.ts'
 import { openResourceMetadata } from './services/resource-metadata.ts'
 import { openRestPeers } from './services/rest-peers.ts'
 import { peerOfDestination, withRestPeers } from './services/rest-send.ts'
@@ -129,7 +134,11 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
 
   const { db, clusterHome } = await openStore(config, log, starting)
   await migrate(db)
-  const rights = await openAuthorizer()
+  const refused = openRefusals({ db, log })
+  const onForbidden = limitRefusals<Refusal & { code: string }>(({ userId, address, action, repeats }) =>
+    refused({ protocol: 'any', userId, address, reason: 'FORBIDDEN', action, repeats }),
+  )
+  const rights = await openAuthorizer({ onRefused: refusal => onForbidden({ ...refusal, code: refusal.action }) })
   const blobs = await openBlobs({
     dir: config.data,
     log,
@@ -216,6 +225,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
   const modifyParts = { ...rewriting, rewrites }
   const modifications = openModifications(modifyParts)
   const anonymizations = openAnonymizations(modifyParts)
+  const studyChanges = openStudyChanges(modifyParts)
   const stopping = new AbortController()
   starting.defer(() => stopping.abort(new GatewayError('UNAVAILABLE', 'the gateway is stopping')))
   const converter = (name: string): Converter | undefined => {
@@ -241,6 +251,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
   const policies = openPolicies({ db, signer: keys, findModality: findArchive, twoPersons })
   const checkpoint = async (): Promise<string> => (await audit.checkpoint()).note
   const inbound = await openInbound({ db, blobs, queue, keys, checkpoint, log, dataDir: config.data })
+  const consents = openConsents({ db, queue })
   const openCarrier = carrierOpener({ keys, clocks, proxy })
   const deidentify = use(
     starting,
@@ -250,7 +261,8 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
   const pseudonyms = openPseudonyms({ db, keyPath: join(config.data, 'keys', 'pseudonyms.json') })
   const outbox = openOutbox(config.data)
   const preparing = { outbox, ...createPreparing({ db, blobs, outbox, deidentify, projects, pseudonyms, log }) }
-  const outbound = use(starting, openOutbound({ db, blobs, queue, keys, peers, openCarrier, preparing, log }))
+  const { obstacle } = consents
+  const outbound = use(starting, openOutbound({ db, blobs, queue, keys, peers, openCarrier, preparing, obstacle, log }))
   queue.work('commit-inbound', { concurrency: 2 }, ({ transfer }, signal) => inbound.runCommit(transfer, signal))
   queue.work('deliver', { concurrency: 8 }, ({ transfer }, signal) => outbound.run(transfer, signal))
   await outbound.recover('all')
@@ -267,6 +279,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
     commitments,
     wire: withRestPeers(archiveWire({ target: findNode, converter }), name => restPeers.target(name)),
     findArchive,
+    obstacle,
     aeTitle,
     log,
   })
@@ -274,11 +287,10 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
   backgroundJobs.start()
   use(
     starting,
-    startHousekeeping({ db, blobs, inbound, outbound, preparing, archive, commitments, backgroundJobs, log }),
+    startHousekeeping({ db, blobs, inbound, outbound, preparing, archive, commitments, backgroundJobs, consents, log }),
   )
 
   const changes = use(starting, openChangeFeed({ db, log }))
-  const refused = openRefusals({ db, log })
   const onRefused = limitRefusals<RefusedConnection>(({ code, address, repeats }) => {
     log.warn({ part: 'federation', address, reason: code, repeats }, 'refused a connection')
     refused({ protocol: 'federation', userId: 'unknown', address, reason: code, repeats })
@@ -388,7 +400,8 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         datasets: openResourceDatasets({ db, blobs }),
         changes,
         removal,
-        modify: { jobs: backgroundJobs, log, modifications, anonymizations },
+        modify: { jobs: backgroundJobs, log, modifications, anonymizations, studyChanges },
+        find: openResourceFind({ db, query: openQuery({ db }) }),
         metadata: openResourceMetadata({ db, requireSeen: config.orthanc.checkRevisions }),
         metadataNames: config.orthanc.userMetadata,
         attachments: openResourceAttachments({
@@ -419,6 +432,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         concurrency: config.limits.uploads,
         place: { path: config.dicomweb.path, publicUrl: config.http.publicUrl },
       })
+      imageRoutes(app, { rendering: openRendering({ retrieve, pixels }) })
       await archiveRoutes(app, openZipArchives({ db, blobs, pixels }))
       worklistsRoutes(app, { worklist })
       const outside = openOutsideSends({ db, routing })
@@ -452,6 +466,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         reidentification: openReidentification({ db, pseudonyms }),
         routing,
         policies,
+        consents,
         inbound,
         conflicts: openConflicts({ db, blobs, dueAt, ownIssuers }),
         modalities,
