@@ -50,6 +50,7 @@ import { imageRoutes } from './http/orthanc/images.ts'
 import { orthancModalityRoutes } from './http/orthanc/modalities.ts'
 import { orthancRemoteRoutes } from './http/orthanc/remote-nodes.ts'
 import { orthancRoutes } from './http/orthanc/routes.ts'
+import { type OrthancSettings, takeOverOrthanc } from './http/orthanc/take-over.ts'
 import { worklistsRoutes } from './http/orthanc/worklists.ts'
 import { limitRefusals } from './http/refusals.ts'
 import { buildHttpServer } from './http/server.ts'
@@ -84,6 +85,7 @@ import { openOutbound } from './services/outbound.ts'
 import { createPreparing } from './services/outbound-prepare.ts'
 import { openOutbox } from './services/outbox.ts'
 import { openOutsideSends } from './services/outside-sends.ts'
+import { openPasswordUsers } from './services/password-users.ts'
 import { openPatientLinks } from './services/patient-links.ts'
 import { openPolicies } from './services/policies.ts'
 import { openPrefetch } from './services/prefetch.ts'
@@ -130,7 +132,7 @@ export interface Gateway {
 }
 
 /** Builds and starts a gateway. What was opened is closed again when a later part fails. */
-export async function startGateway(config: Config, log: Log): Promise<Gateway> {
+export async function startGateway(config: Config, log: Log, orthanc?: OrthancSettings): Promise<Gateway> {
   await using starting = new AsyncDisposableStack()
   const startedAt = new Date()
   await mkdir(config.data, { recursive: true, mode: 0o700 })
@@ -187,6 +189,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       sealing: { seal: bytes => seal(bytes, keys.sealingKey), open: box => keys.openSealed(box) },
     }),
   )
+  const passwordUsers = openPasswordUsers({ db })
+  if (orthanc) await takeOverOrthanc(orthanc, { modalities, restPeers, passwordUsers })
   const findArchive: FindArchive = name => {
     const peer = peerOfDestination(name)
     const found = peer === undefined ? undefined : restPeers.find(peer)
@@ -384,6 +388,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     metrics,
     auth: {
       adminTokenSha256: tokenDigest(await adminToken(config.data)),
+      verifyPassword: (name, password) => passwordUsers.verify(name, password),
       findToken: sha256 => findToken(db, sha256),
       rights,
       publicUrl: config.http.publicUrl,
@@ -459,7 +464,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       await orthancRemoteRoutes(app, {
         modalities,
         remote,
-        queries: openRemoteQueries({ db, remote }),
+        queries: openRemoteQueries({ db, remote, mostQueries: config.orthanc.queryRetrieveSize }),
         jobs: backgroundJobs,
         answers: { jobs: backgroundJobs, log },
         remoteStore: openRemoteStore({ db, findNode, retrieve, node, outside }),
