@@ -2,6 +2,7 @@
  * From a pseudonym back to the patient: a request with purpose and reason, the approval of a second person, and then,
  * for a day, the answer to the one who asked. Each step is in the audit log; the answer is given to nobody else.
  */
+
 import { randomUUID } from 'node:crypto'
 import { sql } from 'kysely'
 import { authorize } from '../../policy/authorize.ts'

@@ -2,6 +2,7 @@
 import swagger from '@fastify/swagger'
 import type { FastifyInstance } from 'fastify'
 import type { Conflicts } from '../../services/conflicts.ts'
+import type { Consents } from '../../services/consents.ts'
 import type { Modalities } from '../../services/modalities.ts'
 import type { Policies } from '../../services/policies.ts'
 import type { Quarantine } from '../../services/quarantine.ts'
@@ -12,6 +13,7 @@ import { type AuditService, auditRoutes } from './audit.ts'
 import { certificateRoutes } from './certificates.ts'
 import { type CommitmentServices, commitmentRoutes } from './commitments.ts'
 import { conflictRoutes } from './conflicts.ts'
+import { consentRoutes } from './consents.ts'
 import { type Health, healthRoutes } from './health.ts'
 import { modalityRoutes } from './modalities.ts'
 import { type PeerServices, peerRoutes } from './peers.ts'
@@ -38,6 +40,7 @@ export interface ApiServices
   readonly status: () => Promise<GatewayStatus>
   readonly routing: Routing
   readonly policies: Policies
+  readonly consents: Consents
   readonly conflicts: Conflicts
   readonly quarantine: Quarantine
   readonly modalities: Modalities
@@ -71,6 +74,7 @@ export async function installOpenApi(app: FastifyInstance, version: string): Pro
         { name: 'Policy' },
         { name: 'Quarantine' },
         { name: 'Pseudonyms', description: 'Projects, pseudonyms, and re-identification by two people' },
+        { name: 'Consents' },
         { name: 'Audit' },
         { name: 'Store' },
         { name: 'Tokens' },
@@ -102,6 +106,7 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       quarantineRoutes(scope, services.quarantine)
       policyRoutes(scope, services)
       policiesRoutes(scope, services)
+      consentRoutes(scope, services)
       auditRoutes(scope, services)
       storeRoutes(scope, services)
       tokenRoutes(scope, services.tokens)
