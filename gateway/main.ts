@@ -11,6 +11,7 @@ import { openClockWatch } from '../peers/clock.ts'
 import { openSiteKeys } from '../peers/keys.ts'
 import { openPairing } from '../peers/pairing.ts'
 import { openPeers } from '../peers/registry.ts'
+import { seal } from '../peers/seal.ts'
 import { openFederation } from '../peers/server.ts'
 import { openFederationTls, type RefusedConnection } from '../peers/tls.ts'
 import { openAuthorizer, type Refusal } from '../policy/authorize.ts'
@@ -45,6 +46,7 @@ import { dicomwebRoutes } from './http/dicomweb/routes.ts'
 import { installGauges } from './http/gauges.ts'
 import { openMetrics } from './http/metrics.ts'
 import { archiveRoutes } from './http/orthanc/archives.ts'
+import { imageRoutes } from './http/orthanc/images.ts'
 import { orthancModalityRoutes } from './http/orthanc/modalities.ts'
 import { orthancRemoteRoutes } from './http/orthanc/remote-nodes.ts'
 import { orthancRoutes } from './http/orthanc/routes.ts'
@@ -62,6 +64,7 @@ import { openBackgroundJobs } from './services/background-jobs.ts'
 import { openChangeFeed } from './services/change-feed.ts'
 import { openCommitments } from './services/commitment.ts'
 import { openConflicts } from './services/conflicts.ts'
+import { openConsents } from './services/consents.ts'
 import { openDeidentify } from './services/deidentify.ts'
 import type { NodeTarget } from './services/dicom-node.ts'
 import { startHousekeeping } from './services/housekeeping.ts'
@@ -73,6 +76,7 @@ import { openModalityJobs } from './services/modality-jobs.ts'
 import { openModifications } from './services/modify.ts'
 import { openAnonymizations } from './services/modify-anonymize.ts'
 import { openRewriteJobs } from './services/modify-jobs.ts'
+import { openStudyChanges } from './services/modify-studies.ts'
 import { openMpps } from './services/mpps.ts'
 import { nativePixels } from './services/native-pixels.ts'
 import { openOutbound } from './services/outbound.ts'
@@ -91,10 +95,16 @@ import { openRemote } from './services/remote.ts'
 import { openRemoteQueries } from './services/remote-queries.ts'
 import { openRemoteStore } from './services/remote-store.ts'
 import { openRemoval } from './services/removal.ts'
+import { openRendering } from './services/rendering.ts'
 import { openResourceAttachments } from './services/resource-attachments.ts'
 import { openResourceDatasets } from './services/resource-datasets.ts'
+import { openResourceFind } from './services/resource-find.ts'
 import { openResourceMetadata } from './services/resource-metadata.ts'
+import { openRestPeers } from './services/rest-peers.ts'
+import { peerOfDestination, withRestPeers } from './services/rest-send.ts'
+import { openRestStore } from './services/rest-store.ts'
 import { openRetrieve } from './services/retrieve.ts'
+import type { FindArchive } from './services/route-target.ts'
 import { startRouting } from './services/routing.ts'
 import { loadStatus } from './services/status.ts'
 import { openTokens } from './services/tokens.ts'
@@ -164,6 +174,20 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       credentials: () => dicomCredentials.current(),
     }),
   )
+  const restPeers = use(
+    starting,
+    await openRestPeers({
+      db,
+      log,
+      sealing: { seal: bytes => seal(bytes, keys.sealingKey), open: box => keys.openSealed(box) },
+    }),
+  )
+  const findArchive: FindArchive = name => {
+    const peer = peerOfDestination(name)
+    const found = peer === undefined ? undefined : restPeers.find(peer)
+    if (peer === undefined) return modalities.find(name)
+    return found && { name, aeTitle: name, zone: found.zone }
+  }
   const dueAt = ({ callingAe, purpose }: Origin): Date | undefined =>
     purpose === 'prefetch'
       ? undefined
@@ -197,6 +221,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const modifyParts = { ...rewriting, rewrites }
   const modifications = openModifications(modifyParts)
   const anonymizations = openAnonymizations(modifyParts)
+  const studyChanges = openStudyChanges(modifyParts)
   const stopping = new AbortController()
   starting.defer(() => stopping.abort(new GatewayError('UNAVAILABLE', 'the gateway is stopping')))
   const converter = (name: string): Converter | undefined => {
@@ -217,11 +242,12 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     prefetch.run(study, signal, attempt),
   )
   const onArrived = (tx: Tx, study: number): Promise<void> => prefetch.arrived(tx, study)
-  const routing = use(starting, startRouting({ db, queue, log, findArchive: name => modalities.find(name), onArrived }))
+  const routing = use(starting, startRouting({ db, queue, log, findArchive, onArrived }))
   const { twoPersons } = config.policy
-  const policies = openPolicies({ db, signer: keys, findModality: name => modalities.find(name), twoPersons })
+  const policies = openPolicies({ db, signer: keys, findModality: findArchive, twoPersons })
   const checkpoint = async (): Promise<string> => (await audit.checkpoint()).note
   const inbound = await openInbound({ db, blobs, queue, keys, checkpoint, log, dataDir: config.data })
+  const consents = openConsents({ db, queue })
   const openCarrier = carrierOpener({ keys, clocks, proxy })
   const deidentify = use(
     starting,
@@ -231,7 +257,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const pseudonyms = openPseudonyms({ db, keyPath: join(config.data, 'keys', 'pseudonyms.json') })
   const outbox = openOutbox(config.data)
   const preparing = { outbox, ...createPreparing({ db, blobs, outbox, deidentify, projects, pseudonyms, log }) }
-  const outbound = use(starting, openOutbound({ db, blobs, queue, keys, peers, openCarrier, preparing, log }))
+  const { obstacle } = consents
+  const outbound = use(starting, openOutbound({ db, blobs, queue, keys, peers, openCarrier, preparing, obstacle, log }))
   queue.work('commit-inbound', { concurrency: 2 }, ({ transfer }, signal) => inbound.runCommit(transfer, signal))
   queue.work('deliver', { concurrency: 8 }, ({ transfer }, signal) => outbound.run(transfer, signal))
   await outbound.recover('all')
@@ -246,8 +273,9 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     keys,
     checkpoint,
     commitments,
-    wire: archiveWire({ target: findNode, converter }),
-    findArchive: name => modalities.find(name),
+    wire: withRestPeers(archiveWire({ target: findNode, converter }), name => restPeers.target(name)),
+    findArchive,
+    obstacle,
     aeTitle,
     log,
   })
@@ -255,7 +283,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   backgroundJobs.start()
   use(
     starting,
-    startHousekeeping({ db, blobs, inbound, outbound, preparing, archive, commitments, backgroundJobs, log }),
+    startHousekeeping({ db, blobs, inbound, outbound, preparing, archive, commitments, backgroundJobs, consents, log }),
   )
 
   const changes = use(starting, openChangeFeed({ db, log }))
@@ -367,7 +395,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         datasets: openResourceDatasets({ db, blobs }),
         changes,
         removal,
-        modify: { jobs: backgroundJobs, log, modifications, anonymizations },
+        modify: { jobs: backgroundJobs, log, modifications, anonymizations, studyChanges },
+        find: openResourceFind({ db, query: openQuery({ db }) }),
         metadata: openResourceMetadata({ db, requireSeen: config.orthanc.checkRevisions }),
         metadataNames: config.orthanc.userMetadata,
         attachments: openResourceAttachments({
@@ -398,8 +427,10 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         concurrency: config.limits.uploads,
         place: { path: config.dicomweb.path, publicUrl: config.http.publicUrl },
       })
+      imageRoutes(app, { rendering: openRendering({ retrieve, pixels }) })
       await archiveRoutes(app, openZipArchives({ db, blobs, pixels }))
       worklistsRoutes(app, { worklist })
+      const outside = openOutsideSends({ db, routing })
       const remote = openRemote({ db, findNode, node, aeTitle: config.dicom.aeTitle })
       await orthancModalityRoutes(app, { modalities, remote })
       await orthancRemoteRoutes(app, {
@@ -408,7 +439,9 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         queries: openRemoteQueries({ db, remote }),
         jobs: backgroundJobs,
         answers: { jobs: backgroundJobs, log },
-        remoteStore: openRemoteStore({ db, findNode, retrieve, node, outside: openOutsideSends({ db, routing }) }),
+        remoteStore: openRemoteStore({ db, findNode, retrieve, node, outside }),
+        restPeers,
+        restStore: openRestStore({ db, blobs, retrieve, peers: restPeers, outside }),
         ingest,
         limitBytes: config.limits.instanceBytes,
         aeTitle: config.dicom.aeTitle,
@@ -428,6 +461,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         reidentification: openReidentification({ db, pseudonyms }),
         routing,
         policies,
+        consents,
         inbound,
         conflicts: openConflicts({ db, blobs, dueAt, ownIssuers }),
         modalities,

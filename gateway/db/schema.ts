@@ -51,6 +51,7 @@ export interface Schema {
   removed_blobs: RemovedBlobsTable
   policy_drafts: PolicyDraftsTable
   consents: ConsentsTable
+  transfer_consents: TransferConsentsView
   dry_runs: DryRunsTable
   dry_run_results: DryRunResultsTable
   deid_projects: DeidProjectsTable
@@ -258,6 +259,15 @@ export interface ConsentsTable {
   withdrawn_by: string | null
 }
 
+/** What consents and objections say of each transfer. */
+export interface TransferConsentsView {
+  /** Never null, which the database does not know of a view. */
+  id: string | null
+  /** Site id, or a modality's name. */
+  recipient: string | null
+  gap: 'CONSENT_MISSING' | 'CONSENT_OBJECTED' | null
+}
+
 export type DryRunState = 'waiting' | 'running' | 'done' | 'cancelled' | 'failed'
 /** What would become of a study for one destination. */
 export type DryRunOutcome = 'go' | 'held' | 'denied' | 'none'
@@ -337,6 +347,7 @@ export interface TransfersTable {
   requested_by: string
   agreement: ColumnType<string | null, string | null | undefined, string | null>
   needs_consent: Generated<boolean>
+  zone: Generated<'inside' | 'outside'>
   snapshot_sha256: Digest
   state: TransferState
   nonce: Buffer

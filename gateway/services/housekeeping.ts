@@ -7,6 +7,7 @@ import { sweepRemoved } from '../store/removed-blobs.ts'
 import type { Archive } from './archive.ts'
 import type { BackgroundJobs } from './background-jobs.ts'
 import type { Commitments } from './commitment.ts'
+import type { Consents } from './consents.ts'
 import type { Inbound } from './inbound.ts'
 import type { Outbound } from './outbound.ts'
 import type { Preparing } from './outbound-prepare.ts'
@@ -25,9 +26,10 @@ export function startHousekeeping(options: {
   archive?: Pick<Archive, 'recover'>
   commitments?: Pick<Commitments, 'recover'>
   backgroundJobs?: Pick<BackgroundJobs, 'sweep'>
+  consents?: Pick<Consents, 'sweep'>
   log: Log
 }): { close(): Promise<void> } {
-  const { db, blobs, inbound, outbound, preparing, archive, commitments, backgroundJobs } = options
+  const { db, blobs, inbound, outbound, preparing, archive, commitments, backgroundJobs, consents } = options
   const log = options.log.child({ part: 'housekeeping' })
   const closing = new AbortController()
   const running = new Set<Promise<void>>()
@@ -48,6 +50,7 @@ export function startHousekeeping(options: {
   }
   const transfers = round('transfers', async () => {
     await inbound.sweep()
+    await consents?.sweep()
     await outbound.recover('stale')
     await preparing?.sweep()
     await archive?.recover()

@@ -15,7 +15,7 @@ import type { Peers } from '../../peers/registry.ts'
 import { asIs } from '../../policy/document.ts'
 import type { Db } from '../db/db.ts'
 import type { TransferState } from '../db/schema.ts'
-import { GatewayError } from '../errors.ts'
+import { type ErrorCode, GatewayError } from '../errors.ts'
 import type { Queue } from '../jobs/queue.ts'
 import type { Log } from '../log.ts'
 import type { Blobs } from '../store/blobs.ts'
@@ -55,6 +55,8 @@ export interface OutboundParts {
   readonly preparing?: Preparing & { readonly outbox: Pick<Outbox, 'path'> }
   /** A policy that was withdrawn stops its transfers before their next range. */
   readonly mayContinue?: (transfer: OutboundRow) => Promise<boolean>
+  /** Why it may not go on: a patient who has not consented, or objects. Asked before it is offered, each range, and commit. */
+  readonly obstacle?: (transfer: string) => Promise<{ readonly code: ErrorCode; readonly message: string } | undefined>
 }
 
 const moving: readonly TransferState[] = ['planned', 'prepared', 'signed', 'sent', 'held']
@@ -91,6 +93,9 @@ export function openOutbound(parts: OutboundParts): Outbound {
     db.inTransaction(tx => queue.enqueue(tx, 'deliver', { transfer: id }, { singletonKey: id }))
 
   const carry = async (row: OutboundRow, peer: Peer, signal: AbortSignal): Promise<void> => {
+    // Nothing is offered, names sealed in it, that may not go.
+    const obstacle = row.isAccepted ? undefined : await parts.obstacle?.(row.id)
+    if (obstacle) throw new GatewayError(obstacle.code, obstacle.message)
     if (!((await parts.preparing?.prepare(row, peer, signal)) ?? true)) return
     const offer = await ensureOffer(parts, row, peer)
     const { manifest } = offer
@@ -101,6 +106,7 @@ export function openOutbound(parts: OutboundParts): Outbound {
     // The state last: it may change while the others are asked.
     const isAllowed = async (): Promise<boolean> =>
       ((await parts.mayContinue?.(row)) ?? true) &&
+      (await parts.obstacle?.(row.id)) === undefined &&
       !isOver &&
       peers.get(peer.id)?.state === 'active' &&
       (await isInState(db.kysely, row.id, moving))
@@ -149,7 +155,7 @@ export function openOutbound(parts: OutboundParts): Outbound {
     signal: AbortSignal,
   ): Promise<void> => {
     const isCancelled = await isInState(db.kysely, row.id, ['cancelled'])
-    if (!isCancelled) await outcomes.withdrawn(row, peer)
+    if (!isCancelled) await outcomes.withdrawn(row, peer, await parts.obstacle?.(row.id))
     const bytes = await loadOffer(db.kysely, row.id)
     if (!bytes) return
     const { objects } = readStoredOffer(bytes)

@@ -11,7 +11,7 @@ import { isSiteId } from '../../policy/decide.ts'
 import { diffPolicies, type PolicyChange } from '../../policy/diff.ts'
 import { asIs, canonicalJson, decodePolicy, type PolicyDocument, profileSource } from '../../policy/document.ts'
 import { type Finding, lintPolicy } from '../../policy/lint.ts'
-import { loadActivePolicy, loadPolicy, type PolicyVersion, publishPolicy } from '../../policy/versions.ts'
+import { listPolicies, loadActivePolicy, loadPolicy, type PolicyVersion, publishPolicy } from '../../policy/versions.ts'
 import { eventTypes, securityAlert } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
@@ -65,6 +65,16 @@ export interface Policies {
   /** A document by name. @throws GatewayError NOT_FOUND */
   documentOf(principal: Principal, name: PolicyName): Promise<PolicyDocument>
   diff(principal: Principal, from: PolicyName, to: PolicyName): Promise<readonly PolicyChange[]>
+  /** Published versions, newest first, and which of them is active. */
+  history(
+    principal: Principal,
+    page: { readonly limit: number; readonly before?: number },
+  ): Promise<{ readonly active: number | undefined; readonly versions: readonly PolicyVersion[] }>
+  /** One published version. @throws GatewayError NOT_FOUND */
+  load(
+    principal: Principal,
+    name: 'active' | number,
+  ): Promise<{ readonly active: number | undefined; readonly version: PolicyVersion }>
 }
 
 /** Opens the service. */
@@ -205,6 +215,7 @@ export function openPolicies(options: {
       })
     },
     async publish(principal, raw) {
+      authorize(principal, 'policy.draft')
       authorize(principal, 'policy.publish')
       mayPublish(principal, [principal.id])
       const settled = await settle(decodePolicy(raw), isVersion1(raw))
@@ -225,6 +236,18 @@ export function openPolicies(options: {
     async diff(principal, from, to) {
       authorize(principal, 'policy.read')
       return diffPolicies(await document(from), await document(to))
+    },
+    async history(principal, page) {
+      authorize(principal, 'policy.read')
+      const active = await loadActivePolicy(db.kysely)
+      return { active: active?.version, versions: await listPolicies(db.kysely, page) }
+    },
+    async load(principal, name) {
+      authorize(principal, 'policy.read')
+      const active = await loadActivePolicy(db.kysely)
+      const found = name === 'active' ? active : await loadPolicy(db.kysely, name)
+      if (!found) throw new GatewayError('NOT_FOUND', 'no such policy version')
+      return { active: active?.version, version: found }
     },
   }
   return policies

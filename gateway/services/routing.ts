@@ -8,6 +8,7 @@
 
 import { createHash, randomBytes, randomUUID } from 'node:crypto'
 import { sql } from 'kysely'
+import { asksForConsent, findAgreement } from '../../policy/agreements.ts'
 import { authorize } from '../../policy/authorize.ts'
 import { type Decided, type Decision, decide } from '../../policy/decide.ts'
 import { type ArchiveTerms, asIs } from '../../policy/document.ts'
@@ -20,6 +21,7 @@ import type { Queue } from '../jobs/queue.ts'
 import type { Log } from '../log.ts'
 import type { Principal } from '../principal.ts'
 import { recordStable } from '../store/changes.ts'
+import { findConsentGap } from './consent-transfers.ts'
 import { type FindArchive, type RouteTarget, resolveTarget } from './route-target.ts'
 import { loadSnapshot, originClasses, type SnapshotItem, type StudySnapshot } from './study-facts.ts'
 
@@ -141,7 +143,7 @@ export function startRouting(options: {
     const held =
       effect.kind === 'hold'
         ? { code: 'POLICY_DENIED', message: effect.reason || `rule ${decision.rule} holds it` }
-        : (decision.obstacle ?? target.problem)
+        : (decision.obstacle ?? target.problem ?? (await consentGap(tx, snapshot, decision, target)))
     const hours = effect.kind === 'send' ? effect.expiresAfterHours : 24 * 7
     const inserted = await tx
       .insertInto('transfers')
@@ -161,6 +163,9 @@ export function startRouting(options: {
         purpose: effect.kind === 'send' ? effect.purpose : 'unspecified',
         priority: effect.kind === 'send' ? effect.priority : 'normal',
         requested_by: principal,
+        agreement: decision.agreement ?? null,
+        needs_consent: decision.needsConsent,
+        zone: target.zone,
         snapshot_sha256: digestOf(items),
         state: held ? 'held' : 'planned',
         error_code: held?.code ?? null,
@@ -227,8 +232,8 @@ export function startRouting(options: {
         const { destinations } = policy.document
         const destination = wish.isModality ? modalityDestination(destinations, wish.destination) : wish.destination
         const named = Object.hasOwn(destinations, destination) ? destinations[destination] : undefined
-        const to = { peer: named ? named.peer : destination, modality: named?.modality }
-        const { kind, problem } = await resolveTarget(tx, findArchive, to, 'person')
+        const to = { peer: named ? named.peer : destination, modality: named?.modality, zone: named?.zone }
+        const { kind, problem, userId } = await resolveTarget(tx, findArchive, to, 'person')
         if (problem) {
           throw new GatewayError('NOT_FOUND', `neither a destination of the policy nor an active peer: ${destination}`)
         }
@@ -237,13 +242,18 @@ export function startRouting(options: {
         const snapshot =
           whole && only ? { ...whole, items: whole.items.filter(item => only.has(item.sopInstanceUid)) } : whole
         if (!snapshot || snapshot.items.length === 0) throw new GatewayError('NOT_FOUND', 'no such study')
-        const lifetime = { expiresAfterHours: manualLifetimeHours, agreement: undefined }
+        // A person needs no rule, but where an agreement covers it, its legal basis counts.
+        const party = named ? destination : Object.keys(destinations).find(name => destinations[name]?.peer === userId)
+        const what = { direction: 'outgoing', party, purpose, profile: asIs, facts: snapshot.facts } as const
+        const agreement = findAgreement(policy.document, { ...what, at: new Date() })
+        const lifetime = { expiresAfterHours: manualLifetimeHours, agreement }
         const terms = { purpose, priority, profile: asIs, ...lifetime, archive } as const
         const decision = {
           destination,
           ...to,
           rule: 'manual',
-          needsConsent: false,
+          agreement,
+          needsConsent: asksForConsent(policy.document, agreement),
           effect: { kind: 'send', to: [destination], ...terms },
         } as const
         const id = await plan(tx, {
@@ -277,6 +287,15 @@ export function startRouting(options: {
       clearTimeout(timer)
     },
   }
+}
+
+/** Whether the patient lets it go. */
+async function consentGap(tx: Tx, snapshot: StudySnapshot, decision: Decision, target: RouteTarget) {
+  const { issuer, patientId } = snapshot
+  const { effect, needsConsent } = decision
+  const purpose = effect.kind === 'send' ? effect.purpose : 'unspecified'
+  const recipient = target.modality ?? target.userId
+  return await findConsentGap(tx, { issuer, patientId, purpose, recipient, needsConsent, zone: target.zone })
 }
 
 /** @throws GatewayError POLICY_DENIED when the policy has no such destination */

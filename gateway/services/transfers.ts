@@ -9,6 +9,7 @@ import type { Db, Tx } from '../db/db.ts'
 import { GatewayError } from '../errors.ts'
 import type { Queue } from '../jobs/queue.ts'
 import type { Principal } from '../principal.ts'
+import { gapOfTransfer } from './consent-transfers.ts'
 import { deleteOutputs } from './prepared-rows.ts'
 
 /**
@@ -61,6 +62,8 @@ export async function retryTransfer(
     const { state, peer, modality, destination } = await lockTransfer(tx, id)
     if (state === 'receipted' || state === 'delivered' || state === 'archived')
       throw new GatewayError('STATE_CONFLICT', 'the transfer has arrived already')
+    const gap = await gapOfTransfer(tx, id)
+    if (gap) throw new GatewayError(gap.code, gap.message)
     if (['held', 'refused', 'cancelled', 'expired'].includes(state)) {
       // What an archive has taken, it keeps.
       const resolved = modality === null ? (peer ?? (await resolvePeer(tx, destination))) : null

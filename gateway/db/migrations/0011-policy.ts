@@ -59,7 +59,31 @@ const statements = [
   'create index consents_created on consents (created_at, id)',
   `alter table transfers
      add column agreement text,
-     add column needs_consent boolean not null default false`,
+     add column needs_consent boolean not null default false,
+     add column zone text not null default 'outside' check (zone in ('inside', 'outside'))`,
+  // Until now nothing went to modalities outside.
+  `update transfers set zone = 'inside' where modality is not null`,
+  // Why nothing of a patient may be sent; null when it may. An objection concerns what goes outside on any basis.
+  `create function consent_gap(
+     the_issuer text, the_patient text, the_purpose text, the_recipient text, needs_consent boolean, zone text
+   ) returns text language sql stable as $$
+     select case
+       when (needs_consent or zone = 'outside') and bool_or(c.kind = 'objection') then 'CONSENT_OBJECTED'
+       when needs_consent and not coalesce(bool_or(c.kind = 'consent'), false) then 'CONSENT_MISSING' end
+       from consents c
+      where c.patient_id = the_patient and c.issuer = the_issuer
+        and c.purpose in ('*', the_purpose) and c.recipient in ('*', the_recipient)
+        and c.withdrawn_at is null and c.valid_from <= statement_timestamp()
+        and (c.valid_until is null or c.valid_until > statement_timestamp())
+   $$`,
+  // A transfer whose study is gone has no patient, and so no consent.
+  `create view transfer_consents as
+     select t.id, coalesce(r.site_id, t.modality) as recipient,
+            consent_gap(p.issuer, p.patient_id, t.purpose, coalesce(r.site_id, t.modality), t.needs_consent, t.zone) as gap
+       from transfers t
+       left join studies s on s.id = t.study
+       left join patients p on p.id = s.patient
+       left join peers r on r.id = t.peer`,
   'create index transfers_study on transfers (study, state)',
 
   // ---- offers of peers -------------------------------------------------------------------------

@@ -1,9 +1,7 @@
 /** Policies as they are written and published: drafts, lint, differences, versions, the way back. */
 import type { FastifyInstance } from 'fastify'
 import { findingCodes } from '../../../policy/lint.ts'
-import { listPolicies, loadActivePolicy, loadPolicy, type PolicyVersion } from '../../../policy/versions.ts'
-import type { Db } from '../../db/db.ts'
-import { GatewayError } from '../../errors.ts'
+import type { PolicyVersion } from '../../../policy/versions.ts'
 import type { Draft, Policies } from '../../services/policies.ts'
 import {
   answers,
@@ -83,9 +81,7 @@ const versionOf = ({ document, signature, ...rest }: PolicyVersion, active: numb
 const draftOf = (found: Draft) => ({ ...found, basedOn: found.basedOn ?? null, version: found.version ?? null })
 
 /** Registers the routes. */
-export function policiesRoutes(app: FastifyInstance, { db, policies }: { db: Db; policies: Policies }): void {
-  const activeVersion = async (): Promise<number | undefined> => (await loadActivePolicy(db.kysely))?.version
-
+export function policiesRoutes(app: FastifyInstance, { policies }: { policies: Policies }): void {
   app.get<{ Querystring: { before?: number; limit: number } }>(
     '/policies',
     {
@@ -96,9 +92,8 @@ export function policiesRoutes(app: FastifyInstance, { db, policies }: { db: Db;
         response: answers('Versions', object({ twoPersons: boolean, versions: array(object(info)) })),
       },
     },
-    async request => {
-      const active = await activeVersion()
-      const versions = await listPolicies(db.kysely, request.query)
+    async ({ principal, query }) => {
+      const { active, versions } = await policies.history(principal, query)
       return { twoPersons: policies.twoPersons, versions: versions.map(policy => versionOf(policy, active)) }
     },
   )
@@ -113,10 +108,9 @@ export function policiesRoutes(app: FastifyInstance, { db, policies }: { db: Db;
         response: answers('The version', version),
       },
     },
-    async request => {
-      const found = await loadPolicy(db.kysely, request.params.version)
-      if (!found) throw new GatewayError('NOT_FOUND', 'no such policy version')
-      return versionOf(found, await activeVersion())
+    async ({ principal, params }) => {
+      const { active, version } = await policies.load(principal, params.version)
+      return versionOf(version, active)
     },
   )
 

@@ -1,8 +1,8 @@
 /** The policy: which version is active, what was published, why a study goes where. */
 import type { FastifyInstance } from 'fastify'
-import { listPolicies, loadActivePolicy, loadPolicy, type PolicyVersion } from '../../../policy/versions.ts'
+import { authorize } from '../../../policy/authorize.ts'
+import type { PolicyVersion } from '../../../policy/versions.ts'
 import type { Db } from '../../db/db.ts'
-import { GatewayError } from '../../errors.ts'
 import type { Policies } from '../../services/policies.ts'
 import type { Routing } from '../../services/routing.ts'
 import { loadStudyNamed } from '../../services/study-name.ts'
@@ -34,7 +34,11 @@ const versionOf = (policy: PolicyVersion) => ({ ...infoOf(policy), document: pol
 /** Registers the routes. */
 export function policyRoutes(
   app: FastifyInstance,
-  { db, routing, policies }: { db: Db; routing: Pick<Routing, 'explain'>; policies: Pick<Policies, 'publish'> },
+  {
+    db,
+    routing,
+    policies,
+  }: { db: Db; routing: Pick<Routing, 'explain'>; policies: Pick<Policies, 'publish' | 'load' | 'history'> },
 ): void {
   app.get(
     '/policy',
@@ -45,11 +49,7 @@ export function policyRoutes(
         response: answers('The active version', version),
       },
     },
-    async () => {
-      const active = await loadActivePolicy(db.kysely)
-      if (!active) throw new GatewayError('NOT_FOUND', 'no policy was published yet: nothing leaves')
-      return versionOf(active)
-    },
+    async ({ principal }) => versionOf((await policies.load(principal, 'active')).version),
   )
 
   app.put<{ Body: Record<string, unknown> }>(
@@ -76,7 +76,7 @@ export function policyRoutes(
         response: answers('Versions', object({ versions: array(object(info)) })),
       },
     },
-    async request => ({ versions: (await listPolicies(db.kysely, request.query)).map(infoOf) }),
+    async ({ principal, query }) => ({ versions: (await policies.history(principal, query)).versions.map(infoOf) }),
   )
 
   app.get<{ Params: { version: number } }>(
@@ -89,11 +89,7 @@ export function policyRoutes(
         response: answers('The version', version),
       },
     },
-    async request => {
-      const found = await loadPolicy(db.kysely, request.params.version)
-      if (!found) throw new GatewayError('NOT_FOUND', 'no such policy version')
-      return versionOf(found)
-    },
+    async ({ principal, params }) => versionOf((await policies.load(principal, params.version)).version),
   )
 
   app.get<{ Querystring: { study: string } }>(
@@ -117,6 +113,7 @@ export function policyRoutes(
       },
     },
     async request => {
+      authorize(request.principal, 'policy.read')
       const { id } = await loadStudyNamed(db, request.query.study)
       const { policyVersion, ...decided } = await routing.explain(id)
       return { ...decided, policyVersion: policyVersion ?? null }

@@ -2,6 +2,7 @@
 import swagger from '@fastify/swagger'
 import type { FastifyInstance } from 'fastify'
 import type { Conflicts } from '../../services/conflicts.ts'
+import type { Consents } from '../../services/consents.ts'
 import type { Modalities } from '../../services/modalities.ts'
 import type { Policies } from '../../services/policies.ts'
 import type { Routing } from '../../services/routing.ts'
@@ -11,6 +12,7 @@ import { type AuditService, auditRoutes } from './audit.ts'
 import { certificateRoutes } from './certificates.ts'
 import { type CommitmentServices, commitmentRoutes } from './commitments.ts'
 import { conflictRoutes } from './conflicts.ts'
+import { consentRoutes } from './consents.ts'
 import { type Health, healthRoutes } from './health.ts'
 import { modalityRoutes } from './modalities.ts'
 import { type PeerServices, peerRoutes } from './peers.ts'
@@ -36,6 +38,7 @@ export interface ApiServices
   readonly status: () => Promise<GatewayStatus>
   readonly routing: Routing
   readonly policies: Policies
+  readonly consents: Consents
   readonly conflicts: Conflicts
   readonly modalities: Modalities
   readonly audit: AuditService
@@ -67,6 +70,7 @@ export async function installOpenApi(app: FastifyInstance, version: string): Pro
         { name: 'Conflicts' },
         { name: 'Policy' },
         { name: 'Pseudonyms', description: 'Projects, pseudonyms, and re-identification by two people' },
+        { name: 'Consents' },
         { name: 'Audit' },
         { name: 'Store' },
         { name: 'Tokens' },
@@ -97,6 +101,7 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       pseudonymRoutes(scope, services)
       policyRoutes(scope, services)
       policiesRoutes(scope, services)
+      consentRoutes(scope, services)
       auditRoutes(scope, services)
       storeRoutes(scope, services)
       tokenRoutes(scope, services.tokens)
