@@ -66,7 +66,7 @@ const own: readonly Rule[] = [
 const shared: readonly Rule[] = [
   [read, '/(?:metrics|system|plugins(?:/.*)?)', 'site.read'],
   [read, '/statistics', 'study.search'],
-  [read, '/(?:changes|exports)', 'study.read'],
+  [read, '/(?:changes|exports|wado)', 'study.read'],
   [read, '/storage-commitment/:id', 'commitment.read'],
   [['POST'], '/storage-commitment/:id/remove', 'commitment.remove'],
   [['POST'], '/(?:studies|instances|uploads)(?:/:study)?', 'study.store'],
