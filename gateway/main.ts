@@ -88,6 +88,7 @@ import { openPolicies } from './services/policies.ts'
 import { openPrefetch } from './services/prefetch.ts'
 import { openProjectKeys } from './services/project-keys.ts'
 import { openPseudonyms } from './services/pseudonyms.ts'
+import { openQuarantine } from './services/quarantine.ts'
 import { openQuery } from './services/query.ts'
 import { openRefusals } from './services/refusals.ts'
 import { openReidentification } from './services/reidentification.ts'
@@ -254,7 +255,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     openDeidentify({ codec: nativePixels(() => Promise.resolve(pixels), stopping.signal) }),
   )
   const projects = openProjectKeys({ db, dir: join(config.data, 'keys', 'projects') })
-  const pseudonyms = openPseudonyms({ db, keyPath: join(config.data, 'keys', 'pseudonyms.json') })
+  const pseudonyms = openPseudonyms({ db, keyPath: join(config.data, 'keys', 'pseudonyms.json'), projects })
   const outbox = openOutbox(config.data)
   const preparing = { outbox, ...createPreparing({ db, blobs, outbox, deidentify, projects, pseudonyms, log }) }
   const { obstacle } = consents
@@ -456,8 +457,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         queue,
         peers,
         pairing,
-        projects,
         pseudonyms,
+        quarantine: openQuarantine({ db, queue, inbound }),
         reidentification: openReidentification({ db, pseudonyms }),
         routing,
         policies,
