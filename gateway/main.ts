@@ -65,6 +65,7 @@ import { openConflicts } from './services/conflicts.ts'
 import { openConsents } from './services/consents.ts'
 import { openDeidentify } from './services/deidentify.ts'
 import type { NodeTarget } from './services/dicom-node.ts'
+import { openDryRuns } from './services/dry-run.ts'
 import { startHousekeeping } from './services/housekeeping.ts'
 import { openImageFrames } from './services/image-frames.ts'
 import { openInbound } from './services/inbound.ts'
@@ -217,6 +218,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const routing = use(starting, startRouting({ db, queue, log, findArchive: name => modalities.find(name), onArrived }))
   const { twoPersons } = config.policy
   const policies = openPolicies({ db, signer: keys, findModality: name => modalities.find(name), twoPersons })
+  const dryRuns = openDryRuns({ db, queue, policies, findArchive: name => modalities.find(name) })
+  queue.work('dry-run', { concurrency: 1 }, ({ run }, signal) => dryRuns.run(run, signal))
   const checkpoint = async (): Promise<string> => (await audit.checkpoint()).note
   const inbound = await openInbound({ db, blobs, queue, keys, checkpoint, log, dataDir: config.data })
   const consents = openConsents({ db, queue })
@@ -430,6 +433,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         routing,
         policies,
         consents,
+        dryRuns,
         inbound,
         conflicts: openConflicts({ db, blobs, dueAt, ownIssuers }),
         modalities,
