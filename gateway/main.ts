@@ -11,9 +11,10 @@ import { openClockWatch } from '../peers/clock.ts'
 import { openSiteKeys } from '../peers/keys.ts'
 import { openPairing } from '../peers/pairing.ts'
 import { openPeers } from '../peers/registry.ts'
+import { seal } from '../peers/seal.ts'
 import { openFederation } from '../peers/server.ts'
 import { openFederationTls, type RefusedConnection } from '../peers/tls.ts'
-import { openAuthorizer } from '../policy/authorize.ts'
+import { openAuthorizer, type Refusal } from '../policy/authorize.ts'
 import { ensurePolicy } from '../policy/versions.ts'
 import { applicationActivity } from './audit/event.ts'
 import { appendAudit } from './audit/log.ts'
@@ -45,6 +46,7 @@ import { dicomwebRoutes } from './http/dicomweb/routes.ts'
 import { installGauges } from './http/gauges.ts'
 import { openMetrics } from './http/metrics.ts'
 import { archiveRoutes } from './http/orthanc/archives.ts'
+import { imageRoutes } from './http/orthanc/images.ts'
 import { orthancModalityRoutes } from './http/orthanc/modalities.ts'
 import { orthancRemoteRoutes } from './http/orthanc/remote-nodes.ts'
 import { orthancRoutes } from './http/orthanc/routes.ts'
@@ -75,6 +77,7 @@ import { openModalityJobs } from './services/modality-jobs.ts'
 import { openModifications } from './services/modify.ts'
 import { openAnonymizations } from './services/modify-anonymize.ts'
 import { openRewriteJobs } from './services/modify-jobs.ts'
+import { openStudyChanges } from './services/modify-studies.ts'
 import { openMpps } from './services/mpps.ts'
 import { nativePixels } from './services/native-pixels.ts'
 import { openOutbound } from './services/outbound.ts'
@@ -93,10 +96,16 @@ import { openRemote } from './services/remote.ts'
 import { openRemoteQueries } from './services/remote-queries.ts'
 import { openRemoteStore } from './services/remote-store.ts'
 import { openRemoval } from './services/removal.ts'
+import { openRendering } from './services/rendering.ts'
 import { openResourceAttachments } from './services/resource-attachments.ts'
 import { openResourceDatasets } from './services/resource-datasets.ts'
+import { openResourceFind } from './services/resource-find.ts'
 import { openResourceMetadata } from './services/resource-metadata.ts'
+import { openRestPeers } from './services/rest-peers.ts'
+import { peerOfDestination, withRestPeers } from './services/rest-send.ts'
+import { openRestStore } from './services/rest-store.ts'
 import { openRetrieve } from './services/retrieve.ts'
+import type { FindArchive } from './services/route-target.ts'
 import { startRouting } from './services/routing.ts'
 import { loadStatus } from './services/status.ts'
 import { openTokens } from './services/tokens.ts'
@@ -124,7 +133,11 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
 
   const { db, clusterHome } = await openStore(config, log, starting)
   await migrate(db)
-  const rights = await openAuthorizer()
+  const refused = openRefusals({ db, log })
+  const onForbidden = limitRefusals<Refusal & { code: string }>(({ userId, address, action, repeats }) =>
+    refused({ protocol: 'any', userId, address, reason: 'FORBIDDEN', action, repeats }),
+  )
+  const rights = await openAuthorizer({ onRefused: refusal => onForbidden({ ...refusal, code: refusal.action }) })
   const blobs = await openBlobs({
     dir: config.data,
     log,
@@ -162,6 +175,20 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       credentials: () => dicomCredentials.current(),
     }),
   )
+  const restPeers = use(
+    starting,
+    await openRestPeers({
+      db,
+      log,
+      sealing: { seal: bytes => seal(bytes, keys.sealingKey), open: box => keys.openSealed(box) },
+    }),
+  )
+  const findArchive: FindArchive = name => {
+    const peer = peerOfDestination(name)
+    const found = peer === undefined ? undefined : restPeers.find(peer)
+    if (peer === undefined) return modalities.find(name)
+    return found && { name, aeTitle: name, zone: found.zone }
+  }
   const dueAt = ({ callingAe, purpose }: Origin): Date | undefined =>
     purpose === 'prefetch'
       ? undefined
@@ -195,6 +222,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const modifyParts = { ...rewriting, rewrites }
   const modifications = openModifications(modifyParts)
   const anonymizations = openAnonymizations(modifyParts)
+  const studyChanges = openStudyChanges(modifyParts)
   const stopping = new AbortController()
   starting.defer(() => stopping.abort(new GatewayError('UNAVAILABLE', 'the gateway is stopping')))
   const converter = (name: string): Converter | undefined => {
@@ -215,10 +243,10 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     prefetch.run(study, signal, attempt),
   )
   const onArrived = (tx: Tx, study: number): Promise<void> => prefetch.arrived(tx, study)
-  const routing = use(starting, startRouting({ db, queue, log, findArchive: name => modalities.find(name), onArrived }))
+  const routing = use(starting, startRouting({ db, queue, log, findArchive, onArrived }))
   const { twoPersons } = config.policy
-  const policies = openPolicies({ db, signer: keys, findModality: name => modalities.find(name), twoPersons })
-  const dryRuns = openDryRuns({ db, queue, policies, findArchive: name => modalities.find(name) })
+  const policies = openPolicies({ db, signer: keys, findModality: findArchive, twoPersons })
+  const dryRuns = openDryRuns({ db, queue, policies, findArchive })
   queue.work('dry-run', { concurrency: 1 }, ({ run }, signal) => dryRuns.run(run, signal))
   const checkpoint = async (): Promise<string> => (await audit.checkpoint()).note
   const inbound = await openInbound({ db, blobs, queue, keys, checkpoint, log, dataDir: config.data })
@@ -248,8 +276,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     keys,
     checkpoint,
     commitments,
-    wire: archiveWire({ target: findNode, converter }),
-    findArchive: name => modalities.find(name),
+    wire: withRestPeers(archiveWire({ target: findNode, converter }), name => restPeers.target(name)),
+    findArchive,
     obstacle,
     aeTitle,
     log,
@@ -262,7 +290,6 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   )
 
   const changes = use(starting, openChangeFeed({ db, log }))
-  const refused = openRefusals({ db, log })
   const onRefused = limitRefusals<RefusedConnection>(({ code, address, repeats }) => {
     log.warn({ part: 'federation', address, reason: code, repeats }, 'refused a connection')
     refused({ protocol: 'federation', userId: 'unknown', address, reason: code, repeats })
@@ -371,7 +398,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         datasets: openResourceDatasets({ db, blobs }),
         changes,
         removal,
-        modify: { jobs: backgroundJobs, log, modifications, anonymizations },
+        modify: { jobs: backgroundJobs, log, modifications, anonymizations, studyChanges },
+        find: openResourceFind({ db, query: openQuery({ db }) }),
         metadata: openResourceMetadata({ db, requireSeen: config.orthanc.checkRevisions }),
         metadataNames: config.orthanc.userMetadata,
         attachments: openResourceAttachments({
@@ -402,8 +430,10 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         concurrency: config.limits.uploads,
         place: { path: config.dicomweb.path, publicUrl: config.http.publicUrl },
       })
+      imageRoutes(app, { rendering: openRendering({ retrieve, pixels }) })
       await archiveRoutes(app, openZipArchives({ db, blobs, pixels }))
       worklistsRoutes(app, { worklist })
+      const outside = openOutsideSends({ db, routing })
       const remote = openRemote({ db, findNode, node, aeTitle: config.dicom.aeTitle })
       await orthancModalityRoutes(app, { modalities, remote })
       await orthancRemoteRoutes(app, {
@@ -412,7 +442,9 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         queries: openRemoteQueries({ db, remote }),
         jobs: backgroundJobs,
         answers: { jobs: backgroundJobs, log },
-        remoteStore: openRemoteStore({ db, findNode, retrieve, node, outside: openOutsideSends({ db, routing }) }),
+        remoteStore: openRemoteStore({ db, findNode, retrieve, node, outside }),
+        restPeers,
+        restStore: openRestStore({ db, blobs, retrieve, peers: restPeers, outside }),
         ingest,
         limitBytes: config.limits.instanceBytes,
         aeTitle: config.dicom.aeTitle,

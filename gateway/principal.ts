@@ -6,6 +6,8 @@ export interface Rights {
   may(principal: Pick<Principal, 'roles' | 'domain'>, action: string, domain: string): boolean
   /** Roles that have the action, for whoever is refused. */
   rolesFor(action: string): readonly string[]
+  /** Takes note of a refusal. */
+  refused(principal: Pick<Principal, 'id' | 'address'>, action: string): void
 }
 
 export interface Principal {
@@ -20,7 +22,7 @@ export interface Principal {
   readonly rights: Rights
 }
 
-const unlimited: Rights = { may: () => true, rolesFor: () => [] }
+const unlimited: Rights = { may: () => true, rolesFor: () => [], refused: () => undefined }
 
 /** The gateway acting by itself: schedules, clean-up, demo. */
 export const systemPrincipal: Principal = { id: 'system', roles: [], rights: unlimited }

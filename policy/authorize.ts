@@ -12,18 +12,28 @@ import type { Action } from './actions.ts'
 /** Decisions kept; beyond this they are asked for again (domains come from the database, so they are not bounded). */
 const maxDecisions = 10_000
 
+/** Who was refused what. */
+export interface Refusal {
+  readonly userId: string
+  readonly address: string
+  readonly action: string
+}
+
+export interface AuthorizerOptions {
+  /** Lines of casbin's CSV; those of `roles.csv` when absent. */
+  readonly rules?: string
+  /** Called for each refusal. */
+  readonly onRefused?: (refusal: Refusal) => void
+}
+
 /** Decides by casbin. */
 export interface Authorizer extends Rights {
   may(principal: Pick<Principal, 'roles' | 'domain'>, action: Action, domain: string): boolean
   rolesFor(action: Action): readonly string[]
 }
 
-/**
- * Loads the model and the rules.
- *
- * @param rules  lines of casbin's CSV; those of `roles.csv` when absent
- */
-export async function openAuthorizer(rules?: string): Promise<Authorizer> {
+/** Loads the model and the rules. */
+export async function openAuthorizer({ rules, onRefused }: AuthorizerOptions = {}): Promise<Authorizer> {
   const load = (name: string): Promise<string> => readFile(join(import.meta.dirname, name), 'utf8')
   const model = newModelFromString(await load('model.conf'))
   const lines = (rules ?? (await load('roles.csv'))).split('\n').filter(line => !/^\s*(#|$)/.test(line))
@@ -44,6 +54,7 @@ export async function openAuthorizer(rules?: string): Promise<Authorizer> {
   return {
     may: ({ roles, domain: scope = '*' }, action, domain) => roles.some(role => decide(role, scope, domain, action)),
     rolesFor: action => known.filter(role => decide(role, '*', '', action)),
+    refused: ({ id: userId, address = '' }, action) => onRefused?.({ userId, address, action }),
   }
 }
 
@@ -56,6 +67,7 @@ export async function openAuthorizer(rules?: string): Promise<Authorizer> {
 export function authorize(principal: Principal, action: Action, domain = ''): void {
   const { rights, roles } = principal
   if (rights.may(principal, action, domain)) return
+  rights.refused(principal, action)
   const limited = rights.may({ roles }, action, domain)
   throw new GatewayError(
     'FORBIDDEN',

@@ -67,7 +67,11 @@ export function installAuth(app: FastifyInstance, options: AuthOptions): void {
   })
 }
 
-const nobody: Principal = { id: 'nobody', roles: [], rights: { may: () => false, rolesFor: () => [] } }
+const nobody: Principal = {
+  id: 'nobody',
+  roles: [],
+  rights: { may: () => false, rolesFor: () => [], refused: () => undefined },
+}
 
 async function authenticate(request: FastifyRequest, options: AuthOptions, trustLoopback: boolean): Promise<Principal> {
   const address = request.socket.remoteAddress ?? ''

@@ -56,7 +56,9 @@ export function installProblems(
     if (problem.status >= 500) {
       log.error({ requestId: request.id, status: problem.status, error: errorLine(cause) }, 'request failed')
     }
-    if (problem.code === 'UNAUTHENTICATED' || problem.code === 'FORBIDDEN') {
+    // What a role does not permit is on record by the one who decided it.
+    const isRecorded = isGatewayError(cause) && cause.context['action'] !== undefined
+    if (problem.code === 'UNAUTHENTICATED' || (problem.code === 'FORBIDDEN' && !isRecorded)) {
       const address = request.socket.remoteAddress ?? ''
       onRefused?.({ code: problem.code, address, route: request.routeOptions.url ?? 'unknown' })
     }

@@ -2,6 +2,7 @@
  * Orthanc's anonymization by the engine of policy/deid: the options of a body become a profile for the Basic Profile, and
  * what the body replaces and removes is done to the engine's verified output.
  */
+import { authorize } from '../../policy/authorize.ts'
 import { Deidentifier, type Spool } from '../../policy/deid/engine.ts'
 import { addIdentifiers, type Identifiers, noIdentifiers } from '../../policy/deid/identifiers.ts'
 import { decodeProfile, type Profile } from '../../policy/deid/profile.ts'
@@ -55,6 +56,7 @@ export function openAnonymizations(parts: ModifyParts): Anonymizations {
 
   return {
     async instance(principal, orthancId, body, signal) {
+      authorize(principal, 'study.deidentify')
       const request = readAnonymization(body)
       const selection = await selectInstances(db, await findResources(db, [orthancId], 'instance'))
       const source = await firstInstance(parts, principal, selection, 'anonymization')
@@ -68,6 +70,7 @@ export function openAnonymizations(parts: ModifyParts): Anonymizations {
     },
 
     async resource(principal, { level, orthancId }, body, wishes) {
+      authorize(principal, 'study.deidentify')
       readAnonymization(body)
       const resources = await findResources(db, [orthancId], level)
       const request = { kind: 'anonymization', resources, body, level, resultLevel: level } as const
@@ -75,6 +78,7 @@ export function openAnonymizations(parts: ModifyParts): Anonymizations {
     },
 
     async bulk(principal, body, wishes) {
+      authorize(principal, 'study.deidentify')
       readAnonymization(body)
       const resources = await findResources(db, readIds(body, 'Resources'))
       return await rewrites.submit(principal, { kind: 'anonymization', resources, body, level: 'patient' }, wishes)

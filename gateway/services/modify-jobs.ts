@@ -1,5 +1,7 @@
 /** Jobs that make new instances of stored ones: what they are made again from, and how each kind is run. */
+
 import { randomBytes } from 'node:crypto'
+import { authorize } from '../../policy/authorize.ts'
 import { decode, integer, isObject, list, type ObjectValue, object, oneOf, optional, text } from '../decode.ts'
 import { GatewayError } from '../errors.ts'
 import type { Principal } from '../principal.ts'
@@ -89,6 +91,7 @@ export function openRewriteJobs(parts: RunParts & { readonly jobs: BackgroundJob
       plans.set(kind, plan)
     },
     async submit(principal, request, wishes) {
+      authorize(principal, request.kind === 'anonymization' ? 'study.deidentify' : 'study.modify')
       const selection = await selectInstances(db, request.resources)
       return await jobs.submit(principal, {
         type: types[request.kind],

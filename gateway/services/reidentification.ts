@@ -2,8 +2,10 @@
  * From a pseudonym back to the patient: a request with purpose and reason, the approval of a second person, and then,
  * for a day, the answer to the one who asked. Each step is in the audit log; the answer is given to nobody else.
  */
+
 import { randomUUID } from 'node:crypto'
 import { sql } from 'kysely'
+import { authorize } from '../../policy/authorize.ts'
 import { type AuditObject, eventTypes, securityAlert } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
@@ -111,6 +113,7 @@ export function openReidentification(options: {
   return {
     request: (principal, { project, pseudonym, purpose, why }) =>
       db.inTransaction(async tx => {
+        authorize(principal, 'pseudonym.reidentify')
         const known = await tx.selectFrom('deid_projects').select('id').where('id', '=', project).executeTakeFirst()
         if (!known) throw new GatewayError('NOT_FOUND', 'no such project')
         const id = randomUUID()
@@ -139,6 +142,7 @@ export function openReidentification(options: {
         .limit(limit)
         .execute(),
     decide: async (principal, id, { isApproved, why }) => {
+      authorize(principal, 'pseudonym.reidentify')
       const outcome = await db.inTransaction(async tx => {
         const request = await load(tx, id)
         if (request.requestedBy === principal.id) {
@@ -165,6 +169,7 @@ export function openReidentification(options: {
       return outcome
     },
     reveal: async (principal, id) => {
+      authorize(principal, 'pseudonym.reidentify')
       const outcome = await db.inTransaction(async tx => {
         const request = await load(tx, id)
         const isAllowed =

@@ -62,7 +62,7 @@ test('a refusal names the action and who has it', () => {
 })
 
 test('other rules can be given, and decisions do not depend on the order of the questions', async () => {
-  const other = await openAuthorizer('p, reader, study.*\ng, boss, reader\np, boss, *')
+  const other = await openAuthorizer({ rules: 'p, reader, study.*\ng, boss, reader\np, boss, *' })
   for (let round = 0; round < 2; round++) {
     assert.equal(other.may({ roles: ['reader'] }, 'study.delete', ''), true)
     assert.equal(other.may({ roles: ['reader'] }, 'audit.read', ''), false)
