@@ -69,6 +69,7 @@ import { openConsents } from './services/consents.ts'
 import { openDicomCreation } from './services/create-dicom.ts'
 import { openDeidentify } from './services/deidentify.ts'
 import type { NodeTarget } from './services/dicom-node.ts'
+import { openDryRuns } from './services/dry-run.ts'
 import { startHousekeeping } from './services/housekeeping.ts'
 import { openImageFrames } from './services/image-frames.ts'
 import { openInbound } from './services/inbound.ts'
@@ -255,6 +256,8 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
   const routing = use(starting, startRouting({ db, queue, log, findArchive, onArrived }))
   const { twoPersons } = config.policy
   const policies = openPolicies({ db, signer: keys, findModality: findArchive, twoPersons })
+  const dryRuns = openDryRuns({ db, queue, policies, findArchive })
+  queue.work('dry-run', { concurrency: 1 }, ({ run }, signal) => dryRuns.run(run, signal))
   const checkpoint = async (): Promise<string> => (await audit.checkpoint()).note
   const inbound = await openInbound({ db, blobs, queue, keys, checkpoint, log, dataDir: config.data })
   const consents = openConsents({ db, queue })
@@ -490,6 +493,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         routing,
         policies,
         consents,
+        dryRuns,
         inbound,
         conflicts: openConflicts({ db, blobs, dueAt, ownIssuers }),
         modalities,

@@ -21,6 +21,10 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
   'policy publish': { summary: 'publish a policy', load: async () => (await import('./policy.ts')).policyPublish },
   'policy lint': { summary: 'check a policy document', load: async () => (await import('./policy.ts')).policyLint },
   'policy diff': { summary: 'compare two policies', load: async () => (await import('./policy.ts')).policyDiff },
+  'policy dry-run': {
+    summary: 'what a policy would do',
+    load: async () => (await import('./policy.ts')).policyDryRun,
+  },
   'policy history': {
     summary: 'list versions and drafts of the policy',
     load: async () => (await import('./policy.ts')).policyHistory,

@@ -16,6 +16,7 @@ const commands = [
     'policy publish',
     'policy lint',
     'policy diff',
+    'policy dry-run',
     'policy history',
     'policy rollback',
     'policy explain',
