@@ -38,6 +38,7 @@ export const errorTable = {
   DICOM_LIMIT: meaning(413, 0xc000, 'no'),
   TRANSCODE_UNSUPPORTED: meaning(406, 0xa900, 'no'),
   PIXELS_UNREADABLE: meaning(422, 0xc000, 'no'),
+  PICTURE_UNSUPPORTED: meaning(415, 0xc000, 'no'),
   // storage
   STORAGE_FULL: meaning(507, 0xa700, 'yes', 'failure'),
   STORAGE_IO: meaning(500, 0xa700, 'yes', 'failure'),

@@ -15,14 +15,16 @@ const gatherBytes = 65_536
  */
 export async function sendChunks(
   reply: FastifyReply,
-  headers: { readonly type: string; readonly filename: string },
+  headers: { readonly type: string; readonly filename?: string },
   make: (signal: AbortSignal) => AsyncGenerator<Uint8Array>,
 ): Promise<FastifyReply> {
   const gone = new AbortController()
   reply.raw.once('close', () => gone.abort(new GatewayError('UNAVAILABLE', 'the client went away')))
   const chunks = make(gone.signal)
   const first = await chunks.next()
-  reply.type(headers.type).header('content-disposition', `attachment; filename="${headers.filename}"`)
+  const { type, filename } = headers
+  reply.type(type)
+  if (filename !== undefined) reply.header('content-disposition', `attachment; filename="${filename}"`)
   if (first.done) return reply.send()
   reply.hijack()
   const response = reply.raw

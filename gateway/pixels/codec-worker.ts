@@ -1,8 +1,9 @@
 /** The entry of a codec thread. Nothing is thrown across threads, where errors lose their class. */
 import { move, transferableSymbol, valueSymbol } from 'piscina'
 import { GatewayError } from '../errors.ts'
-import { type FrameTask, recodeFrame } from './codec.ts'
+import { type FrameTask, nativeFrame, recodeFrame } from './codec.ts'
 import { type CompiledCodecs, compileCodecs, type NativeCodecs, startCodecs } from './native-codecs.ts'
+import { drawPicture } from './picture.ts'
 
 /** The answer of a codec thread. */
 export type FrameAnswer =
@@ -16,7 +17,9 @@ export type FrameAnswer =
     }
 
 /** What a codec may say of a frame. */
-export type FrameFailure = 'PIXELS_UNREADABLE' | 'TRANSCODE_UNSUPPORTED'
+export type FrameFailure = 'PIXELS_UNREADABLE' | 'TRANSCODE_UNSUPPORTED' | 'PICTURE_UNSUPPORTED'
+
+const failures = ['TRANSCODE_UNSUPPORTED', 'PICTURE_UNSUPPORTED'] as const
 
 /** More memory is not kept for the next frame. */
 const keptBytes = 536_870_912
@@ -35,15 +38,17 @@ function codecsFor(object: number): NativeCodecs {
 }
 
 /** Does one task. The bytes of the answer are moved to the other thread, not copied. */
-export function work(task: FrameTask): unknown {
-  const answer = answerTo(task)
+export async function work(task: FrameTask): Promise<unknown> {
+  const answer = await answerTo(task)
   if (answer.kind === 'failed') return answer
   return move({ [transferableSymbol]: answer.bytes.buffer, [valueSymbol]: answer })
 }
 
-function answerTo(task: FrameTask): FrameAnswer {
+async function answerTo(task: FrameTask): Promise<FrameAnswer> {
+  const codecs = (): NativeCodecs => codecsFor(task.object)
   try {
-    const bytes = recodeFrame(task, () => codecsFor(task.object))
+    const { picture, native } = task
+    const bytes = picture ? await drawPicture(nativeFrame(task, codecs), native, picture) : recodeFrame(task, codecs)
     if ((kept?.codecs.memoryBytes() ?? 0) > keptBytes) kept = undefined
     return { kind: 'done', bytes: bytes.byteLength === bytes.buffer.byteLength ? bytes : new Uint8Array(bytes) }
   } catch (error) {
@@ -52,7 +57,10 @@ function answerTo(task: FrameTask): FrameAnswer {
       const reason = error instanceof Error ? error.message.slice(0, 200) : 'unknown'
       return { kind: 'failed', code: 'PIXELS_UNREADABLE', message: 'cannot decode frame: its codec refuses it', reason }
     }
-    const code = error.code === 'TRANSCODE_UNSUPPORTED' ? error.code : 'PIXELS_UNREADABLE'
-    return { kind: 'failed', code, message: error.message }
+    return {
+      kind: 'failed',
+      code: failures.find(code => code === error.code) ?? 'PIXELS_UNREADABLE',
+      message: error.message,
+    }
   }
 }

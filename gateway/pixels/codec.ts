@@ -6,6 +6,7 @@ import { frameBytes, type ImageFormat, rearranged } from './image.ts'
 import { decodeJpegLs } from './jpeg-ls.ts'
 import { jpegXlPrecision } from './jpeg-xl.ts'
 import type { CodecName, NativeCodecs } from './native-codecs.ts'
+import type { PictureTask } from './picture.ts'
 import { decodeRle, encodeRle } from './rle.ts'
 import { bytesOf, type Cells, cellsOf, fitBits, inCells, narrowed, yccToRgb } from './samples.ts'
 import type { Compression } from './syntaxes.ts'
@@ -23,6 +24,8 @@ export interface FrameTask {
   readonly native: ImageFormat
   /** As the data set to come describes the frame. */
   readonly written: ImageFormat
+  /** To have a picture of the frame instead of the frame. */
+  readonly picture?: PictureTask
 }
 
 /**
@@ -32,11 +35,20 @@ export interface FrameTask {
  * @throws GatewayError PIXELS_UNREADABLE, TRANSCODE_UNSUPPORTED; Error, after which the codecs are unusable
  */
 export function recodeFrame(task: FrameTask, codecs: () => NativeCodecs): Uint8Array {
+  return encode(nativeFrame(task, codecs), task, codecs)
+}
+
+/**
+ * The frame without compression.
+ *
+ * @throws as `recodeFrame`
+ */
+export function nativeFrame(task: FrameTask, codecs: () => NativeCodecs): Uint8Array {
   const native = decode(task, codecs)
   if (native.length !== frameBytes(task.native)) {
     throw unreadable('expected as many samples as its rows and columns')
   }
-  return encode(native, task, codecs)
+  return native
 }
 
 // ---- decoding ---------------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
 /** The pixels of stored objects: in another transfer syntax, or frame by frame. The work is done in threads. */
 import type { ByteSource } from '../dicom/byte-source.ts'
 import { type CodecPoolOptions, openCodecPool } from './codec-pool.ts'
-import { type DecodedFrame, decodeFrame } from './decode-frame.ts'
+import { type DecodedFrame, decodeFrame, drawFrame, readStoredFrame } from './decode-frame.ts'
+import type { ImageFormat } from './image.ts'
 import type { PixelLayout } from './layout.ts'
+import type { PictureTask } from './picture.ts'
 import { openSpool, type SpoolOptions } from './spool.ts'
 import { type Transcoded, transcode } from './transcode.ts'
 
@@ -24,6 +26,19 @@ export interface Pixels {
    * @throws GatewayError NOT_FOUND when there is no such frame; otherwise as `transcode`
    */
   decodeFrame(source: ByteSource, layout: PixelLayout, index: number, signal: AbortSignal): Promise<DecodedFrame>
+  /**
+   * A picture of one frame; `index` counts from 0. The format is that of the frame without compression.
+   *
+   * @throws GatewayError NOT_FOUND when there is no such frame, PICTURE_UNSUPPORTED; otherwise as `transcode`
+   */
+  drawFrame(
+    source: ByteSource,
+    layout: PixelLayout,
+    what: { readonly index: number; readonly picture: PictureTask },
+    signal: AbortSignal,
+  ): Promise<{ readonly bytes: Uint8Array; readonly format: ImageFormat }>
+  /** One frame as it is stored. @throws GatewayError NOT_FOUND, DICOM_UNREADABLE, DICOM_LIMIT, TRANSCODE_UNSUPPORTED */
+  readFrame(source: ByteSource, layout: PixelLayout, index: number): Promise<Uint8Array>
   close(): Promise<void>
 }
 
@@ -34,6 +49,8 @@ export async function openPixels(options: PixelsOptions): Promise<Pixels> {
   return {
     transcode: (source, from, to, signal) => transcode(source, { from, to, signal }, { pool, spool }),
     decodeFrame: (source, layout, index, signal) => decodeFrame(source, layout, index, { pool, signal }),
+    drawFrame: (source, layout, what, signal) => drawFrame(source, layout, what, { pool, signal }),
+    readFrame: readStoredFrame,
     close: () => pool.close(),
   }
 }
