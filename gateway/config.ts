@@ -7,6 +7,7 @@
 import { readFileSync, statSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import {
+  boolean,
   type Decoder,
   decode,
   describe,
@@ -57,6 +58,15 @@ const siteName = text({
   expected: 'a name of 1 to 64 visible characters',
 })
 
+/** Where DICOMweb is served, without a slash at the end. */
+const webPath = text({
+  min: 2,
+  max: 200,
+  pattern:
+    /^(?!\/(?:api|patients|studies|series|instances|system|modalities|peers|tools)(?:\/|$))(?:\/[A-Za-z0-9._~-]+)+$/,
+  expected: 'a path such as /dicom-web that no other route has',
+})
+
 const uid = text({ min: 3, max: 64, pattern: /^(0|[1-9]\d*)(\.(0|[1-9]\d*))+$/, expected: 'a DICOM UID' })
 
 /** A URL of one of the schemes, without login, query or fragment. */
@@ -103,6 +113,7 @@ const shape = {
     publicUrl: optional(url(['http', 'https'])),
     tls: optional(object({ certificateFile: filePath, keyFile: filePath })),
   }),
+  dicomweb: section({ path: optional(webPath, '/dicom-web') }),
   dicom: section({
     host: optional(host, '127.0.0.1'),
     port: optional(port, 4242),
@@ -134,7 +145,14 @@ const shape = {
     lowWatermarkBytes: optional(bytes),
     resumeBytes: optional(bytes),
   }),
+  policy: section({ twoPersons: optional(boolean, true) }),
   studies: section({ stableAgeMs: optional(durationMs, 60_000) }),
+  /** What Orthanc's configuration says of its API: CheckRevisions, UserMetadata, UserContentType. */
+  orthanc: section({
+    checkRevisions: optional(boolean, false),
+    userMetadata: optional(record(integer({ min: 1024, max: 65_535 }), { max: 1000 }), {}),
+    userContentTypes: optional(record(integer({ min: 1024, max: 65_535 }), { max: 1000 }), {}),
+  }),
   worklist: section({ folder: optional(filePath) }),
   /** Without a port there is no HL7 listener. */
   hl7: section({
@@ -149,6 +167,8 @@ const shape = {
     associationsPerAddress: optional(integer({ min: 1, max: 10_000 }), 250),
     associationsPerAe: optional(integer({ min: 1, max: 10_000 }), 750),
     uploads: optional(integer({ min: 1, max: 1000 }), 32),
+    jobs: optional(integer({ min: 1, max: 64 }), 2),
+    jobsHistory: optional(integer({ min: 0, max: 10_000 }), 100),
   }),
 }
 
@@ -160,7 +180,7 @@ export type Config = Omit<ObjectValue<typeof shape>, '$schema'>
 interface Variable {
   /** Path in the file that the variable overrides. */
   readonly path: string
-  readonly kind: 'text' | 'number'
+  readonly kind: 'text' | 'number' | 'boolean'
   readonly help: string
 }
 
@@ -171,6 +191,7 @@ export const variables: Readonly<Record<string, Variable>> = {
   HANSE_HTTP_HOST: { path: 'http.host', kind: 'text', help: 'address of the HTTP listener' },
   HANSE_HTTP_PORT: { path: 'http.port', kind: 'number', help: 'port of the HTTP listener' },
   HANSE_HTTP_PUBLIC_URL: { path: 'http.publicUrl', kind: 'text', help: 'URL under which users reach the HTTP API' },
+  HANSE_DICOMWEB_PATH: { path: 'dicomweb.path', kind: 'text', help: 'path under which DICOMweb is served' },
   HANSE_DICOM_HOST: { path: 'dicom.host', kind: 'text', help: 'address of the DICOM listener' },
   HANSE_DICOM_PORT: { path: 'dicom.port', kind: 'number', help: 'port of the DICOM listener' },
   HANSE_AE_TITLE: { path: 'dicom.aeTitle', kind: 'text', help: 'our AE title' },
@@ -212,6 +233,11 @@ export const variables: Readonly<Record<string, Variable>> = {
     path: 'storage.lowWatermarkBytes',
     kind: 'number',
     help: 'free space below which nothing is received',
+  },
+  HANSE_POLICY_TWO_PERSONS: {
+    path: 'policy.twoPersons',
+    kind: 'boolean',
+    help: 'false: who wrote a policy may publish it (a site with one person)',
   },
   HANSE_STABLE_AGE_MS: {
     path: 'studies.stableAgeMs',
@@ -357,12 +383,18 @@ function override(
       target[key] = inner
       target = inner
     }
-    target[last] = variable.kind === 'number' && /^\d{1,16}$/.test(value) ? Number(value) : value
+    target[last] = fromText(variable.kind, value)
     names.set(variable.path, name)
   }
   // A proxy login alone leaves `proxy.url` missing: name the variable that is missing.
   if (names.has('proxy.loginFile')) names.set('proxy.url', 'HANSE_PROXY_URL')
   return names
+}
+
+/** What is not of the kind stays text, for the decoder to refuse. */
+function fromText(kind: Variable['kind'], value: string): unknown {
+  if (kind === 'number' && /^\d{1,16}$/.test(value)) return Number(value)
+  return kind === 'boolean' && (value === 'true' || value === 'false') ? value === 'true' : value
 }
 
 function absolute(value: ObjectValue<typeof shape>, base: (path: string) => string): Config {

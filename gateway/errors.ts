@@ -27,6 +27,8 @@ export const errorTable = {
   UNAUTHENTICATED: meaning(401, 0x0124, 'no', 'failure'),
   FORBIDDEN: meaning(403, 0x0124, 'no', 'failure'),
   NOT_FOUND: meaning(404, 0xc000, 'no'),
+  NOT_ACCEPTABLE: meaning(406, 0xc000, 'no'),
+  MEDIA_TYPE: meaning(415, 0xc000, 'no'),
   STATE_CONFLICT: meaning(409, 0xc000, 'no'),
   TOO_LARGE: meaning(413, 0xc000, 'no'),
   TOO_MANY_REQUESTS: meaning(429, 0xa700, 'yes'),
@@ -77,6 +79,14 @@ export const errorTable = {
   // policy
   POLICY_INVALID: meaning(400, 0xc000, 'no'),
   POLICY_DENIED: meaning(403, 0xc000, 'no', 'failure'),
+  AGREEMENT_MISSING: meaning(403, 0xc000, 'no', 'failure'),
+  CONSENT_MISSING: meaning(403, 0xc000, 'no', 'failure'),
+  CONSENT_OBJECTED: meaning(403, 0xc000, 'no', 'failure'),
+  IDENTITY_CHANGED: meaning(409, 0xc000, 'no', 'security-alert'),
+  // de-identification
+  DEIDENTIFICATION_HELD: meaning(409, 0xc000, 'no', 'security-alert'),
+  PROJECT_KEY: meaning(409, 0xc000, 'no', 'security-alert'),
+  CERTIFICATE_INVALID: meaning(422, 0xc000, 'no', 'security-alert'),
   // DICOM associations that we request
   ASSOCIATION_REFUSED: meaning(502, 0xc000, 'yes', 'failure'),
   REMOTE_STATUS: meaning(502, 0xc000, 'yes', 'failure'),

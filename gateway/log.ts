@@ -14,6 +14,14 @@ export interface Log {
   error(context: LogContext, message: string): void
   /** A logger that adds `context` to every line. */
   child(context: LogContext): Log
+  /** Reads and changes what is written, where that can be changed. */
+  readonly threshold?: LogThreshold
+}
+
+/** The least serious level that is written, by a logger and all that came of the same `openLog`. */
+export interface LogThreshold {
+  level(): LogLevel
+  setLevel(level: LogLevel): void
 }
 
 export type LogLevel = 'debug' | 'info' | 'warn' | 'error' | 'silent'
@@ -25,7 +33,18 @@ export function openLog(options: { level: LogLevel; pretty?: boolean }): Log {
     { level: options.level, base: null, timestamp: pino.stdTimeFunctions.isoTime },
     pino.destination(2),
   )
-  return wrap(logger, {})
+  const sink: Sink = {
+    debug: (context, message) => logger.debug(context, message),
+    info: (context, message) => logger.info(context, message),
+    warn: (context, message) => logger.warn(context, message),
+    error: (context, message) => logger.error(context, message),
+    level: options.level,
+    setLevel(level) {
+      logger.level = level
+      sink.level = level
+    },
+  }
+  return wrap(sink, {})
 }
 
 interface Sink {
@@ -33,6 +52,8 @@ interface Sink {
   info(context: object, message: string): void
   warn(context: object, message: string): void
   error(context: object, message: string): void
+  level: LogLevel
+  setLevel(level: LogLevel): void
 }
 
 function wrap(sink: Sink, bound: LogContext): Log {
@@ -43,6 +64,7 @@ function wrap(sink: Sink, bound: LogContext): Log {
     warn: (context, message) => sink.warn(merge(context), message),
     error: (context, message) => sink.error(merge(context), message),
     child: context => wrap(sink, { ...bound, ...context }),
+    threshold: { level: () => sink.level, setLevel: level => sink.setLevel(level) },
   }
 }
 
@@ -60,7 +82,7 @@ const ranks: Record<LogLevel, number> = { debug: 0, info: 1, warn: 2, error: 3, 
 
 function prettyLog(level: LogLevel): Log {
   const line = (at: 'debug' | 'info' | 'warn' | 'error') => (context: object, message: string) => {
-    if (ranks[at] < ranks[level]) return
+    if (ranks[at] < ranks[sink.level]) return
     const time = new Date().toISOString().slice(11, 19)
     const rest = Object.entries(context)
       .map(([key, value]) => `${key}=${value}`)
@@ -69,5 +91,15 @@ function prettyLog(level: LogLevel): Log {
     // AE titles and the like come from outside: no control character may reach the terminal.
     process.stderr.write(`${text.replace(/\p{Cc}/gu, '?')}\n`)
   }
-  return wrap({ debug: line('debug'), info: line('info'), warn: line('warn'), error: line('error') }, {})
+  const sink: Sink = {
+    debug: line('debug'),
+    info: line('info'),
+    warn: line('warn'),
+    error: line('error'),
+    level,
+    setLevel(next) {
+      sink.level = next
+    },
+  }
+  return wrap(sink, {})
 }

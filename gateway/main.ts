@@ -13,6 +13,7 @@ import { openPairing } from '../peers/pairing.ts'
 import { openPeers } from '../peers/registry.ts'
 import { openFederation } from '../peers/server.ts'
 import { openFederationTls, type RefusedConnection } from '../peers/tls.ts'
+import { openAuthorizer, type Refusal } from '../policy/authorize.ts'
 import { ensurePolicy } from '../policy/versions.ts'
 import { applicationActivity } from './audit/event.ts'
 import { appendAudit } from './audit/log.ts'
@@ -40,11 +41,13 @@ import { GatewayError } from './errors.ts'
 import { openIntake } from './hl7/intake.ts'
 import { type Hl7Listener, openHl7 } from './hl7/listener.ts'
 import { apiRoutes, installOpenApi } from './http/api/routes.ts'
+import { dicomwebRoutes } from './http/dicomweb/routes.ts'
 import { installGauges } from './http/gauges.ts'
 import { openMetrics } from './http/metrics.ts'
 import { archiveRoutes } from './http/orthanc/archives.ts'
 import { imageRoutes } from './http/orthanc/images.ts'
 import { orthancModalityRoutes } from './http/orthanc/modalities.ts'
+import { orthancRemoteRoutes } from './http/orthanc/remote-nodes.ts'
 import { orthancRoutes } from './http/orthanc/routes.ts'
 import { worklistsRoutes } from './http/orthanc/worklists.ts'
 import { limitRefusals } from './http/refusals.ts'
@@ -52,29 +55,52 @@ import { buildHttpServer } from './http/server.ts'
 import { openQueue } from './jobs/queue.ts'
 import type { Log } from './log.ts'
 import { openPixels } from './pixels/pixels.ts'
-import { systemPrincipal } from './principal.ts'
+import { type Rights, systemPrincipal } from './principal.ts'
 import { adminToken, type Listeners, writeListeners } from './run-files.ts'
 import { openArchive } from './services/archive.ts'
 import { openAuditLog } from './services/audit-log.ts'
+import { openBackgroundJobs } from './services/background-jobs.ts'
+import { openChangeFeed } from './services/change-feed.ts'
 import { openCommitments } from './services/commitment.ts'
 import { openConflicts } from './services/conflicts.ts'
+import { openConsents } from './services/consents.ts'
+import { openDeidentify } from './services/deidentify.ts'
 import type { NodeTarget } from './services/dicom-node.ts'
 import { startHousekeeping } from './services/housekeeping.ts'
+import { openImageFrames } from './services/image-frames.ts'
 import { openInbound } from './services/inbound.ts'
 import { openIngest } from './services/ingest.ts'
 import { type Modalities, openModalities } from './services/modalities.ts'
 import { openModalityJobs } from './services/modality-jobs.ts'
+import { openModifications } from './services/modify.ts'
+import { openAnonymizations } from './services/modify-anonymize.ts'
+import { openRewriteJobs } from './services/modify-jobs.ts'
 import { openMpps } from './services/mpps.ts'
+import { nativePixels } from './services/native-pixels.ts'
 import { openOutbound } from './services/outbound.ts'
+import { createPreparing } from './services/outbound-prepare.ts'
+import { openOutbox } from './services/outbox.ts'
+import { openOutsideSends } from './services/outside-sends.ts'
 import { openPatientLinks } from './services/patient-links.ts'
+import { openPolicies } from './services/policies.ts'
 import { openPrefetch } from './services/prefetch.ts'
+import { openProjectKeys } from './services/project-keys.ts'
+import { openPseudonyms } from './services/pseudonyms.ts'
 import { openQuery } from './services/query.ts'
 import { openRefusals } from './services/refusals.ts'
+import { openReidentification } from './services/reidentification.ts'
 import { openRemote } from './services/remote.ts'
+import { openRemoteQueries } from './services/remote-queries.ts'
+import { openRemoteStore } from './services/remote-store.ts'
+import { openRemoval } from './services/removal.ts'
 import { openRendering } from './services/rendering.ts'
+import { openResourceAttachments } from './services/resource-attachments.ts'
+import { openResourceDatasets } from './services/resource-datasets.ts'
+import { openResourceMetadata } from './services/resource-metadata.ts'
 import { openRetrieve } from './services/retrieve.ts'
 import { startRouting } from './services/routing.ts'
 import { loadStatus } from './services/status.ts'
+import { openTokens } from './services/tokens.ts'
 import { openWorklist, type Worklist } from './services/worklist.ts'
 import { openWorklistFolder, type WorklistFolder } from './services/worklist-folder.ts'
 import { openZipArchives } from './services/zip-archive.ts'
@@ -99,7 +125,11 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
 
   const { db, clusterHome } = await openStore(config, log, starting)
   await migrate(db)
-  await ensurePolicy(db)
+  const refused = openRefusals({ db, log })
+  const onForbidden = limitRefusals<Refusal & { code: string }>(({ userId, address, action, repeats }) =>
+    refused({ protocol: 'any', userId, address, reason: 'FORBIDDEN', action, repeats }),
+  )
+  const rights = await openAuthorizer({ onRefused: refusal => onForbidden({ ...refusal, code: refusal.action }) })
   const blobs = await openBlobs({
     dir: config.data,
     log,
@@ -111,6 +141,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     siteName: config.site.name,
     hosts: hostsOf(config),
   })
+  await ensurePolicy(db, keys)
 
   const audit = use(starting, openAuditLog({ db, log, keys }))
   const queue = use(starting, await openQueue({ db, log }))
@@ -149,11 +180,26 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       dueAt,
     }),
   )
+  const query = openQuery({ db })
+  const removal = openRemoval({ db })
   const retrieve = openRetrieve({ db, blobs, ownIssuers })
   const pixels = use(
     starting,
     await openPixels({ dir: join(config.data, 'spool'), assertRoom: bytes => blobs.assertRoom(bytes) }),
   )
+  const backgroundJobs = openBackgroundJobs({
+    db,
+    queue,
+    log,
+    dataDir: config.data,
+    concurrency: config.limits.jobs,
+    historySize: config.limits.jobsHistory,
+  })
+  const rewriting = { db, blobs, ingest, pixels, removal, log, limitBytes: config.limits.instanceBytes }
+  const rewrites = openRewriteJobs({ ...rewriting, jobs: backgroundJobs })
+  const modifyParts = { ...rewriting, rewrites }
+  const modifications = openModifications(modifyParts)
+  const anonymizations = openAnonymizations(modifyParts)
   const stopping = new AbortController()
   starting.defer(() => stopping.abort(new GatewayError('UNAVAILABLE', 'the gateway is stopping')))
   const converter = (name: string): Converter | undefined => {
@@ -175,10 +221,22 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   )
   const onArrived = (tx: Tx, study: number): Promise<void> => prefetch.arrived(tx, study)
   const routing = use(starting, startRouting({ db, queue, log, findArchive: name => modalities.find(name), onArrived }))
+  const { twoPersons } = config.policy
+  const policies = openPolicies({ db, signer: keys, findModality: name => modalities.find(name), twoPersons })
   const checkpoint = async (): Promise<string> => (await audit.checkpoint()).note
   const inbound = await openInbound({ db, blobs, queue, keys, checkpoint, log, dataDir: config.data })
+  const consents = openConsents({ db, queue })
   const openCarrier = carrierOpener({ keys, clocks, proxy })
-  const outbound = use(starting, openOutbound({ db, blobs, queue, keys, peers, openCarrier, log }))
+  const deidentify = use(
+    starting,
+    openDeidentify({ codec: nativePixels(() => Promise.resolve(pixels), stopping.signal) }),
+  )
+  const projects = openProjectKeys({ db, dir: join(config.data, 'keys', 'projects') })
+  const pseudonyms = openPseudonyms({ db, keyPath: join(config.data, 'keys', 'pseudonyms.json') })
+  const outbox = openOutbox(config.data)
+  const preparing = { outbox, ...createPreparing({ db, blobs, outbox, deidentify, projects, pseudonyms, log }) }
+  const { obstacle } = consents
+  const outbound = use(starting, openOutbound({ db, blobs, queue, keys, peers, openCarrier, preparing, obstacle, log }))
   queue.work('commit-inbound', { concurrency: 2 }, ({ transfer }, signal) => inbound.runCommit(transfer, signal))
   queue.work('deliver', { concurrency: 8 }, ({ transfer }, signal) => outbound.run(transfer, signal))
   await outbound.recover('all')
@@ -195,13 +253,18 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     commitments,
     wire: archiveWire({ target: findNode, converter }),
     findArchive: name => modalities.find(name),
+    obstacle,
     aeTitle,
     log,
   })
   queue.work('archive', { concurrency: 4 }, ({ transfer }, signal) => archive.run(transfer, signal))
-  use(starting, startHousekeeping({ db, blobs, inbound, outbound, archive, commitments, log }))
+  backgroundJobs.start()
+  use(
+    starting,
+    startHousekeeping({ db, blobs, inbound, outbound, preparing, archive, commitments, backgroundJobs, consents, log }),
+  )
 
-  const refused = openRefusals({ db, log })
+  const changes = use(starting, openChangeFeed({ db, log }))
   const onRefused = limitRefusals<RefusedConnection>(({ code, address, repeats }) => {
     log.warn({ part: 'federation', address, reason: code, repeats }, 'refused a connection')
     refused({ protocol: 'federation', userId: 'unknown', address, reason: code, repeats })
@@ -251,11 +314,12 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
               isRegistered: fingerprint => modalities.hasCertificate(fingerprint),
             },
       identifyCaller: caller => modalities.identify(caller),
+      rights,
       onRefused: ({ callingAe, remoteAddress, reason, repeats }) =>
         refused({ protocol: 'dimse', userId: callingAe || 'unknown', address: remoteAddress, reason, repeats }),
       store: ingestStore(ingest, ({ originator }) => ownMoves.purposeOf(originator)),
       services: [
-        findService({ query: openQuery({ db }), aeTitle: config.dicom.aeTitle }),
+        findService({ query, aeTitle: config.dicom.aeTitle }),
         getService({ retrieve, converter: ({ callingAe }) => converter(callingAe) }),
         commitmentService(commitments),
         moveService({ retrieve, destination: aeTitle => moveDestination(modalities, aeTitle), converter, log }),
@@ -268,7 +332,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const onRefusedHl7 = limitRefusals<{ code: string; address: string }>(({ code, address, repeats }) =>
     refused({ protocol: 'hl7', userId: 'unknown', address, reason: code, repeats }),
   )
-  const hl7 = await listenHl7(config, worklist, onRefusedHl7, log)
+  const hl7 = await listenHl7(config, worklist, rights, onRefusedHl7, log)
   if (hl7) use(starting, hl7)
 
   let ready = false
@@ -292,7 +356,9 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     auth: {
       adminTokenSha256: tokenDigest(await adminToken(config.data)),
       findToken: sha256 => findToken(db, sha256),
+      rights,
       publicUrl: config.http.publicUrl,
+      host: config.http.host,
     },
     ...(config.http.tls && { tls: config.http.tls }),
     onRefused: ({ code, address, repeats }) =>
@@ -302,7 +368,22 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       orthancRoutes(app, {
         db,
         commitment: { db, commitments, modalities },
+        jobs: { jobs: backgroundJobs, modalityJobs },
         retrieve,
+        datasets: openResourceDatasets({ db, blobs }),
+        changes,
+        removal,
+        modify: { jobs: backgroundJobs, log, modifications, anonymizations },
+        metadata: openResourceMetadata({ db, requireSeen: config.orthanc.checkRevisions }),
+        metadataNames: config.orthanc.userMetadata,
+        attachments: openResourceAttachments({
+          db,
+          blobs,
+          limitBytes: config.limits.instanceBytes,
+          requireSeen: config.orthanc.checkRevisions,
+        }),
+        attachmentNames: config.orthanc.userContentTypes,
+        logThreshold: log.threshold,
         upload: { db, ingest, limitBytes: config.limits.instanceBytes, concurrency: config.limits.uploads },
         system: () => ({
           name: config.site.name,
@@ -313,10 +394,36 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         }),
       })
       imageRoutes(app, { rendering: openRendering({ retrieve, pixels }) })
-      await archiveRoutes(app, openZipArchives({ db, blobs, pixels }))
+      await dicomwebRoutes(app, {
+        query,
+        retrieve,
+        pixels,
+        frames: openImageFrames({ retrieve, pixels }),
+        ingest,
+        removal,
+        limitBytes: config.limits.instanceBytes,
+        concurrency: config.limits.uploads,
+        place: { path: config.dicomweb.path, publicUrl: config.http.publicUrl },
+      })
+      await archiveRoutes(app, {
+        archives: openZipArchives({ db, blobs, pixels }),
+        jobs: backgroundJobs,
+        assertRoom: bytes => blobs.assertRoom(bytes),
+      })
       worklistsRoutes(app, { worklist })
-      const remote = openRemote({ db, findNode, node })
+      const remote = openRemote({ db, findNode, node, aeTitle: config.dicom.aeTitle })
       await orthancModalityRoutes(app, { modalities, remote })
+      await orthancRemoteRoutes(app, {
+        modalities,
+        remote,
+        queries: openRemoteQueries({ db, remote }),
+        jobs: backgroundJobs,
+        answers: { jobs: backgroundJobs, log },
+        remoteStore: openRemoteStore({ db, findNode, retrieve, node, outside: openOutsideSends({ db, routing }) }),
+        ingest,
+        limitBytes: config.limits.instanceBytes,
+        aeTitle: config.dicom.aeTitle,
+      })
       await apiRoutes(app, {
         worklist,
         mpps,
@@ -327,7 +434,12 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         queue,
         peers,
         pairing,
+        projects,
+        pseudonyms,
+        reidentification: openReidentification({ db, pseudonyms }),
         routing,
+        policies,
+        consents,
         inbound,
         conflicts: openConflicts({ db, blobs, dueAt, ownIssuers }),
         modalities,
@@ -336,12 +448,14 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         prefetch,
         patientLinks: openPatientLinks({ db, queue }),
         audit,
+        tokens: openTokens({ db }),
         health: { isReady },
         status: () =>
           loadStatus({
             db,
             site: { name: config.site.name, siteId: keys.siteId, aeTitle: config.dicom.aeTitle },
             version,
+            twoPersons,
             startedAt,
             isReady,
             listeners: () => describeListeners(listeners),
@@ -413,6 +527,7 @@ async function followWorklistFolder(
 async function listenHl7(
   { hl7 }: Config,
   worklist: Worklist,
+  rights: Rights,
   onRefused: (refusal: { code: string; address: string }) => void,
   log: Log,
 ): Promise<Hl7Listener | undefined> {
@@ -422,7 +537,7 @@ async function listenHl7(
     host,
     port,
     tls,
-    service: openIntake({ worklist, stations, log }),
+    service: openIntake({ worklist, rights, stations, log }),
     onRefused: ({ address, reason }) => onRefused({ code: reason, address }),
     log,
   })

@@ -182,6 +182,7 @@ const rootDecoder = object(
     rule: label,
     profile: label,
     deidentification: optional(sha256),
+    certificate: optional(base64({ most: 65_536 })),
     studies: list(
       object(
         { studyInstanceUid: uid, instances: integer({ min: 1, max: maxObjects }), basis: oneOf(...countBases) },

@@ -79,6 +79,8 @@ export interface Manifest {
   readonly profile: string
   /** SHA-256 of the de-identification certificate. */
   readonly deidentification?: string
+  /** The certificate itself, base64 of its envelope; see `deid-certificate.ts`. */
+  readonly certificate?: string
   readonly studies: readonly ManifestStudy[]
   readonly objects: readonly ManifestObject[]
   readonly attachments: readonly Attachment[]
@@ -128,6 +130,7 @@ export function encodeManifest(manifest: Manifest): EncodedManifest {
     rule: manifest.rule,
     profile: manifest.profile,
     deidentification: manifest.deidentification,
+    certificate: manifest.certificate,
     studies: manifest.studies.map(({ studyInstanceUid, instances, basis }) => ({ studyInstanceUid, instances, basis })),
     totals: { objects: objects.length, bytes: objects.reduce((sum, object) => sum + object.sizeBytes, 0) },
     objects: pages.length === 0 ? rows : undefined,

@@ -52,3 +52,19 @@ export function openSealedBytes(box: Uint8Array, keys: KeyPair): Uint8Array | un
     return undefined // the library throws for every reason alike, and the reason must not leave either
   }
 }
+
+/** A box under a secret key of 32 bytes: random nonce of 24 bytes, then the ciphertext, 16 bytes longer than `bytes`. */
+export function lockBytes(bytes: Uint8Array, key: Uint8Array): Uint8Array {
+  const nonce = sodium.randombytes_buf(sodium.crypto_secretbox_NONCEBYTES)
+  return Buffer.concat([nonce, sodium.crypto_secretbox_easy(bytes, nonce, key)])
+}
+
+/** Opens a box of `lockBytes`; undefined when it was not made with this key or was changed. */
+export function unlockBytes(box: Uint8Array, key: Uint8Array): Uint8Array | undefined {
+  const { crypto_secretbox_NONCEBYTES: nonceBytes } = sodium
+  try {
+    return sodium.crypto_secretbox_open_easy(box.subarray(nonceBytes), box.subarray(0, nonceBytes), key)
+  } catch {
+    return undefined // as above
+  }
+}

@@ -8,7 +8,9 @@ import { eventTypes, securityAlert } from '../gateway/audit/event.ts'
 import { appendAudit } from '../gateway/audit/log.ts'
 import type { Db, Tx } from '../gateway/db/db.ts'
 import { GatewayError } from '../gateway/errors.ts'
-import { canonicalJson, decodePolicy, type PolicyDocument } from './document.ts'
+import { encodePayload, type SignatureContext, type Signer } from '../peers/envelope.ts'
+import type { Profile } from './deid/profile.ts'
+import { asIs, canonicalJson, decodePolicy, type PolicyDocument, profileOfDocument } from './document.ts'
 
 /** A stored version. */
 export interface PolicyVersion {
@@ -16,21 +18,56 @@ export interface PolicyVersion {
   readonly document: PolicyDocument
   /** SHA-256 of the document's canonical JSON, hex. */
   readonly sha256: string
+  /** Who wrote it; several are separated by commas. */
   readonly author: string
+  /** Who made it the active one; undefined where the version is older than the record of it. */
+  readonly publisher: string | undefined
+  /** Two persons were asked for when it was published. */
+  readonly twoPersons: boolean
+  /** The version whose document this one brought back. */
+  readonly rollbackOf: number | undefined
+  /** The site's Ed25519 signature, 64 bytes, over `policyStatement`; undefined where there is none. */
+  readonly signature: Buffer | undefined
   readonly createdAt: Date
+}
+
+/** How a version is published. */
+export interface Publication {
+  /** Principal that publishes; when absent, the author: the caller answers for it. */
+  readonly publisher?: string
+  readonly twoPersons?: boolean
+  readonly rollbackOf?: number
+  readonly signer?: Pick<Signer, 'sign'>
+  /** What happens in the same transaction. */
+  readonly within?: (tx: Tx, version: number) => Promise<void>
+}
+
+/** What a policy signature is for. */
+export const policyContext: SignatureContext = 'application/vnd.hanse.policy.v1+json'
+
+/** The bytes that a site signs for a version: number, digest and persons. */
+export function policyStatement(
+  policy: Pick<PolicyVersion, 'version' | 'sha256' | 'author' | 'publisher' | 'twoPersons' | 'rollbackOf'>,
+): Uint8Array {
+  const { version, sha256, author, publisher, twoPersons, rollbackOf } = policy
+  return encodePayload({ version, sha256, author, publisher, twoPersons, rollbackOf })
 }
 
 /** What a new site starts with: nothing goes anywhere. */
 export const emptyPolicy: PolicyDocument = {
-  format: 'hanse-policy-1',
-  title: 'Nothing leaves by itself',
+  format: 'hanse-policy-2',
+  title: 'Nothing leaves, and nothing of others comes in',
   destinations: {},
+  agreements: {},
+  profiles: [],
   rules: [],
+  incoming: [],
 }
 
 /** Publishes the first policy of a new site, so that every decision names a version. */
-export async function ensurePolicy(db: Db): Promise<void> {
-  if (!(await loadActivePolicy(db.kysely))) await publishPolicy(db, emptyPolicy, 'gateway')
+export async function ensurePolicy(db: Db, signer?: Pick<Signer, 'sign'>): Promise<void> {
+  if (!(await loadActivePolicy(db.kysely)))
+    await publishPolicy(db, emptyPolicy, 'gateway', { ...(signer && { signer }) })
 }
 
 /** 'HNS' and the policy's number among the gateway's advisory locks: publishers queue up. */
@@ -42,14 +79,24 @@ const lock = sql`select pg_advisory_xact_lock(1212896051, 3)`
  *
  * @throws GatewayError POLICY_INVALID with every problem
  */
-export async function publishPolicy(db: Db, raw: unknown, author: string): Promise<PolicyVersion> {
+export async function publishPolicy(
+  db: Db,
+  raw: unknown,
+  author: string,
+  publication: Publication = {},
+): Promise<PolicyVersion> {
   const document = decodePolicy(raw)
   const canonical = canonicalJson(document)
-  const sha256 = createHash('sha256').update(canonical).digest()
+  const digest = createHash('sha256').update(canonical).digest()
+  const sha256 = digest.toString('hex')
+  const { publisher = author, twoPersons = false, rollbackOf, signer, within } = publication
   return await db.inTransaction(async tx => {
     await lock.execute(tx)
     const active = await loadActivePolicy(tx)
-    if (active?.sha256 === sha256.toString('hex')) return active
+    if (active?.sha256 === sha256) {
+      await within?.(tx, active.version)
+      return active
+    }
     const newest = await tx
       .selectFrom('policy_versions')
       .select('version')
@@ -57,25 +104,41 @@ export async function publishPolicy(db: Db, raw: unknown, author: string): Promi
       .limit(1)
       .executeTakeFirst()
     const version = (newest?.version ?? 0) + 1
-    await tx.insertInto('policy_versions').values({ version, document: canonical, sha256, author }).execute()
+    const stated = { version, sha256, author, publisher, twoPersons, rollbackOf }
+    const signature = signer && Buffer.from(signer.sign(policyContext, policyStatement(stated)))
+    await tx
+      .insertInto('policy_versions')
+      .values({
+        version,
+        document: canonical,
+        sha256: digest,
+        author,
+        publisher,
+        two_persons: twoPersons,
+        ...(rollbackOf !== undefined && { rollback_of: rollbackOf }),
+        ...(signature && { signature }),
+      })
+      .execute()
     await tx
       .insertInto('policy_active')
-      .values({ version, published_by: author })
+      .values({ version, published_by: publisher })
       .onConflict(conflict =>
-        conflict.column('singleton').doUpdateSet({ version, published_by: author, published_at: sql`now()` }),
+        conflict.column('singleton').doUpdateSet({ version, published_by: publisher, published_at: sql`now()` }),
       )
       .execute()
     await appendAudit(
       tx,
       securityAlert({
         type: eventTypes.securityConfiguration,
-        participants: [{ userId: author, requestor: true }],
-        objects: [{ kind: 'policy', version, sha256: sha256.toString('hex') }],
+        participants: [{ userId: publisher, requestor: true }, ...(publisher === author ? [] : [{ userId: author }])],
+        objects: [{ kind: 'policy', version, sha256 }],
         reason: 'policy-published',
+        detail: { twoPersons, replaces: active?.version, rollbackOf },
       }),
     )
     await sql`select pg_notify('hanse_policy', ${String(version)})`.execute(tx)
-    return { version, document, sha256: sha256.toString('hex'), author, createdAt: new Date() }
+    await within?.(tx, version)
+    return { ...stated, document, signature, createdAt: new Date() }
   })
 }
 
@@ -93,6 +156,19 @@ export async function loadActivePolicy(db: Db['kysely'] | Tx): Promise<PolicyVer
 export async function loadPolicy(db: Db['kysely'] | Tx, version: number): Promise<PolicyVersion | undefined> {
   const row = await db.selectFrom('policy_versions').select(columns).where('version', '=', version).executeTakeFirst()
   return row && toVersion(row)
+}
+
+/**
+ * The de-identification profile that a version means by a name; undefined for `as-is`.
+ *
+ * @throws GatewayError POLICY_INVALID when the version is gone or does not know the name: nothing may leave under it
+ */
+export async function profileOf(db: Db['kysely'] | Tx, version: number, name: string): Promise<Profile | undefined> {
+  const policy = await loadPolicy(db, version)
+  const profile = policy && profileOfDocument(policy.document, name)
+  if (profile === undefined && (policy === undefined || name !== asIs))
+    throw new GatewayError('POLICY_INVALID', `policy version ${version} has no profile ${name}`)
+  return profile
 }
 
 /** Versions, newest first. */
@@ -116,6 +192,10 @@ const columns = [
   'policy_versions.sha256',
   'policy_versions.author',
   'policy_versions.created_at',
+  'policy_versions.publisher',
+  'policy_versions.two_persons',
+  'policy_versions.rollback_of',
+  'policy_versions.signature',
 ] as const
 
 function toVersion(row: {
@@ -124,6 +204,10 @@ function toVersion(row: {
   sha256: Buffer
   author: string
   created_at: Date
+  publisher: string | null
+  two_persons: boolean
+  rollback_of: number | null
+  signature: Buffer | null
 }): PolicyVersion {
   const sha256 = row.sha256.toString('hex')
   const document = decodePolicy(row.document)
@@ -133,5 +217,15 @@ function toVersion(row: {
       context: { version: row.version },
     })
   }
-  return { version: row.version, document, sha256, author: row.author, createdAt: row.created_at }
+  return {
+    version: row.version,
+    document,
+    sha256,
+    author: row.author,
+    publisher: row.publisher ?? undefined,
+    twoPersons: row.two_persons,
+    rollbackOf: row.rollback_of ?? undefined,
+    signature: row.signature ?? undefined,
+    createdAt: row.created_at,
+  }
 }

@@ -17,7 +17,7 @@ for (const file of globSync(['gateway/**/*.ts', 'peers/**/*.ts', 'policy/**/*.ts
   const code = stripped.replaceAll(/((?:from|import)\s*\(?\s*'\.[^'\n]*)\.ts'/g, "$1.js'")
   write(file.replace(/\.ts$/, '.js'), code)
 }
-const kept = ['gateway/**/*.{mjs,json,md}', 'peers/**/*.{json,md}', 'policy/**/*.{json,md}', 'deploy/**/*']
+const kept = ['gateway/**/*.{mjs,json,md}', 'peers/**/*.{json,md}', 'policy/**/*.{json,md,conf,csv}', 'deploy/**/*']
 for (const file of [
   ...globSync(kept, { cwd: root, exclude: ['**/node_modules/**'] }),
   'README.md',

@@ -13,7 +13,11 @@ const root = join(import.meta.dirname, '..')
 const layers: readonly { readonly layer: number; readonly pure?: boolean; readonly files: RegExp }[] = [
   { layer: 0, pure: true, files: /^gateway\/(dicom|zip)\// },
   { layer: 0, files: /^gateway\/(errors|decode|log|config|principal|version)\.ts$/ },
-  { layer: 1, pure: true, files: /^policy\/(document|conditions|decide)\.ts$|^policy\/deid\// },
+  {
+    layer: 1,
+    pure: true,
+    files: /^policy\/(actions|document|conditions|decide|agreements|lint|diff)\.ts$|^policy\/deid\//,
+  },
   {
     layer: 1,
     pure: true,
@@ -44,6 +48,7 @@ const fences: Readonly<Record<string, RegExp>> = {
   'node-forge': /^certs\//,
   'libsodium-wrappers': /^peers\/sodium\.ts$/,
   undici: /^peers\//,
+  'fast-xml-parser': /^gateway\/dicom\//,
   fastify: /^gateway\/http\/|^peers\/server/,
 }
 

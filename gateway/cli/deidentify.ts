@@ -55,7 +55,8 @@ export const deidentify: Command = {
     const out = resolve(io.cwd, required(args, 'out'))
     const key = loadKey(args, io)
     const table = args.text('pseudonyms')
-    if ((profile.pseudonym.kind === 'lookup') !== (table !== undefined))
+    const needsTable = profile.pseudonym.kind === 'lookup' || profile.pseudonym.kind === 'sequential'
+    if (needsTable !== (table !== undefined))
       throw new UsageError('--pseudonyms: expected with a profile that looks pseudonyms up, and only then')
     await mkdir(out, { recursive: true })
     await refuseOverlap(args.operands, out, io.cwd)

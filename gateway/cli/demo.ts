@@ -9,7 +9,7 @@ import { at, field, items, number } from './answer.ts'
 import { type Command, exitCodes, type Io } from './command.ts'
 import { compareInstances, datasetDigest, type SentInstance } from './demo/compare.ts'
 import { DemoFailure, Hospital } from './demo/hospital.ts'
-import { pair, policyDocument } from './demo/partners.ts'
+import { pair, policyOfA, policyOfB } from './demo/partners.ts'
 import { demoInstances, sendStudy } from './demo/sender.ts'
 import { followTransfers, showTransfers } from './demo/transfers.ts'
 import { counted, formatBytes } from './table.ts'
@@ -83,8 +83,9 @@ async function exchange(
   step('Pair them: B redeems an invitation of A, both administrators compare a number')
   io.print(`     ${await pair(a, b)} on both sides`)
 
-  step('Publish a policy at A: what arrives by DICOM goes to Hospital B')
-  const policy = await a.call('PUT', '/policy', policyDocument)
+  step('Publish a policy at A: what arrives by DICOM goes to Hospital B; and one at B that accepts it')
+  const policy = await a.call('PUT', '/policy', policyOfA)
+  await b.call('PUT', '/policy', policyOfB)
   io.print(`     version ${number(policy, 'version')}, sha256 ${field(policy, 'sha256').slice(0, 16)}…`)
 
   const totalBytes = instances.reduce((sum, instance) => sum + instance.sizeBytes, 0)

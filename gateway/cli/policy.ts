@@ -2,8 +2,16 @@
 import { readFileSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { at, field, items, number } from './answer.ts'
-import { openClient } from './client.ts'
-import { type Command, configOptions, connectionOptions, exitCodes, jsonOption, UsageError } from './command.ts'
+import { openClient, ProblemError } from './client.ts'
+import {
+  type Command,
+  configOptions,
+  connectionOptions,
+  exitCodes,
+  type Io,
+  jsonOption,
+  UsageError,
+} from './command.ts'
 import { table } from './table.ts'
 
 const common = { ...jsonOption, ...connectionOptions, ...configOptions }
@@ -45,23 +53,141 @@ export const policyShow: Command = {
 export const policyPublish: Command = {
   name: 'policy publish',
   summary: 'Publish a policy document: it is active at once, running transfers keep their version.',
+  operands: '[FILE]',
+  arity: { min: 0, max: 1 },
+  options: { draft: { type: 'string', value: 'ID', help: 'publish a draft that another person wrote' }, ...common },
+  details:
+    'FILE is kept as a draft first. Where policy.twoPersons is on, who wrote it does not publish it: another person does,\n' +
+    'with --draft. Example: hanse policy publish policy.json',
+  async run(args, io) {
+    const [file] = args.operands
+    const named = args.text('draft')
+    if ((file === undefined) === (named === undefined)) throw new UsageError('expected either FILE or --draft ID')
+    const client = openClient(args, io)
+    let draft = named
+    if (file !== undefined) {
+      const document = readDocument(file, io)
+      const found = items(await client.call('POST', '/policies/lint', document), 'findings')
+      for (const line of found.map(describeFinding)) io.note(line)
+      if (found.some(entry => field(entry, 'severity') === 'error')) return exitCodes.failed
+      draft = field(await client.call('POST', '/policies/drafts', document), 'id')
+    }
+    try {
+      const active = await client.call('POST', `/policies/drafts/${encodeURIComponent(draft ?? '')}/publish`)
+      io.print(
+        args.flag('json') ? JSON.stringify(active, null, 2) : `policy version ${field(active, 'version')} is active`,
+      )
+      return exitCodes.ok
+    } catch (error) {
+      if (!(error instanceof ProblemError) || error.code !== 'FORBIDDEN' || file === undefined) throw error
+      io.note(`${error.message}: hanse policy publish --draft ${draft}`)
+      io.print(args.flag('json') ? JSON.stringify({ draft }, null, 2) : `draft ${draft} waits for a second person`)
+      return exitCodes.failed
+    }
+  },
+}
+
+export const policyLint: Command = {
+  name: 'policy lint',
+  summary: 'Say what is wrong or odd about a policy document.',
   operands: 'FILE',
   arity: { min: 1, max: 1 },
   options: common,
+  details: 'Exit code 1 when it cannot be published. Example: hanse policy lint policy.json',
   async run(args, io) {
-    const file = args.operands[0] ?? '-'
-    let document: unknown
-    try {
-      document = JSON.parse(readFileSync(file === '-' ? 0 : resolve(io.cwd, file), 'utf8'))
-    } catch (cause) {
-      throw new UsageError(`${file}: expected JSON: ${cause instanceof Error ? cause.message : 'error'}`)
-    }
-    const active = await openClient(args, io).call('PUT', '/policy', document)
-    io.print(
-      args.flag('json') ? JSON.stringify(active, null, 2) : `policy version ${field(active, 'version')} is active`,
-    )
+    const answer = await openClient(args, io).call('POST', '/policies/lint', readDocument(args.operands[0] ?? '-', io))
+    const found = items(answer, 'findings')
+    if (args.flag('json')) io.print(JSON.stringify(answer, null, 2))
+    else io.print(found.length === 0 ? 'nothing was found' : found.map(describeFinding).join('\n'))
+    return found.some(entry => field(entry, 'severity') === 'error') ? exitCodes.failed : exitCodes.ok
+  },
+}
+
+export const policyDiff: Command = {
+  name: 'policy diff',
+  summary: 'Show what changed between two policies.',
+  operands: '[FROM] TO',
+  arity: { min: 1, max: 2 },
+  options: common,
+  details:
+    'FROM and TO are version numbers, ids of drafts, or "active" (the default of FROM).\n' +
+    'Example: hanse policy diff 3 4',
+  async run(args, io) {
+    const [from, to] = args.operands.length === 2 ? args.operands : ['active', args.operands[0]]
+    const query = new URLSearchParams({ from: from ?? 'active', to: to ?? 'active' })
+    const answer = await openClient(args, io).call('GET', `/policies/diff?${query}`)
+    const changes = items(answer, 'changes')
+    if (args.flag('json')) io.print(JSON.stringify(answer, null, 2))
+    else io.print(changes.length === 0 ? 'nothing changed' : changes.flatMap(describeChange).join('\n'))
     return exitCodes.ok
   },
+}
+
+export const policyHistory: Command = {
+  name: 'policy history',
+  summary: 'List published versions and drafts.',
+  options: common,
+  async run(args, io) {
+    const client = openClient(args, io)
+    const [versions, drafts] = [await client.call('GET', '/policies'), await client.call('GET', '/policies/drafts')]
+    if (args.flag('json')) {
+      io.print(JSON.stringify({ versions: items(versions, 'versions'), drafts: items(drafts, 'drafts') }, null, 2))
+      return exitCodes.ok
+    }
+    const rows = items(versions, 'versions').map(entry => [
+      `${at(entry, 'isActive') === true ? '*' : ' '}${field(entry, 'version')}`,
+      ...['createdAt', 'author', 'publisher', 'rollbackOf', 'title'].map(key => field(entry, key)),
+    ])
+    io.print(table(['version', 'published', 'author', 'publisher', 'rollback of', 'title'], rows))
+    const open = items(drafts, 'drafts').filter(entry => field(entry, 'state') === 'open')
+    if (open.length === 0) return exitCodes.ok
+    const list = open.map(entry => [
+      ...['id', 'updatedAt'].map(key => field(entry, key)),
+      items(entry, 'authors').join(', '),
+      field(entry, 'title'),
+    ])
+    io.print(`\n${table(['draft', 'changed', 'authors', 'title'], list)}`)
+    return exitCodes.ok
+  },
+}
+
+export const policyRollback: Command = {
+  name: 'policy rollback',
+  summary: 'Make the document of an older version the active one again.',
+  operands: 'VERSION',
+  arity: { min: 1, max: 1 },
+  options: common,
+  async run(args, io) {
+    const [version = ''] = args.operands
+    if (!/^[1-9]\d{0,8}$/.test(version)) throw new UsageError('VERSION: expected a number')
+    const active = await openClient(args, io).call('POST', `/policies/${version}/rollback`)
+    const text = `policy version ${field(active, 'version')} is active, with the document of version ${version}`
+    io.print(args.flag('json') ? JSON.stringify(active, null, 2) : text)
+    return exitCodes.ok
+  },
+}
+
+/** A JSON document from a file, or from standard input as `-`. @throws UsageError */
+export function readDocument(file: string, io: Pick<Io, 'cwd'>): unknown {
+  try {
+    return JSON.parse(readFileSync(file === '-' ? 0 : resolve(io.cwd, file), 'utf8'))
+  } catch (cause) {
+    throw new UsageError(`${file}: expected JSON: ${cause instanceof Error ? cause.message : 'error'}`)
+  }
+}
+
+const describeFinding = (entry: unknown): string =>
+  `${field(entry, 'severity')}: ${field(entry, 'path')}: ${field(entry, 'message')}`
+
+const signs = { added: '+', removed: '-', changed: '~', moved: '>' } as const
+
+function describeChange(entry: unknown): string[] {
+  const kind = field(entry, 'kind')
+  const sign = Object.entries(signs).find(([name]) => name === kind)?.[1] ?? '?'
+  const lines = [`${sign} ${field(entry, 'path')}${kind === 'moved' ? ' stands elsewhere in the order' : ''}`]
+  if (at(entry, 'before') !== undefined) lines.push(`    - ${JSON.stringify(at(entry, 'before'))}`)
+  if (at(entry, 'after') !== undefined) lines.push(`    + ${JSON.stringify(at(entry, 'after'))}`)
+  return lines
 }
 
 export const policyExplain: Command = {

@@ -19,6 +19,16 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
   'peer revoke': { summary: 'revoke a peer', load: async () => (await import('./peer.ts')).peerRevoke },
   'policy show': { summary: 'print the policy', load: async () => (await import('./policy.ts')).policyShow },
   'policy publish': { summary: 'publish a policy', load: async () => (await import('./policy.ts')).policyPublish },
+  'policy lint': { summary: 'check a policy document', load: async () => (await import('./policy.ts')).policyLint },
+  'policy diff': { summary: 'compare two policies', load: async () => (await import('./policy.ts')).policyDiff },
+  'policy history': {
+    summary: 'list versions and drafts of the policy',
+    load: async () => (await import('./policy.ts')).policyHistory,
+  },
+  'policy rollback': {
+    summary: 'return to an older policy',
+    load: async () => (await import('./policy.ts')).policyRollback,
+  },
   'policy explain': {
     summary: 'why a study goes where',
     load: async () => (await import('./policy.ts')).policyExplain,
@@ -26,6 +36,34 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
   deidentify: {
     summary: 'de-identify files and folders',
     load: async () => (await import('./deidentify.ts')).deidentify,
+  },
+  'pseudonym projects': {
+    summary: 'list projects',
+    load: async () => (await import('./pseudonym.ts')).pseudonymProjects,
+  },
+  'pseudonym import': {
+    summary: 'import a table of pseudonyms',
+    load: async () => (await import('./pseudonym.ts')).pseudonymImport,
+  },
+  'pseudonym request': {
+    summary: 'ask whose a pseudonym is',
+    load: async () => (await import('./pseudonym.ts')).pseudonymRequest,
+  },
+  'pseudonym requests': {
+    summary: 'list such requests',
+    load: async () => (await import('./pseudonym.ts')).pseudonymRequests,
+  },
+  'pseudonym approve': {
+    summary: 'approve a request of somebody else',
+    load: async () => (await import('./pseudonym.ts')).pseudonymApprove,
+  },
+  'pseudonym refuse': {
+    summary: 'refuse a request of somebody else',
+    load: async () => (await import('./pseudonym.ts')).pseudonymRefuse,
+  },
+  'pseudonym reveal': {
+    summary: 'print the answer to an approved request',
+    load: async () => (await import('./pseudonym.ts')).pseudonymReveal,
   },
   'modality list': {
     summary: 'list registered modalities',

@@ -41,6 +41,7 @@ export const status: Command = {
         `  federation  ${field(status, 'listeners', 'federation')}`,
         `  stored      ${number(status, 'counts', 'studies')} studies, ${number(status, 'counts', 'instances')} instances, ${formatBytes(number(status, 'counts', 'sizeBytes'))}`,
         `  free        ${at(status, 'storage') ? formatBytes(number(status, 'storage', 'freeBytes')) : '-'}`,
+        `  policy      version ${field(status, 'policy', 'version')}, ${at(status, 'policy', 'twoPersons') === false ? 'ONE PERSON writes and publishes' : 'published by a second person'}`,
         `  peers       ${number(status, 'peers', 'active')} active, ${number(status, 'peers', 'pending')} pending`,
         `  transfers   ${transfers.join(', ') || 'none'}`,
         `  held        ${number(status, 'held', 'conflicts')} conflicts, ${number(status, 'held', 'quarantine')} in quarantine`,

@@ -8,6 +8,12 @@ import * as search from './migrations/0002-search.ts'
 import * as worklist from './migrations/0004-worklist.ts'
 import * as commitment from './migrations/0005-commitment.ts'
 import * as modalityJobs from './migrations/0006-modality-jobs.ts'
+import * as resources from './migrations/0007-resources.ts'
+import * as backgroundJobs from './migrations/0008-background-jobs.ts'
+import * as remote from './migrations/0009-remote.ts'
+import * as access from './migrations/0010-access.ts'
+import * as policy from './migrations/0011-policy.ts'
+import * as deidentifiedTransfers from './migrations/0012-deidentified-transfers.ts'
 
 /** Imported one by one: the published package and the tests must not depend on a directory listing. */
 const migrations: Readonly<Record<string, Migration>> = {
@@ -16,6 +22,12 @@ const migrations: Readonly<Record<string, Migration>> = {
   '0004-worklist': worklist,
   '0005-commitment': commitment,
   '0006-modality-jobs': modalityJobs,
+  '0007-resources': resources,
+  '0008-background-jobs': backgroundJobs,
+  '0009-remote': remote,
+  '0010-access': access,
+  '0011-policy': policy,
+  '0012-deidentified-transfers': deidentifiedTransfers,
 }
 
 /**

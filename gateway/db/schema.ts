@@ -42,6 +42,26 @@ export interface Schema {
   worklist_items: WorklistItemsTable
   procedure_steps: ProcedureStepsTable
   modality_jobs: ModalityJobsTable
+  change_intake: ChangeIntakeTable
+  changes: ChangesTable
+  change_feed: ChangeFeedTable
+  resource_metadata: ResourceMetadataTable
+  resource_labels: ResourceLabelsTable
+  resource_attachments: ResourceAttachmentsTable
+  removed_blobs: RemovedBlobsTable
+  policy_drafts: PolicyDraftsTable
+  consents: ConsentsTable
+  transfer_consents: TransferConsentsView
+  dry_runs: DryRunsTable
+  dry_run_results: DryRunResultsTable
+  deid_projects: DeidProjectsTable
+  transfer_outputs: TransferOutputsTable
+  pseudonyms: PseudonymsTable
+  reidentifications: ReidentificationsTable
+  deid_certificates: DeidCertificatesTable
+  remote_queries: RemoteQueriesTable
+  remote_answers: RemoteAnswersTable
+  background_jobs: BackgroundJobsTable
 }
 
 /** A row of table `T` as it is read. */
@@ -60,6 +80,9 @@ export interface AccessTokensTable {
   id: GeneratedAlways<number>
   name: string
   sha256: Digest
+  role: string
+  domain: ColumnType<string | null, string | null | undefined, string | null>
+  expires_at: ColumnType<Date | null, Date | null | undefined, Date | null>
   created_by: string
   created_at: DefaultDate
   revoked_at: Date | null
@@ -73,6 +96,8 @@ export interface PatientsTable {
   name_folded: Generated<string>
   birth_date: string | null
   sex: string | null
+  /** Kept when others are recycled; a mark for clients, nothing is recycled here. */
+  is_protected: Generated<boolean>
   attributes: DefaultJson
   created_at: DefaultDate
   updated_at: DefaultDate
@@ -155,6 +180,14 @@ export interface QuarantineTable {
   origin: DefaultJson
   state: Generated<'held' | 'released' | 'rejected'>
   created_at: DefaultDate
+  /** The outbound transfer that it stopped. */
+  transfer: string | null
+  sop_instance_uid: string | null
+  evidence: DefaultJson
+  is_alert: Generated<boolean>
+  decided_at: Date | null
+  decided_by: string | null
+  why: string | null
 }
 
 export interface PeersTable {
@@ -191,6 +224,87 @@ export interface PolicyVersionsTable {
   sha256: Digest
   author: string
   created_at: DefaultDate
+  publisher: ColumnType<string | null, string | undefined, never>
+  two_persons: ColumnType<boolean, boolean | undefined, never>
+  rollback_of: ColumnType<number | null, number | undefined, never>
+  signature: ColumnType<Buffer | null, Buffer | undefined, never>
+}
+
+export interface PolicyDraftsTable {
+  id: string
+  title: string
+  document: Json
+  authors: string[]
+  based_on: number | null
+  state: Generated<'open' | 'published' | 'discarded'>
+  version: number | null
+  revision: Generated<number>
+  created_at: DefaultDate
+  updated_at: DefaultDate
+}
+
+export interface ConsentsTable {
+  id: string
+  kind: 'consent' | 'objection'
+  issuer: string
+  patient_id: string
+  purpose: string
+  recipient: string
+  valid_from: Date
+  valid_until: Date | null
+  source: string
+  recorded_by: string
+  created_at: DefaultDate
+  withdrawn_at: Date | null
+  withdrawn_by: string | null
+}
+
+/** What consents and objections say of each transfer. */
+export interface TransferConsentsView {
+  /** Never null, which the database does not know of a view. */
+  id: string | null
+  /** Site id, or a modality's name. */
+  recipient: string | null
+  gap: 'CONSENT_MISSING' | 'CONSENT_OBJECTED' | null
+}
+
+export type DryRunState = 'waiting' | 'running' | 'done' | 'cancelled' | 'failed'
+/** What would become of a study for one destination. */
+export type DryRunOutcome = 'go' | 'held' | 'denied' | 'none'
+
+export interface DryRunsTable {
+  id: string
+  state: Generated<DryRunState>
+  document: Json
+  draft: string | null
+  baseline: number | null
+  days: number
+  since: Date
+  until: Date
+  at: Date
+  requested_by: string
+  last_study: Generated<number>
+  studies: number
+  studies_done: Generated<number>
+  counts: DefaultJson
+  error: string | null
+  created_at: DefaultDate
+  updated_at: DefaultDate
+}
+
+export interface DryRunResultsTable {
+  run: string
+  study: number
+  study_instance_uid: string
+  origin: string
+  destination: string
+  outcome: DryRunOutcome
+  rule: string | null
+  reason: string | null
+  purpose: string | null
+  profile: string | null
+  before: DryRunOutcome
+  before_rule: string | null
 }
 
 export interface PolicyActiveTable {
@@ -231,6 +345,9 @@ export interface TransfersTable {
   purpose: string
   priority: Generated<string>
   requested_by: string
+  agreement: ColumnType<string | null, string | null | undefined, string | null>
+  needs_consent: Generated<boolean>
+  zone: Generated<'inside' | 'outside'>
   snapshot_sha256: Digest
   state: TransferState
   nonce: Buffer
@@ -241,6 +358,7 @@ export interface TransfersTable {
   bytes_total: number
   bytes_acknowledged: Generated<number>
   bytes_sent: Generated<number>
+  project: number | null
   attempts: Generated<number>
   error_code: string | null
   error: string | null
@@ -286,6 +404,9 @@ export interface InboundTransfersTable {
   bytes_received: Generated<number>
   received: Buffer
   refusals: DefaultJson
+  rule: ColumnType<string | null, string | undefined, string | null>
+  policy_version: ColumnType<number | null, number | undefined, number | null>
+  hold_reason: ColumnType<string | null, string | undefined, string | null>
   error_code: string | null
   error: string | null
   expires_at: Date
@@ -438,4 +559,152 @@ export interface ProcedureStepsTable {
   document: Json
   created_at: DefaultDate
   updated_at: DefaultDate
+}
+
+type ResourceLevel = 'patient' | 'study' | 'series' | 'instance'
+
+export interface ChangeIntakeTable {
+  id: GeneratedAlways<number>
+  at: DefaultDate
+  kinds: string[]
+  levels: string[]
+  resources: string[]
+}
+
+export interface ChangesTable {
+  seq: number
+  kind: string
+  level: ResourceLevel
+  resource: string
+  at: Date
+}
+
+export interface ChangeFeedTable {
+  singleton: Generated<boolean>
+  last: Generated<number>
+}
+
+export interface ResourceMetadataTable {
+  level: ResourceLevel
+  resource: number
+  name: number
+  value: string
+  revision: Generated<number>
+}
+
+export interface ResourceLabelsTable {
+  level: ResourceLevel
+  resource: number
+  label: string
+}
+
+export interface ResourceAttachmentsTable {
+  level: ResourceLevel
+  resource: number
+  name: number
+  uuid: string
+  revision: Generated<number>
+  is_compressed: Generated<boolean>
+  file_sha256: Digest
+  size_bytes: number
+  stored_md5: string
+  content_bytes: number
+  content_md5: string
+}
+
+export interface RemovedBlobsTable {
+  file_sha256: Digest
+  removed_at: DefaultDate
+}
+
+export interface DeidProjectsTable {
+  id: GeneratedAlways<number>
+  /** Site id of the recipient. */
+  recipient: string
+  name: string
+  key_check: Digest
+  next_number: Generated<number>
+  created_at: DefaultDate
+}
+
+export interface TransferOutputsTable {
+  transfer: string
+  ordinal: number
+  sop_instance_uid: string
+  study_instance_uid: string
+  transfer_syntax_uid: string
+  size_bytes: number
+  sha256: Digest
+  /** What the engine certifies of it, without the source's digest. */
+  facts: Json
+}
+
+export interface PseudonymsTable {
+  id: GeneratedAlways<number>
+  project: number
+  subject: Digest
+  pseudonym: Digest
+  sealed: Buffer
+  origin: 'keyed' | 'sequential' | 'imported'
+  created_at: DefaultDate
+}
+
+export interface ReidentificationsTable {
+  id: string
+  project: number
+  /** Null: the whole table. */
+  pseudonym: string | null
+  purpose: string
+  why: string
+  state: Generated<'requested' | 'approved' | 'refused'>
+  requested_by: string
+  requested_at: DefaultDate
+  decided_by: string | null
+  decided_at: Date | null
+  expires_at: Date
+}
+
+export interface DeidCertificatesTable {
+  transfer: string
+  direction: 'issued' | 'received'
+  envelope: Buffer
+  sha256: Digest
+  created_at: DefaultDate
+}
+
+export interface RemoteQueriesTable {
+  id: string
+  modality: string
+  level: 'patient' | 'study' | 'series' | 'instance'
+  query: Json
+  requested_by: string
+  created_at: DefaultDate
+}
+
+export interface RemoteAnswersTable {
+  query: string
+  place: number
+  document: Json
+}
+
+export type BackgroundJobState = 'pending' | 'running' | 'paused' | 'success' | 'failure'
+
+export interface BackgroundJobsTable {
+  id: string
+  type: string
+  state: Generated<BackgroundJobState>
+  priority: Generated<number>
+  permissive: Generated<boolean>
+  parameters: Json | null
+  content: Json
+  outputs: Generated<Json>
+  progress: Generated<number>
+  error_code: string | null
+  error: string | null
+  requested_by: string
+  requested_from: string | null
+  runtime_ms: Generated<number>
+  created_at: DefaultDate
+  started_at: Date | null
+  ended_at: Date | null
 }

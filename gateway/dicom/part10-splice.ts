@@ -35,13 +35,19 @@ const specificCharacterSet = 0x00080005
  * order; `remove` of an absent element does nothing. Without edits the bytes are those of the source. A deflated data
  * set is deflated anew when it is edited.
  *
+ * @param text  `recoded`: the edits encode all text in the character set that one of them puts into (0008,0005)
  * @throws GatewayError while iterating: DICOM_UNREADABLE or DICOM_LIMIT for the source, BAD_REQUEST for a value that its
- *   VR or the character set of the data set cannot represent, for an item that does not exist, and for (0008,0005)
+ *   VR or the character set of the data set cannot represent, for an item that does not exist, and for (0008,0005) of text
+ *   that is kept
  */
-export async function* spliceEdits(source: ByteSource, edits: readonly Edit[]): AsyncGenerator<Uint8Array> {
+export async function* spliceEdits(
+  source: ByteSource,
+  edits: readonly Edit[],
+  text: 'kept' | 'recoded' = 'kept',
+): AsyncGenerator<Uint8Array> {
   if (edits.length === 0) return yield* copyRange(source, 0, source.sizeBytes)
   const layout = await findLayout(source)
-  const root = groupEdits(edits)
+  const root = groupEdits(edits, text)
   const metaEdits = pickGroup(root, tag => tag >>> 16 === 2)
   const dataEdits = pickGroup(root, tag => tag >>> 16 !== 2)
   yield* splice(source, await planMeta(source, layout, metaEdits), 0, layout.datasetOffset)
@@ -61,7 +67,7 @@ interface ItemEdits {
   readonly sequences: Map<Tag, Map<number, ItemEdits>>
 }
 
-function groupEdits(edits: readonly Edit[]): ItemEdits {
+function groupEdits(edits: readonly Edit[], text: 'kept' | 'recoded'): ItemEdits {
   const root = noEdits()
   for (const edit of edits) {
     const { within = [] } = edit
@@ -69,7 +75,8 @@ function groupEdits(edits: readonly Edit[]): ItemEdits {
     let item = root
     for (let i = 0; i < within.length; i += 2) item = itemAt(item, within[i] ?? 0, within[i + 1] ?? 0)
     const tag = 'set' in edit ? edit.set.tag : edit.remove
-    if (tag === specificCharacterSet) throw refused('the character set of existing text cannot be edited')
+    if (tag === specificCharacterSet && text === 'kept')
+      throw refused('the character set of existing text cannot be edited')
     item.elements.set(tag, 'set' in edit ? edit.set : undefined)
   }
   return root

@@ -8,6 +8,7 @@
 import type { Socket } from 'node:net'
 import { errorLine } from '../errors.ts'
 import type { Log } from '../log.ts'
+import type { Principal, Rights } from '../principal.ts'
 import type { ReceiveBudget } from './budget.ts'
 import type { CallerCounts } from './caller-counts.ts'
 import { type Admission, admit, type CallerPolicy, type Denial, denial } from './callers.ts'
@@ -42,6 +43,7 @@ import { invalidParameter, unexpectedParameter, unexpectedPdu, unrecognizedPdu }
 
 /** What all associations of a listener share. */
 export interface AssociationContext {
+  readonly rights: Rights
   readonly callers: CallerPolicy
   /** Accepted associations by `Admission.countedAs`. */
   readonly perAe: CallerCounts
@@ -412,6 +414,12 @@ export class AcceptedAssociation extends UpperLayer {
     return this.#admission !== undefined && mayAsk(abstractSyntaxUid, this.#admission)
   }
 
+  /** The caller, with a role for each service that is permitted to it. */
+  #principal({ callingAe, remoteAddress }: AssociationPeer): Principal {
+    const roles = [...(this.#admission?.services ?? [])].map(service => `dicom.${service}`)
+    return { id: callingAe, address: remoteAddress, roles, rights: this.#shared.rights }
+  }
+
   /** Has a service work on a request while reading goes on. */
   #serve(
     service: ServiceClass,
@@ -422,7 +430,6 @@ export class AcceptedAssociation extends UpperLayer {
   ): void {
     const association = this.#peer
     if (!association) return
-    const { callingAe, remoteAddress } = association
     const serving = new Serving(this.#channelHost(), command, messageId, context)
     this.#serving = serving
     const request = {
@@ -431,7 +438,7 @@ export class AcceptedAssociation extends UpperLayer {
       transferSyntaxUid: context.transferSyntaxUid,
       dataset,
       association,
-      principal: { id: callingAe, address: remoteAddress },
+      principal: this.#principal(association),
       signal: serving.signal,
     }
     const answering = service

@@ -1,10 +1,9 @@
 /** Matches as the identifiers of C-FIND responses, PS3.4 §C.4.1.1.3.2. */
 import { isObject } from '../decode.ts'
 import { type DicomJson, type JsonElement, tagOfName } from '../dicom/json.ts'
-import { type Level, levelsOf } from '../dicom/levels.ts'
+import type { Level } from '../dicom/levels.ts'
 import type { NewElement } from '../dicom/part10-writer.ts'
-import { isPrivateTag, type Tag } from '../dicom/tag.ts'
-import { computedTags } from '../store/search.ts'
+import type { Tag } from '../dicom/tag.ts'
 import { identifierWriter } from './match-writer.ts'
 import { levelNames } from './query-retrieve.ts'
 
@@ -22,16 +21,6 @@ export const notKeys: ReadonlySet<Tag> = new Set([
   instanceAvailability,
   0x00080201, // Timezone Offset From UTC
 ])
-
-const order: readonly Level[] = ['patient', 'study', 'series', 'instance']
-
-/** True where a query at this level can match and return the attribute; it is kept per level and never private. */
-export function isSupported(tag: Tag, level: Level): boolean {
-  if (isPrivateTag(tag)) return false
-  const upTo = order.slice(0, order.indexOf(level) + 1)
-  if (order.some(each => computedTags[each].includes(tag))) return upTo.some(each => computedTags[each].includes(tag))
-  return levelsOf(tag).some(each => upTo.includes(each))
-}
 
 /** Makes the identifier of a match: what was asked for, empty where the match has none. */
 export function matchEncoder(

@@ -6,8 +6,9 @@ import type { Level } from '../dicom/levels.ts'
 import { matchKeys } from '../dicom/matching.ts'
 import { isGatewayError } from '../errors.ts'
 import type { Query } from '../services/query.ts'
+import { isSearchable } from '../store/searchable.ts'
 import { commandField } from './command.ts'
-import { isSupported, matchEncoder, notKeys } from './find-answer.ts'
+import { matchEncoder, notKeys } from './find-answer.ts'
 import { identifierSyntaxes, readIdentifier } from './find-scu.ts'
 import { type InformationModel, levelNames, modelOf, queryRetrieveSopClass } from './query-retrieve.ts'
 import type { ServiceChannel, ServiceClass, ServiceRequest, ServiceResponse } from './service.ts'
@@ -63,7 +64,7 @@ async function answer(
     Object.entries(toJson(identifier, { decimals: 'text' })).filter(([tag]) => !notKeys.has(tagOfName(tag))),
   )
   const supported: DicomJson = Object.fromEntries(
-    Object.entries(keys).filter(([tag]) => isSupported(tagOfName(tag), level)),
+    Object.entries(keys).filter(([tag]) => isSearchable(tagOfName(tag), level)),
   )
   const hasUnsupported = Object.keys(supported).length < Object.keys(keys).length
   const encode = matchEncoder({ keys, level, aeTitle, terms: identifier.charset.terms, transferSyntaxUid })

@@ -61,6 +61,7 @@ class ScpListener {
     const limits = { ...defaultScpLimits, ...options.limits }
     this.#options = options
     this.#shared = {
+      rights: options.rights,
       callers: options,
       privateSopClasses: new Set(options.privateSopClasses),
       services: new Map(

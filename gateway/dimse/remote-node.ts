@@ -1,12 +1,13 @@
 /** Other DICOM nodes, spoken to: echo, find, retrieve and store as the services want them. */
 import { toJson } from '../dicom/json.ts'
 import type { NewElement } from '../dicom/part10-writer.ts'
+import { GatewayError } from '../errors.ts'
 import type { DicomNode, NodeProgress, NodeResult, NodeTarget, RetrievePurpose } from '../services/dicom-node.ts'
 import type { RetrieveKeys } from '../services/retrieve-plan.ts'
 import { findScu } from './find-scu.ts'
 import { getScu } from './get-scu.ts'
 import { moveScu } from './move-scu.ts'
-import type { Converter } from './outgoing.ts'
+import type { Converter, StoreResult } from './outgoing.ts'
 import type { OwnMoves } from './own-moves.ts'
 import { levelNames, queryRetrieveSopClass } from './query-retrieve.ts'
 import { Arrivals, outgoingOf } from './retrieve-service.ts'
@@ -15,6 +16,7 @@ import { echoScu, storeScu } from './scu.ts'
 import type { ScuTarget } from './scu-association.ts'
 import { stopGrace } from './stop-grace.ts'
 import { SubOperations } from './sub-operations.ts'
+import { worklistSopClass } from './worklist.ts'
 
 /** What it needs. */
 export interface RemoteNodeOptions {
@@ -35,9 +37,7 @@ export function remoteNode({ store, ownMoves, converter }: RemoteNodeOptions): D
 
     async *find(to, { level, keys }, signal) {
       using grace = stopGrace(signal, stopGraceMs)
-      const sopClassUid = queryRetrieveSopClass(level === 'patient' ? 'patient-root' : 'study-root', 'find')
-      const identifier = [{ tag: 0x00080052, value: levelNames[level] }, ...keys]
-      const request = { sopClassUid, identifier, cancel: signal }
+      const request = { ...(level === 'worklist' ? worklistQuery(keys) : hierarchyQuery(level, keys)), cancel: signal }
       for await (const match of findScu({ ...to, signal: grace.hard }, request)) yield toJson(match)
     },
 
@@ -56,6 +56,38 @@ export function remoteNode({ store, ownMoves, converter }: RemoteNodeOptions): D
       } finally {
         ownMoves.end(messageId)
       }
+    },
+
+    async move(from, { level, keys, destination }, onProgress, signal) {
+      using grace = stopGrace(signal, stopGraceMs)
+      const messageId = ownMoves.begin('manual')
+      const request = {
+        sopClassUid: queryRetrieveSopClass(level === 'patient' ? 'patient-root' : 'study-root', 'move'),
+        identifier: atLevel(level, keys),
+        cancel: signal,
+        destination,
+        messageId,
+      }
+      try {
+        return await moveScu({ ...from, signal: grace.hard }, request, onProgress)
+      } finally {
+        ownMoves.end(messageId)
+      }
+    },
+
+    async send(to, { source, datasetOffset, ...instance }, signal) {
+      using grace = stopGrace(signal, stopGraceMs)
+      let result: StoreResult = { kind: 'not-accepted' }
+      await storeScu(
+        { ...to, signal: grace.hard },
+        [{ ...instance, open: () => ({ source, datasetOffset }) }],
+        (_instance, outcome) => {
+          result = outcome
+        },
+        { stop: signal, converter: converter?.(to) },
+      )
+      signal.throwIfAborted()
+      return { status: statusOf(result) }
     },
 
     async store(to, { retrieve, plan }, onProgress, signal) {
@@ -78,6 +110,25 @@ export function remoteNode({ store, ownMoves, converter }: RemoteNodeOptions): D
       return { ...result, sent: arrivals.byStudy }
     },
   }
+}
+
+const atLevel = (level: RetrieveKeys['level'], keys: readonly NewElement[]): NewElement[] => [
+  { tag: 0x00080052, value: levelNames[level] },
+  ...keys,
+]
+
+function hierarchyQuery(level: RetrieveKeys['level'], keys: readonly NewElement[]) {
+  const sopClassUid = queryRetrieveSopClass(level === 'patient' ? 'patient-root' : 'study-root', 'find')
+  return { sopClassUid, identifier: atLevel(level, keys) }
+}
+
+const worklistQuery = (keys: readonly NewElement[]) => ({ sopClassUid: worklistSopClass, identifier: keys })
+
+/** @throws GatewayError ASSOCIATION_REFUSED, and why the instance could not be read */
+function statusOf(result: StoreResult): number {
+  if (result.kind === 'responded') return result.status
+  if (result.kind === 'unreadable') throw result.error
+  throw new GatewayError('ASSOCIATION_REFUSED', 'the node takes no instance of this SOP class and transfer syntax')
 }
 
 const progressOf = ({ remaining, counts }: SubOperations): NodeProgress => ({ remaining, ...counts })

@@ -3,6 +3,7 @@
  * its counters. `openScp` of `listener.ts` opens one.
  */
 import type { Log } from '../log.ts'
+import type { Rights } from '../principal.ts'
 import type { Caller, CallerCertificate, Identity } from '../services/modality-caller.ts'
 import type { MoveOriginator } from './command.ts'
 import type { DicomCredentials } from './credentials.ts'
@@ -139,6 +140,8 @@ export interface ScpOptions {
   readonly unknownCallers?: UnknownCallers
   /** Who is this caller? Whoever is not registered may verify and store where `unknownCallers` says so. */
   readonly identifyCaller?: (caller: Caller) => Promise<Identity>
+  /** What callers' roles permit: one for each service, `dicom.<service>`. */
+  readonly rights: Rights
   /** A second listener, for TLS; the limits are those of both together. */
   readonly tls?: ScpTls | undefined
   /** SOP classes outside of PS3.6 that are stored as well. */

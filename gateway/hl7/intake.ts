@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import { errorLine, isGatewayError } from '../errors.ts'
 import type { Log } from '../log.ts'
+import type { Rights } from '../principal.ts'
 import type { Worklist } from '../services/worklist.ts'
 import { type AcknowledgementCode, acknowledge, type Refusal } from './acknowledgement.ts'
 import { OrderProblem } from './elements.ts'
@@ -11,6 +12,8 @@ import { type OrderDefaults, ordersOf } from './orders.ts'
 
 export interface IntakeOptions {
   readonly worklist: Pick<Worklist, 'apply'>
+  /** What `hl7.orders`, the role of all senders, permits. */
+  readonly rights: Rights
   /** Scheduled stations by modality, for orders that name none. */
   readonly stations: OrderDefaults['stations']
   readonly log: Log
@@ -19,7 +22,7 @@ export interface IntakeOptions {
 
 /** The service behind the listener: accepted is what has been committed. */
 export function openIntake(options: IntakeOptions): Hl7Service {
-  const { worklist, stations, clock = () => new Date() } = options
+  const { worklist, rights, stations, clock = () => new Date() } = options
   const log = options.log.child({ part: 'hl7' })
 
   return {
@@ -33,7 +36,8 @@ export function openIntake(options: IntakeOptions): Hl7Service {
         const message = parseMessage(bytes)
         if (component(header, header.segments[0], 10) === '')
           throw new OrderProblem('101', 'MSH-10: expected a message control id', 'AR')
-        await worklist.apply({ id: senderOf(message), address }, await ordersOf(message, { stations, now }))
+        const sender = { id: senderOf(message), address, roles: ['hl7.orders'], rights }
+        await worklist.apply(sender, await ordersOf(message, { stations, now }))
         return reply('AA')
       } catch (error) {
         const { code, refusal } = refusalOf(error)

@@ -6,15 +6,21 @@
  * - there must be no sign of a proxy in front (its clients would all be administrators),
  * - a request that changes something must not come from a foreign origin (cross-site request forgery).
  *
- * With a public URL configured a proxy is expected on this machine, and some add no header: the
- * trust in loopback is then off and every request needs a token.
+ * With a public URL configured a proxy is expected on this machine, and some add no header: the trust in loopback is
+ * then off and every request needs a token. The same where the listener is not on a loopback address: what forwards
+ * ports (container networks, tunnels) makes callers from elsewhere look local.
+ *
+ * Then the caller must have a role with the route's action (`route-actions`), whatever the services ask for besides.
  */
 import { timingSafeEqual } from 'node:crypto'
 import { isIPv4, isIPv6 } from 'node:net'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
+import type { Action } from '../../policy/actions.ts'
+import { authorize } from '../../policy/authorize.ts'
 import { GatewayError } from '../errors.ts'
-import type { Principal } from '../principal.ts'
-import { tokenDigest } from '../store/tokens.ts'
+import type { Principal, Rights } from '../principal.ts'
+import { type TokenHolder, tokenDigest } from '../store/tokens.ts'
+import { routeAction } from './route-actions.ts'
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -24,21 +30,28 @@ declare module 'fastify' {
   interface FastifyContextConfig {
     /** Answered without authentication: health checks that say yes or no. */
     open?: boolean
+    /** What its caller does; by `routeAction` where absent. */
+    action?: Action
   }
 }
 
 export interface AuthOptions {
   /** SHA-256 of the administrator token in the data directory. */
   readonly adminTokenSha256: Buffer
-  /** Name of the token with this digest, if it is valid. */
-  findToken(sha256: Buffer): Promise<string | undefined>
+  /** Whose token has this digest, if it is valid. */
+  findToken(sha256: Buffer): Promise<TokenHolder | undefined>
+  /** What the callers' roles permit. */
+  readonly rights: Rights
   /** Public URL of this listener, if one is configured. */
   readonly publicUrl: string | undefined
+  /** Address on which the listener is; absent: a loopback address. */
+  readonly host?: string
 }
 
 /** Installs authentication for every route, unknown ones included. */
 export function installAuth(app: FastifyInstance, options: AuthOptions): void {
-  const trustLoopback = options.publicUrl === undefined || isLoopbackHost(new URL(options.publicUrl).host)
+  const { publicUrl, host = 'localhost' } = options
+  const trustLoopback = isLoopbackName(host) && (publicUrl === undefined || isLoopbackHost(new URL(publicUrl).host))
   app.decorateRequest('principal', { getter: () => nobody })
   app.addHook('onRequest', async request => {
     if (isForeignChange(request, options.publicUrl)) {
@@ -47,22 +60,35 @@ export function installAuth(app: FastifyInstance, options: AuthOptions): void {
     if (request.routeOptions.config.open) return
     const principal = await authenticate(request, options, trustLoopback)
     Object.defineProperty(request, 'principal', { value: principal })
+    const { url, config } = request.routeOptions
+    if (url === undefined) return
+    const action = config.action ?? routeAction(request.method, url)
+    authorize(principal, action)
   })
 }
 
-const nobody: Principal = { id: 'nobody' }
+const nobody: Principal = {
+  id: 'nobody',
+  roles: [],
+  rights: { may: () => false, rolesFor: () => [], refused: () => undefined },
+}
 
 async function authenticate(request: FastifyRequest, options: AuthOptions, trustLoopback: boolean): Promise<Principal> {
   const address = request.socket.remoteAddress ?? ''
+  const { rights } = options
+  const local = { id: 'local', address, roles: ['administrator'], rights }
   const { authorization } = request.headers
   if (authorization !== undefined) {
     const token = /^Bearer +([A-Za-z0-9._~+/=-]{1,512})$/i.exec(authorization)?.[1]
     const digest = token === undefined ? undefined : tokenDigest(token)
-    if (digest && timingSafeEqual(digest, options.adminTokenSha256)) return { id: 'local', address }
-    const name = digest && (await options.findToken(digest))
-    if (name !== undefined) return { id: `token:${name}`, address }
+    if (digest && timingSafeEqual(digest, options.adminTokenSha256)) return local
+    const holder = digest && (await options.findToken(digest))
+    if (holder) {
+      const { name, role, domain } = holder
+      return { id: `token:${name}`, address, roles: [role], ...(domain !== undefined && { domain }), rights }
+    }
   } else if (trustLoopback && isLocal(request, address)) {
-    return { id: 'local', address }
+    return local
   }
   // One answer for every reason: a caller who is nobody learns nothing about the checks.
   throw new GatewayError('UNAUTHENTICATED', 'a bearer token is needed')
@@ -100,6 +126,9 @@ export function isLoopbackAddress(address: string): boolean {
   const plain = address.startsWith('::ffff:') ? address.slice(7) : address
   return (isIPv4(plain) && plain.startsWith('127.')) || (isIPv6(plain) && plain === '::1')
 }
+
+/** True for an address or name to listen on that only this machine reaches. */
+const isLoopbackName = (host: string): boolean => isLoopbackHost(isIPv6(host) ? `[${host}]` : host)
 
 /** True when a Host header (with or without port) names this machine: localhost, *.localhost (RFC 6761 §6.3), loopback addresses. */
 export function isLoopbackHost(host: string): boolean {

@@ -56,7 +56,9 @@ export function installProblems(
     if (problem.status >= 500) {
       log.error({ requestId: request.id, status: problem.status, error: errorLine(cause) }, 'request failed')
     }
-    if (problem.code === 'UNAUTHENTICATED' || problem.code === 'FORBIDDEN') {
+    // What a role does not permit is on record by the one who decided it.
+    const isRecorded = isGatewayError(cause) && cause.context['action'] !== undefined
+    if (problem.code === 'UNAUTHENTICATED' || (problem.code === 'FORBIDDEN' && !isRecorded)) {
       const address = request.socket.remoteAddress ?? ''
       onRefused?.({ code: problem.code, address, route: request.routeOptions.url ?? 'unknown' })
     }
@@ -107,6 +109,7 @@ const titles: Readonly<Record<number, string>> = {
   401: 'Unauthorized',
   403: 'Forbidden',
   404: 'Not Found',
+  406: 'Not Acceptable',
   408: 'Request Timeout',
   409: 'Conflict',
   410: 'Gone',

@@ -17,13 +17,13 @@ const windowMs = 60_000
 const maxRemembered = 1000
 
 /** Makes the function that a server calls for each refusal. */
-export function limitRefusals<T extends { readonly code: string; readonly address: string }>(
+export function limitRefusals<T extends { readonly code: string; readonly address: string; readonly userId?: string }>(
   report: (refusal: T & { readonly repeats: number }) => void,
   clock: () => number = Date.now,
 ): (refusal: T) => void {
   const seen = new Map<string, { reportedAt: number; repeats: number }>()
   return refusal => {
-    const key = `${refusal.code} ${refusal.address}`
+    const key = JSON.stringify([refusal.code, refusal.address, refusal.userId])
     const known = seen.get(key)
     const now = clock()
     if (known && now - known.reportedAt < windowMs) {

@@ -22,6 +22,8 @@ export interface Jobs {
   'clean-transfer': { readonly transfer: string }
   /** Retrieve from a registered node, or send to one. */
   'modality-job': { readonly job: string }
+  /** Run one job of the gateway's own: a modification, an archive. */
+  'background-job': { readonly job: string }
   /** Look for priors of a study that has arrived. */
   'prefetch-priors': { readonly study: number }
 }
@@ -41,6 +43,7 @@ export const lanes: { readonly [L in Lane]: Decoder<Jobs[L]> } = {
   archive: transfer,
   'clean-transfer': transfer,
   'modality-job': object({ job: text({ min: 1, max: 64, expected: 'a job id' }) }),
+  'background-job': object({ job: text({ min: 1, max: 64, expected: 'a job id' }) }),
   'prefetch-priors': object({ study: integer({ min: 1 }) }),
 }
 

@@ -15,6 +15,8 @@ export interface ArchiveRow {
   readonly terms: ArchiveTerms
   /** What leaves; an archive gets instances as they are stored. */
   readonly profile: string
+  /** A person has decided on it, not a rule. */
+  readonly isManual: boolean
   readonly state: TransferState
   readonly studyInstanceUid: string
   readonly patient: { readonly issuer: string; readonly patientId: string } | undefined
@@ -44,6 +46,7 @@ interface RawRow {
   modality: string | null
   terms: unknown
   profile: string
+  is_manual: boolean
   state: TransferState
   study: string
   issuer: string | null
@@ -59,7 +62,7 @@ interface RawRow {
 /** Undefined when it is gone, or goes to a peer. */
 export async function loadArchiveTransfer(db: Executor, id: string): Promise<ArchiveRow | undefined> {
   const { rows } = await sql<RawRow>`
-    select t.id, t.modality, t.terms, t.profile, t.state, t.study_instance_uid as study, p.issuer, p.patient_id, t.object_count,
+    select t.id, t.modality, t.terms, t.profile, t.trigger <> 'stable' as is_manual, t.state, t.study_instance_uid as study, p.issuer, p.patient_id, t.object_count,
            t.bytes_total, t.attempts, coalesce(t.next_attempt_at <= now() + interval '2 seconds', true) as is_due,
            t.expires_at, t.created_at
       from transfers t left join studies s on s.id = t.study left join patients p on p.id = s.patient
@@ -73,6 +76,7 @@ export async function loadArchiveTransfer(db: Executor, id: string): Promise<Arc
     modality: row.modality,
     terms: terms.value,
     profile: row.profile,
+    isManual: row.is_manual,
     state: row.state,
     studyInstanceUid: row.study,
     patient: row.patient_id === null ? undefined : { issuer: row.issuer ?? '', patientId: row.patient_id },

@@ -80,6 +80,8 @@ export interface ArchiveParts extends Pick<InboundParts, 'keys' | 'checkpoint'> 
   readonly commitments: Pick<Commitments, 'ask'>
   readonly wire: ArchiveWire
   readonly findArchive: FindArchive
+  /** Why a transfer may not go on: a patient who has not consented, or objects. */
+  readonly obstacle?: (transfer: string) => Promise<{ readonly code: ErrorCode; readonly message: string } | undefined>
   /** Our AE title: the modifying system of what is coerced. */
   readonly aeTitle: string
   readonly log: Log
@@ -160,12 +162,14 @@ export function openArchive(parts: ArchiveParts): Archive {
     const target = findArchive(row.modality)
     if (!target)
       throw new GatewayError('MODALITY_UNKNOWN', `no modality is called ${row.modality}: register it, then retry`)
-    if (target.zone !== 'inside') {
+    if (target.zone !== 'inside' && !row.isManual) {
       throw new GatewayError('FORBIDDEN', `${row.modality} is outside of the hospital: nothing goes there by rule`)
     }
     if (row.profile !== 'as-is') {
       throw new GatewayError('POLICY_DENIED', 'nothing de-identified goes to an archive: only as-is is possible')
     }
+    const obstacle = await parts.obstacle?.(row.id)
+    if (obstacle) throw new GatewayError(obstacle.code, obstacle.message)
     const coercion = await coercionFor(db, row)
     const items = await loadArchiveItems(db.kysely, row.id, 'undelivered')
     const stop = new AbortController()

@@ -1,5 +1,7 @@
 /** Reading the audit log for people: newest first, each reading itself an event (DICOM PS3.15 §A.5.3.2). */
+
 import { sql } from 'kysely'
+import { authorize } from '../../policy/authorize.ts'
 import { auditLogUsed } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
@@ -22,6 +24,7 @@ export async function listAudit(
   principal: Principal,
   options: { readonly before?: number; readonly limit: number },
 ): Promise<AuditRecord[]> {
+  authorize(principal, 'audit.read')
   return await db.inTransaction(async tx => {
     const older = options.before === undefined ? sql`true` : sql`e.id < ${options.before}`
     const { rows } = await sql<Omit<AuditRecord, 'event'> & { payload: string | null }>`

@@ -1,6 +1,8 @@
 /** The site's audit log as the rest of the gateway uses it: sequenced, signed with the site's key, verified. */
+
 import { type SignatureContext, verify as verifySignature } from '../../peers/envelope.ts'
 import type { SiteKeys } from '../../peers/keys.ts'
+import { authorize } from '../../policy/authorize.ts'
 import { type Checkpoint, loadCheckpoint } from '../audit/checkpoint.ts'
 import { auditLogUsed } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
@@ -58,6 +60,7 @@ export function openAuditLog(options: { db: Db; log: Log; keys: SiteKeys }): Aud
     checkpoint: () => sequencer.checkpoint(),
     latest: () => loadCheckpoint(db),
     async verify(principal) {
+      authorize(principal, 'audit.read')
       await db.inTransaction(tx =>
         appendAudit(tx, auditLogUsed({ participants: [{ userId: principal.id, requestor: true }] })),
       )

@@ -1,5 +1,6 @@
 /** What people read about storage commitments, both directions in one list, and what they ask for themselves. */
 
+import { authorize } from '../../policy/authorize.ts'
 import { instancesAccessed } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
@@ -27,6 +28,7 @@ export async function loadCommitmentDetail(db: Db, id: string): Promise<Commitme
  * @throws GatewayError STATE_CONFLICT when it is not committed, or other bytes of an instance wait for a decision
  */
 export async function removeCommitted(db: Db, principal: Principal, row: CommitmentRow): Promise<number> {
+  authorize(principal, 'commitment.remove')
   if (row.direction !== 'sent' || row.state !== 'committed') {
     throw new GatewayError('STATE_CONFLICT', 'expected a storage commitment that was granted to us')
   }

@@ -6,8 +6,10 @@
  * or on a new one, for days if need be. As its user we ask an archive after sending and believe its answer
  * only: a request that is not answered in time is asked again, with a new transaction.
  */
+
 import { randomBytes, randomUUID } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
+import { authorize } from '../../policy/authorize.ts'
 import { type AuditEvent, type AuditObject, instancesAccessed, instancesTransferred } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
@@ -79,6 +81,9 @@ export interface CommitmentWish {
   readonly expiresAt: Date
 }
 
+/** Who answers what we have asked: not a caller with wishes of its own. */
+export type Answerer = Pick<Principal, 'id' | 'address'>
+
 export interface Commitments {
   /**
    * Takes a request. It is durable, and its verification on its way, when this returns. The same request
@@ -109,7 +114,7 @@ export interface Commitments {
    *
    * @throws GatewayError NOT_FOUND for a transaction that we never began
    */
-  answered(principal: Principal, report: CommitmentReport): Promise<void>
+  answered(by: Answerer, report: CommitmentReport): Promise<void>
   /** The job `verify-commitment`. */
   verify(id: string, signal: AbortSignal): Promise<void>
   /** The job `carry-commitment`. */
@@ -287,7 +292,7 @@ export function openCommitments(parts: CommitmentParts): Commitments {
     return ids
   }
 
-  const answered = async (principal: Principal, report: CommitmentReport): Promise<void> => {
+  const answered = async (by: Answerer, report: CommitmentReport): Promise<void> => {
     const row = await db.inTransaction(async tx => {
       const asked = await lockAsked(tx, report.transactionUid)
       if (!asked) throw new GatewayError('NOT_FOUND', 'no such storage commitment transaction')
@@ -304,7 +309,7 @@ export function openCommitments(parts: CommitmentParts): Commitments {
           outcome: failedCount === 0 ? 'success' : 'minor-failure',
           reason: 'storage-commitment',
           source: { userId: parts.aeTitle, requestor: true },
-          destination: { userId: principal.id, ...(principal.address && { address: principal.address }) },
+          destination: { userId: by.id, ...(by.address && { address: by.address }) },
           objects: [
             ...(await objectsOf(tx, asked.id)),
             ...(asked.transfer === undefined ? [] : [{ kind: 'transfer' as const, transferId: asked.transfer }]),
@@ -316,14 +321,12 @@ export function openCommitments(parts: CommitmentParts): Commitments {
       return asked
     })
     const failed = report.failed.length
-    log.info(
-      { commitment: row.id, peer: principal.id, committed: report.committed.length, failed },
-      'an archive answered',
-    )
+    log.info({ commitment: row.id, peer: by.id, committed: report.committed.length, failed }, 'an archive answered')
   }
 
   return {
     async receive(principal, peer, request) {
+      authorize(principal, 'commitment.request')
       const { instances, transactionUid } = request
       if (instances.length === 0) throw new GatewayError('BAD_REQUEST', 'expected at least one instance')
       if (instances.length > maxInstances) {

@@ -6,7 +6,9 @@
  * - `replace`: the held bytes become the instance, the bytes they replace are held in their place;
  * - `discard`: the stored instance stays, the held bytes may be swept.
  */
+
 import { sql } from 'kysely'
+import { authorize } from '../../policy/authorize.ts'
 import { instancesAccessed } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
@@ -99,6 +101,7 @@ export function openConflicts(options: {
     load,
 
     async open(principal, id) {
+      authorize(principal, 'conflict.read')
       const conflict = await load(id)
       const blob = await openHeld(conflict)
       try {
@@ -111,6 +114,7 @@ export function openConflicts(options: {
     },
 
     async decide(principal, id, decision) {
+      authorize(principal, 'conflict.decide')
       const conflict = await load(id)
       if (conflict.state === stateOf[decision]) return conflict
       if (conflict.state !== 'held') {

@@ -1,4 +1,5 @@
 /** Other DICOM nodes as the services see them; `dimse/remote-node.ts` speaks to them. */
+import type { ByteSource } from '../dicom/byte-source.ts'
 import type { DicomJson } from '../dicom/json.ts'
 import type { NewElement } from '../dicom/part10-writer.ts'
 import type { Retrieve } from './retrieve.ts'
@@ -43,11 +44,29 @@ export interface NodeResult extends NodeProgress {
   readonly failedSopInstanceUids: readonly string[]
 }
 
-/** A query of the Study Root model, or of the Patient Root model at patient level. */
+/** A query of the Study Root model, of the Patient Root model at patient level, or of the worklist. */
 export interface NodeQuery {
-  readonly level: RetrieveKeys['level']
-  /** Matching and return keys; Query/Retrieve Level is added. */
+  readonly level: RetrieveKeys['level'] | 'worklist'
+  /** Matching and return keys; Query/Retrieve Level is added where there is one. */
   readonly keys: readonly NewElement[]
+}
+
+/** A move of instances between two other nodes, or from one to us. */
+export interface NodeMove {
+  readonly level: RetrieveKeys['level']
+  /** Unique keys; Query/Retrieve Level is added. */
+  readonly keys: readonly NewElement[]
+  /** AE title under which the node knows the receiver. */
+  readonly destination: string
+}
+
+/** An instance that is in no store. */
+export interface LooseInstance {
+  readonly sopClassUid: string
+  readonly sopInstanceUid: string
+  readonly transferSyntaxUid: string
+  readonly source: ByteSource
+  readonly datasetOffset: number
 }
 
 /** By which service instances are retrieved. */
@@ -73,6 +92,15 @@ export interface DicomNode {
     onProgress: (progress: NodeProgress) => void,
     signal: AbortSignal,
   ): Promise<NodeResult>
+  /** Has a node send instances to whom it knows by a title. @throws GatewayError ASSOCIATION_REFUSED */
+  move(
+    from: NodeTarget,
+    request: NodeMove,
+    onProgress: (progress: NodeProgress) => void,
+    signal: AbortSignal,
+  ): Promise<NodeResult>
+  /** Sends one instance; the node's status (PS3.4 Table B.2-1). @throws GatewayError ASSOCIATION_REFUSED */
+  send(to: NodeTarget, instance: LooseInstance, signal: AbortSignal): Promise<NodeOutcome>
   /** Sends the instances of a plan that has begun. */
   store(
     to: NodeTarget,

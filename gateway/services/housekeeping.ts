@@ -3,12 +3,17 @@ import type { Db } from '../db/db.ts'
 import type { Log } from '../log.ts'
 import type { Blobs } from '../store/blobs.ts'
 import { referenceCheck } from '../store/references.ts'
+import { sweepRemoved } from '../store/removed-blobs.ts'
 import type { Archive } from './archive.ts'
+import type { BackgroundJobs } from './background-jobs.ts'
 import type { Commitments } from './commitment.ts'
+import type { Consents } from './consents.ts'
 import type { Inbound } from './inbound.ts'
 import type { Outbound } from './outbound.ts'
+import type { Preparing } from './outbound-prepare.ts'
 
 const transfersEveryMs = 60_000
+const removedEveryMs = 60_000
 const blobsEveryMs = 6 * 3_600_000
 
 /** Starts the rounds; `close` waits for the one under way. */
@@ -17,11 +22,14 @@ export function startHousekeeping(options: {
   blobs: Blobs
   inbound: Pick<Inbound, 'sweep'>
   outbound: Pick<Outbound, 'recover'>
+  preparing?: Pick<Preparing, 'sweep'>
   archive?: Pick<Archive, 'recover'>
   commitments?: Pick<Commitments, 'recover'>
+  backgroundJobs?: Pick<BackgroundJobs, 'sweep'>
+  consents?: Pick<Consents, 'sweep'>
   log: Log
 }): { close(): Promise<void> } {
-  const { db, blobs, inbound, outbound, archive, commitments } = options
+  const { db, blobs, inbound, outbound, preparing, archive, commitments, backgroundJobs, consents } = options
   const log = options.log.child({ part: 'housekeeping' })
   const closing = new AbortController()
   const running = new Set<Promise<void>>()
@@ -42,9 +50,12 @@ export function startHousekeeping(options: {
   }
   const transfers = round('transfers', async () => {
     await inbound.sweep()
+    await consents?.sweep()
     await outbound.recover('stale')
+    await preparing?.sweep()
     await archive?.recover()
     await commitments?.recover()
+    await backgroundJobs?.sweep()
   })
   const orphans = round('orphans', async () => {
     const { removed, removedBytes } = await blobs.sweep(referenceCheck(db), {
@@ -52,8 +63,16 @@ export function startHousekeeping(options: {
     })
     if (removed > 0) log.info({ removed, removedBytes }, 'removed bytes that no row names')
   })
+  const deleted = round('deleted', async () => {
+    const removed = await sweepRemoved(db, blobs, { signal: closing.signal })
+    if (removed > 0) log.info({ removed }, 'removed bytes of what was deleted')
+  })
   transfers()
-  const timers = [setInterval(transfers, transfersEveryMs), setInterval(orphans, blobsEveryMs)]
+  const timers = [
+    setInterval(transfers, transfersEveryMs),
+    setInterval(deleted, removedEveryMs),
+    setInterval(orphans, blobsEveryMs),
+  ]
 
   return {
     async close() {

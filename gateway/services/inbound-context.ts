@@ -159,11 +159,21 @@ const subjects = (manifest: Manifest | undefined, transferId: string, manifestId
 export function offerAccepted(
   context: InboundContext,
   siteId: string,
-  transfer: { id: string; manifestId: string; manifest: Manifest },
+  transfer: {
+    id: string
+    manifestId: string
+    manifest: Manifest
+    decided: { readonly rule: string; readonly policyVersion: number }
+  },
 ): AuditEvent {
+  const { rule, policyVersion } = transfer.decided
   return beginTransferring({
     ...parties(context, siteId),
-    objects: subjects(transfer.manifest, transfer.id, transfer.manifestId),
+    reason: `rule:${rule}`,
+    objects: [
+      ...subjects(transfer.manifest, transfer.id, transfer.manifestId),
+      { kind: 'policy', version: policyVersion },
+    ],
     detail: { objects: transfer.manifest.objects.length, purpose: transfer.manifest.purpose },
   })
 }

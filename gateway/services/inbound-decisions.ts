@@ -5,12 +5,15 @@ import type { Identifying } from '../../peers/identifying.ts'
 import { openIdentifying } from '../../peers/identifying.ts'
 import type { LeafMap } from '../../peers/leaves.ts'
 import type { ObjectRefusal, ReceiptKind } from '../../peers/receipt.ts'
+import { authorize } from '../../policy/authorize.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { InboundState } from '../db/schema.ts'
 import { decode, integer, list, object, text } from '../decode.ts'
 import { type ErrorCode, GatewayError } from '../errors.ts'
+import type { Principal } from '../principal.ts'
 import { draftReceipt, type InboundContext, transferEnded } from './inbound-context.ts'
 import {
+  clearHold,
   findOverdue,
   findStaged,
   type InboundRow,
@@ -29,9 +32,9 @@ export interface InboundDecisions {
    *
    * @throws GatewayError NOT_FOUND, STATE_CONFLICT unless it is held
    */
-  release(id: string, principal: string): Promise<void>
+  release(id: string, principal: Principal): Promise<void>
   /** A person refuses a held transfer: a signed refusal for the sender, the bytes are removed. @throws as `release` */
-  reject(id: string, principal: string): Promise<void>
+  reject(id: string, principal: Principal): Promise<void>
   /** The identifying text that the sender sealed to us, for a person who may see it; undefined when there is none. */
   identifying(id: string): Promise<Identifying | undefined>
   /** Ends a transfer at its sender's wish. @throws GatewayError STATE_CONFLICT once imported or refused */
@@ -78,6 +81,7 @@ export function createInboundDecisions(context: InboundContext): InboundDecision
 
   return {
     async release(id, principal) {
+      authorize(principal, 'transfer.decide')
       const row = await known(context, id)
       const { map, manifest, early } = await context.plans.load(db, id)
       await early.settle()
@@ -88,6 +92,7 @@ export function createInboundDecisions(context: InboundContext): InboundDecision
       await db.inTransaction(async tx => {
         const locked = await lockInbound(tx, id)
         if (locked?.state !== 'held') throw new GatewayError('STATE_CONFLICT', 'expected a transfer that is held')
+        await clearHold(tx, id)
         if (runs.length === 0) {
           await setState(tx, id, 'committing')
           await context.queue.enqueue(tx, 'commit-inbound', { transfer: id }, { singletonKey: id })
@@ -97,19 +102,22 @@ export function createInboundDecisions(context: InboundContext): InboundDecision
           await writeReceived(tx, id, received, locked.bytesTotal - bytesOf(map, received.complement()))
           await setState(tx, id, 'receiving')
         }
-        await addStep(tx, id, 'released', { by: principal, again: again.length })
+        await addStep(tx, id, 'released', { by: principal.id, again: again.length })
         const about = { id, manifestId: row.manifestId, manifest }
         const detail = { released: 1, again: again.length }
         await appendAudit(
           tx,
-          transferEnded(context, row.peer.siteId, about, { outcome: 'success', requestor: principal, detail }),
+          transferEnded(context, row.peer.siteId, about, { outcome: 'success', requestor: principal.id, detail }),
         )
       })
       context.plans.forget(id) // digests taken on arrival are of the old bytes
       watch.notify(id)
     },
-    reject: (id, principal) =>
-      end(id, ['held'], { state: 'refused', code: 'OFFER_REFUSED', message: 'refused by a person', principal }),
+    async reject(id, principal) {
+      authorize(principal, 'transfer.decide')
+      const message = 'refused by a person'
+      await end(id, ['held'], { state: 'refused', code: 'OFFER_REFUSED', message, principal: principal.id })
+    },
     cancelInbound: (id, reason) =>
       end(id, ['receiving', 'committing', 'held'], {
         state: 'cancelled',

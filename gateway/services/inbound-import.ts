@@ -7,6 +7,7 @@ import { knownCode, type ObjectRefusal, type ReceiptCounts } from '../../peers/r
 import { appendAudit } from '../audit/log.ts'
 import type { Tx } from '../db/db.ts'
 import { type ErrorCode, GatewayError, isGatewayError } from '../errors.ts'
+import { recordImportStable } from '../store/changes.ts'
 import { holdConflict, insertInstances, type NewInstance } from '../store/instances.ts'
 import type { BlobObject } from './early-blobs.ts'
 import { routeImported } from './import-routing.ts'
@@ -37,6 +38,8 @@ export async function importInbound(context: InboundContext, id: string, signal:
   const { passed, refusals } = await passAll(context, row, plan, signal)
   const [first] = refusals
   if (first) return await hold(context, row, { code: knownCode(first.code), refusals })
+  if (row.holdReason !== undefined)
+    return await hold(context, row, { code: 'POLICY_DENIED', message: row.holdReason, refusals: [] })
   const committed: Passed[] = []
   try {
     const late = passed.filter(object => !early.has(object.ordinal))
@@ -130,6 +133,7 @@ async function makeVisible(
         const locked = await lockInbound(tx, row.id)
         if (locked?.state !== 'committing') return
         const counts = await insertAll(tx, context, row, plan, passed)
+        await recordImportStable(tx, row.peer.siteId, plan.manifest.studies)
         const draft = await drafting
         await issueReceipt(tx, row.id, { ...draft, kind: 'custody' }, context.keys)
         await issueReceipt(tx, row.id, { ...draft, counts }, context.keys)
@@ -222,7 +226,7 @@ class ConflictsFound extends Error {
 async function hold(
   context: InboundContext,
   row: InboundRow,
-  why: { code: ErrorCode; refusals: readonly ObjectRefusal[] },
+  why: { code: ErrorCode; message?: string; refusals: readonly ObjectRefusal[] },
 ): Promise<void> {
   const { manifest } = await context.plans.load(context.db, row.id)
   const objects = row.objectCount
@@ -243,7 +247,7 @@ async function hold(
     const { refusals: _, counts: __, code: ___, ...bare } = draft
     if (why.code === 'STATE_CONFLICT') await issueReceipt(tx, row.id, { ...bare, kind: 'custody' }, context.keys)
     await issueReceipt(tx, row.id, draft, context.keys)
-    const message = `${objects - refused} of ${objects} objects can be imported`
+    const message = why.message ?? `${objects - refused} of ${objects} objects can be imported`
     await setState(tx, row.id, 'held', { code: why.code, message, refusals: why.refusals })
     await addStep(tx, row.id, 'held', { code: why.code, objects, refused })
     const about = { id: row.id, manifestId: row.manifestId, manifest }

@@ -22,6 +22,8 @@ export interface InboundRow {
   readonly refusalCount: number
   readonly errorCode: string | undefined
   readonly expiresAt: Date
+  /** Why policy shows it to nobody before a person has released it. */
+  readonly holdReason: string | undefined
 }
 
 interface RawRow {
@@ -40,12 +42,13 @@ interface RawRow {
   refusal_count: number
   error_code: string | null
   expires_at: Date
+  hold_reason: string | null
 }
 
 const columns = sql`
   t.id, t.manifest_id, t.state, t.peer, p.site_id, p.name as peer_name, p.state as peer_state, t.object_count,
   t.leaf_count, t.bytes_total, t.bytes_received, t.received, jsonb_array_length(t.refusals) as refusal_count,
-  t.error_code, t.expires_at`
+  t.error_code, t.expires_at, t.hold_reason`
 
 const readRow = (raw: RawRow): InboundRow => ({
   id: raw.id,
@@ -60,6 +63,7 @@ const readRow = (raw: RawRow): InboundRow => ({
   refusalCount: raw.refusal_count,
   errorCode: raw.error_code ?? undefined,
   expiresAt: raw.expires_at,
+  holdReason: raw.hold_reason ?? undefined,
 })
 
 /** The transfer of a peer's manifest; another peer's is not found. */
@@ -104,14 +108,18 @@ export async function insertInbound(
     leafCount: number
     bytesTotal: number
     expiresAt: Date
+    /** What the policy decided, and in which version. */
+    decided: { readonly rule: string; readonly policyVersion: number; readonly holdReason: string | undefined }
   },
 ): Promise<boolean> {
   const received = Buffer.from(new Bitmap(row.leafCount).bytes)
   const { rows } = await sql`
     insert into inbound_transfers
-           (id, peer, manifest_id, manifest, state, purpose, object_count, leaf_count, bytes_total, received, expires_at)
+           (id, peer, manifest_id, manifest, state, purpose, object_count, leaf_count, bytes_total, received, expires_at,
+            rule, policy_version, hold_reason)
     values (${row.id}, ${row.peer}, ${row.manifestId}, ${Buffer.from(row.manifest)}, 'receiving', ${row.purpose},
-            ${row.objectCount}, ${row.leafCount}, ${row.bytesTotal}, ${received}, ${row.expiresAt})
+            ${row.objectCount}, ${row.leafCount}, ${row.bytesTotal}, ${received}, ${row.expiresAt},
+            ${row.decided.rule}, ${row.decided.policyVersion}, ${row.decided.holdReason ?? null})
     on conflict (peer, manifest_id) do nothing returning 1`.execute(tx)
   return rows.length > 0
 }
@@ -204,4 +212,9 @@ export async function findStaged(db: Executor, manifestIds: readonly string[]): 
     .where('state', 'in', ['receiving', 'committing', 'held'])
     .execute()
   return new Set(rows.map(row => row.manifest_id))
+}
+
+/** A person has let it in: policy holds it no longer. */
+export async function clearHold(tx: Tx, id: string): Promise<void> {
+  await tx.updateTable('inbound_transfers').set({ hold_reason: null }).where('id', '=', id).execute()
 }

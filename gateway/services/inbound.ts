@@ -8,12 +8,14 @@ import { Bitmap, type LeafRun } from '../../peers/bitmap.ts'
 import { createBufferPool } from '../../peers/buffer-pool.ts'
 import { openCancellation } from '../../peers/cancel.ts'
 import { toleratedDriftMs } from '../../peers/clock.ts'
+import { openCertificate } from '../../peers/deid-certificate.ts'
 import { sha256Hex } from '../../peers/envelope.ts'
 import { type LeafMap, mapLeaves } from '../../peers/leaves.ts'
 import { checkOffer, type OpenedOffer, openOffer } from '../../peers/offer.ts'
 import { finalOfferStates, type OfferState } from '../../peers/offer-state.ts'
 import { appendAudit } from '../audit/log.ts'
 import { type ErrorCode, GatewayError } from '../errors.ts'
+import { storeCertificate } from './certificates.ts'
 import { createExaminer } from './examiner.ts'
 import { airlockBufferBytes } from './inbound-airlock.ts'
 import { examineRange } from './inbound-arrival.ts'
@@ -30,6 +32,7 @@ import {
 } from './inbound-context.ts'
 import { createInboundDecisions, type InboundDecisions } from './inbound-decisions.ts'
 import { importInbound, takeEarly } from './inbound-import.ts'
+import { decideOfferByPolicy, type OfferDecision } from './inbound-policy.ts'
 import {
   countReceiving,
   findStaged,
@@ -140,8 +143,9 @@ export async function openInbound(
     if (!row) throw new GatewayError('NOT_FOUND', 'no such offer')
     return row
   }
-  const accept = async (peer: TransferPeer, offer: OpenedOffer): Promise<void> => {
+  const accept = async (peer: TransferPeer, offer: OpenedOffer, decided: OfferDecision): Promise<void> => {
     const { manifest } = offer
+    const certificate = openCertificate(manifest, peer.signingKeys)
     const id = randomUUID()
     const map = mapLeaves(manifest.objects.map(object => object.sizeBytes))
     const to = { siteId: peer.siteId, manifestId: offer.id }
@@ -160,11 +164,19 @@ export async function openInbound(
         leafCount: map.leafCount,
         bytesTotal: map.totalBytes,
         expiresAt: manifest.expires,
+        decided,
       })
       if (!isNew) return
+      if (certificate) await storeCertificate(tx, id, 'received', certificate)
       await issueReceipt(tx, id, draft, keys)
-      await addStep(tx, id, 'accepted', { objects: manifest.objects.length, bytes: map.totalBytes })
-      await appendAudit(tx, offerAccepted(context, peer.siteId, { id, manifestId: offer.id, manifest }))
+      const { rule, policyVersion } = decided
+      await addStep(tx, id, 'accepted', {
+        objects: manifest.objects.length,
+        bytes: map.totalBytes,
+        rule,
+        policyVersion,
+      })
+      await appendAudit(tx, offerAccepted(context, peer.siteId, { id, manifestId: offer.id, manifest, decided }))
     })
   }
 
@@ -181,9 +193,9 @@ export async function openInbound(
       const offer = openOffer(bytes, peer)
       const known = await loadOffered(db.kysely, peer.id, offer.id)
       if (known) return await stateOf(known)
-      await decideOffer(context, peer, offer)
+      const decided = await decideOffer(context, peer, offer)
       void context.examiner.prepare()
-      await accept(peer, offer)
+      await accept(peer, offer, decided)
       return await stateOf(await find(peer, offer.id))
     },
     state: async (peer, manifestId) => await stateOf(await find(peer, manifestId)),
@@ -275,11 +287,13 @@ export function offeredId(bytes: Uint8Array): string {
   return sha256Hex(end < 0 ? bytes : bytes.subarray(0, end))
 }
 
-async function decideOffer(context: InboundContext, peer: TransferPeer, offer: OpenedOffer): Promise<void> {
+async function decideOffer(context: InboundContext, peer: TransferPeer, offer: OpenedOffer): Promise<OfferDecision> {
   const { manifest } = offer
   const { db, limits, clock, keys } = context
   checkOffer(manifest, { siteId: keys.siteId, now: clock() })
   if (manifest.attachments.length > 0) throw new GatewayError('OFFER_REFUSED', 'attachments are not taken')
+  openCertificate(manifest, peer.signingKeys)
+  const decided = await decideOfferByPolicy(db.kysely, peer, manifest, clock())
   const bytes = manifest.objects.reduce((sum, object) => sum + object.sizeBytes, 0)
   if (bytes > limits.bytesPerTransfer) {
     throw new GatewayError('MANIFEST_LIMIT', `expected at most ${limits.bytesPerTransfer} bytes, got ${bytes}`)
@@ -289,6 +303,7 @@ async function decideOffer(context: InboundContext, peer: TransferPeer, offer: O
   }
   // A live transfer is never evicted for a new one: what is promised to others counts as taken.
   await context.blobs.assertRoom(bytes + (await outstandingBytes(db.kysely)))
+  return decided
 }
 
 function refuseUnlessReceiving(row: InboundRow): void {

@@ -21,6 +21,7 @@ export interface Expected {
   readonly sopClassUid: string
   readonly sopInstanceUid: string
   readonly transferSyntaxUid: string
+  readonly studyInstanceUid: string
 }
 
 export type IngestResult =
@@ -42,7 +43,7 @@ export interface Ingest {
    * @throws GatewayError DICOM_UNREADABLE, DICOM_MISMATCH, STORAGE_FULL, STORAGE_IO, DATABASE_UNAVAILABLE;
    *   the staged file is gone then
    */
-  store(staged: StagedFile, origin: Origin, expected?: Expected): Promise<IngestResult>
+  store(staged: StagedFile, origin: Origin, expected?: Partial<Expected>): Promise<IngestResult>
   /** Waits for what is under way. */
   close(): Promise<void>
 }
@@ -145,7 +146,7 @@ export function openIngest(options: {
 
   const toInstance = (header: InstanceHeader, staged: StagedFile, origin: Origin): NewInstance => ({
     header,
-    issuer: header.issuer && !ownIssuers.has(header.issuer) ? header.issuer : '',
+    issuer: origin.issuer ?? (header.issuer && !ownIssuers.has(header.issuer) ? header.issuer : ''),
     fileSha256: staged.fileSha256,
     datasetSha256: staged.datasetSha256 ?? staged.fileSha256,
     sizeBytes: staged.sizeBytes,
@@ -264,13 +265,18 @@ function auditOf(items: readonly NewInstance[], kinds: readonly IngestResult['ki
 }
 
 /** Reads the header of a staged file; what the caller announced must be what the data set says. */
-async function readHeader(staged: StagedFile, expected: Expected | undefined): Promise<InstanceHeader> {
+async function readHeader(staged: StagedFile, expected: Partial<Expected> | undefined): Promise<InstanceHeader> {
   const header = await readInstanceHeader(staged, { missingUids: 'derive' })
   if (!expected) return header
-  for (const field of ['sopClassUid', 'sopInstanceUid', 'transferSyntaxUid'] as const) {
-    if (header[field] !== expected[field]) {
+  for (const field of ['sopClassUid', 'sopInstanceUid', 'transferSyntaxUid', 'studyInstanceUid'] as const) {
+    if (expected[field] !== undefined && header[field] !== expected[field]) {
       throw new GatewayError('DICOM_MISMATCH', `${field} of the data set is not the one announced`, {
-        context: { expected: expected[field], seen: header[field] },
+        context: {
+          expected: expected[field],
+          seen: header[field],
+          sopClassUid: header.sopClassUid,
+          sopInstanceUid: header.sopInstanceUid,
+        },
       })
     }
   }

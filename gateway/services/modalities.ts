@@ -2,7 +2,9 @@
  * The registry of modalities and archives that talk DICOM to us or are called by us: a versioned
  * setting in the database, kept in memory, effective at once in every process.
  */
+
 import { sql } from 'kysely'
+import { authorize } from '../../policy/authorize.ts'
 import { eventTypes, securityAlert } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
@@ -134,6 +136,7 @@ export async function openModalities(options: {
       return targetOf(entry, aeTitle, options.credentials?.())
     },
     put: (principal, entry) => {
+      authorize(principal, 'modality.manage')
       const checked = decode(modalityInput, entry)
       if (!checked.ok) throw new GatewayError('BAD_REQUEST', describe(checked.problems))
       const { value } = checked
@@ -143,6 +146,7 @@ export async function openModalities(options: {
       })
     },
     remove: async (principal, name) => {
+      authorize(principal, 'modality.manage')
       if (!known.some(entry => entry.name === name))
         throw new GatewayError('NOT_FOUND', `no modality is called ${name}`)
       await change(principal, { reason: 'modality-removed', name }, now => now.filter(entry => entry.name !== name))

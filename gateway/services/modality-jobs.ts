@@ -3,8 +3,10 @@
  * its progress and a job of the queue; it may be repeated at any point, since what has come already is a
  * duplicate, and what was sent already one at the receiver.
  */
+
 import { randomUUID } from 'node:crypto'
 import { sql } from 'kysely'
+import { authorize } from '../../policy/authorize.ts'
 import { beginTransferring } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
@@ -197,6 +199,7 @@ export function openModalityJobs(options: {
 
   return {
     async request(principal, request) {
+      authorize(principal, request.kind === 'store' ? 'study.send' : 'modality.retrieve')
       const target = findNode(request.modality)
       if (request.kind === 'store') assertInside(target)
       const { name } = target
@@ -218,7 +221,8 @@ export function openModalityJobs(options: {
     list: limit => select(db, sql`order by created_at desc, id desc limit ${limit}`),
     load,
 
-    async cancel(_principal, id) {
+    async cancel(principal, id) {
+      authorize(principal, 'job.control')
       const { numAffectedRows } = await sql`
         update modality_jobs set state = 'cancelled', updated_at = now()
          where id = ${id}::uuid and state in ('waiting', 'running')

@@ -2,6 +2,7 @@
  * What modalities say that they do: Modality Performed Procedure Step, PS3.4 Annex F. A step moves its scheduled steps
  * in the worklist along, and a completed one ends the waiting of a study that has arrived whole.
  */
+import { authorize } from '../../policy/authorize.ts'
 import { type AuditEvent, type AuditObject, procedureRecord, queried } from '../audit/event.ts'
 import { appendAudit, appendAudits } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
@@ -79,6 +80,7 @@ export function openMpps(options: { readonly db: Db }): Mpps {
 
   return {
     begin: async (principal, step) => {
+      authorize(principal, 'procedure.report')
       assertBounded(step.document)
       const problem = checkBegin(step.document)
       if (problem) return { kind: 'refused', problem }
@@ -92,6 +94,7 @@ export function openMpps(options: { readonly db: Db }): Mpps {
 
     change: async (principal, sopInstanceUid, change) =>
       await db.inTransaction(async (tx): Promise<StepOutcome> => {
+        authorize(principal, 'procedure.report')
         const before = await lockProcedureStep(tx, sopInstanceUid)
         if (!before) return { kind: 'unknown' }
         if (before.state !== 'in-progress') return { kind: 'final' }
@@ -111,6 +114,7 @@ export function openMpps(options: { readonly db: Db }): Mpps {
       }),
 
     list: async (principal, filter) => {
+      authorize(principal, 'procedure.read')
       const steps = await loadProcedureSteps(db, filter)
       await db.inTransaction(tx =>
         appendAudit(
@@ -126,6 +130,7 @@ export function openMpps(options: { readonly db: Db }): Mpps {
 
     get: async (principal, sopInstanceUid) =>
       await db.inTransaction(async tx => {
+        authorize(principal, 'procedure.read')
         const step = await loadProcedureStep(tx, sopInstanceUid)
         await appendAudit(tx, stepRecord(principal, 'R', step))
         return step

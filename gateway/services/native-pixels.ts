@@ -12,7 +12,7 @@ import { canTranscode } from '../pixels/syntaxes.ts'
  *
  * @param open  called when pixels are met that need it; the owner closes what it gives
  */
-export function nativePixels(open: () => Promise<Pixels>, signal: AbortSignal): PixelCodec {
+export function nativePixels(open: () => Promise<Pick<Pixels, 'transcode'>>, signal: AbortSignal): PixelCodec {
   const convert = async (source: ByteSource, from: string, to: string): Promise<ClosableSource | undefined> => {
     if (!canTranscode(from, to)) return undefined
     try {

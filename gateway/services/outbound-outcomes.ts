@@ -27,7 +27,7 @@ export interface Outcomes {
   ended(row: OutboundRow, peer: Peer, end: Decided): Promise<void>
   expired(row: OutboundRow, peer: Peer | undefined): Promise<void>
   /** Policy does not allow it any more. */
-  withdrawn(row: OutboundRow, peer: Peer): Promise<void>
+  withdrawn(row: OutboundRow, peer: Peer, why?: { code: ErrorCode; message: string }): Promise<void>
   /** An attempt failed: later again, or held for a person. */
   failed(row: OutboundRow, peer: Peer, error: unknown): Promise<void>
   /** Not attempted, because the peer could not be reached a moment ago. */
@@ -191,12 +191,12 @@ export function createOutcomes(parts: {
       })
     },
 
-    async withdrawn(row, peer) {
+    async withdrawn(row, peer, { code, message } = { code: 'POLICY_DENIED', message: 'not allowed any more' }) {
       await change(row, async (tx, before) => {
         if (before === 'cancelled') return
-        await writeState(tx, row.id, 'cancelled', { code: 'POLICY_DENIED', message: 'not allowed any more' })
-        await addStep(tx, row.id, 'cancelled', { code: 'POLICY_DENIED' })
-        await auditEnd(tx, row, peer, 'POLICY_DENIED')
+        await writeState(tx, row.id, 'cancelled', { code, message })
+        await addStep(tx, row.id, 'cancelled', { code })
+        await auditEnd(tx, row, peer, code)
       })
     },
 

@@ -15,6 +15,8 @@ export interface OutboundRow {
   readonly rule: string
   readonly policy: { readonly version: number; readonly sha256: Buffer }
   readonly profile: string
+  /** Row of the de-identification project, once it is chosen. */
+  readonly project: number | undefined
   readonly purpose: string
   readonly priority: string
   readonly state: TransferState
@@ -60,6 +62,7 @@ export async function loadOutbound(db: Executor, id: string): Promise<OutboundRo
       'policy_version',
       'policy_versions.sha256 as policy_sha256',
       'profile',
+      'project',
       'purpose',
       'priority',
       'state',
@@ -91,6 +94,7 @@ export async function loadOutbound(db: Executor, id: string): Promise<OutboundRo
     rule: row.rule,
     policy: { version: row.policy_version, sha256: row.policy_sha256 },
     profile: row.profile,
+    project: row.project ?? undefined,
     purpose: row.purpose,
     priority: row.priority,
     state: row.state,

@@ -4,12 +4,14 @@ import { statSync } from 'node:fs'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { type Identifying, sealIdentifying } from '../../peers/identifying.ts'
 import type { SiteKeys } from '../../peers/keys.ts'
-import { type Manifest, type Priority, priorities } from '../../peers/manifest.ts'
+import { type CountBasis, type Manifest, type Priority, priorities } from '../../peers/manifest.ts'
 import { type Offer, readStoredOffer, signOffer } from '../../peers/offer.ts'
+import { asIs } from '../../policy/document.ts'
 import type { Db } from '../db/db.ts'
 import { isObject } from '../decode.ts'
 import { GatewayError } from '../errors.ts'
 import type { Blobs } from '../store/blobs.ts'
+import { certify, type SignedCertificate, storeCertificate } from './certificates.ts'
 import {
   loadIdentity,
   loadItems,
@@ -19,6 +21,7 @@ import {
   type OutboundRow,
   writeOffer,
 } from './outbound-rows.ts'
+import { loadOutputs } from './prepared-rows.ts'
 import { addStep } from './transfer-steps.ts'
 
 /** What signing needs. */
@@ -48,19 +51,15 @@ export async function ensureOffer(
   if (stored && row.manifestId !== undefined)
     return { id: row.manifestId, bytes: stored, manifest: readStoredOffer(stored) }
 
-  const items = await loadItems(db.kysely, row.id)
-  const [identity] = await Promise.all([
-    row.study === undefined ? undefined : loadIdentity(db.kysely, row.study),
-    verifySnapshot(parts, items),
-  ])
-  const sealed = identity && sealIdentifying(describe(row, identity), to.sealingKey)
-  const manifest = { ...buildManifest(row, items, keys.siteId, to.siteId), ...(sealed && { sealed }) }
+  const { manifest, certificate } =
+    row.profile === asIs ? { manifest: await asItIs(parts, row, to) } : await deidentified(parts, row, to)
   const offer = signOffer(manifest, keys)
   await db.inTransaction(async tx => {
     const state = await lockState(tx, row.id)
     if (state !== 'planned' && state !== 'prepared') return
     // As-is there is nothing to make ready: both steps in one transaction.
-    await addStep(tx, row.id, 'prepared', { objects: items.length })
+    if (row.profile === asIs) await addStep(tx, row.id, 'prepared', { objects: manifest.objects.length })
+    if (certificate !== undefined) await storeCertificate(tx, row.id, 'issued', certificate)
     await writeOffer(tx, row.id, offer)
     await addStep(tx, row.id, 'signed', { manifest: offer.id })
   })
@@ -70,6 +69,57 @@ export async function ensureOffer(
     throw new GatewayError('UNAVAILABLE', 'the transfer changed while it was being signed')
   }
   return { ...offer, manifest }
+}
+
+async function asItIs(
+  parts: SigningParts,
+  row: OutboundRow,
+  to: { siteId: string; sealingKey: Uint8Array },
+): Promise<Manifest> {
+  const { db, keys } = parts
+  const items = await loadItems(db.kysely, row.id)
+  const [identity] = await Promise.all([
+    row.study === undefined ? undefined : loadIdentity(db.kysely, row.study),
+    verifySnapshot(parts, items),
+  ])
+  const sealed = identity && sealIdentifying(describe(row, identity), to.sealingKey)
+  return { ...buildManifest(row, items, keys.siteId, to.siteId), ...(sealed && { sealed }) }
+}
+
+/** Of what the engine has made, and without anything that identifies: there is no sealed section. */
+async function deidentified(
+  { db, keys }: SigningParts,
+  row: OutboundRow,
+  to: { siteId: string },
+): Promise<{ manifest: Manifest; certificate: SignedCertificate }> {
+  const [items, outputs] = await Promise.all([loadItems(db.kysely, row.id), loadOutputs(db.kysely, row.id)])
+  if (outputs.length !== row.objectCount || items.length !== outputs.length)
+    throw new GatewayError('POLICY_DENIED', `nothing may leave as it is under the profile ${row.profile}`)
+  const studies = [...new Set(outputs.map(output => output.studyInstanceUid))]
+  const manifest: Manifest = {
+    ...buildManifest(row, [], keys.siteId, to.siteId),
+    studies: studies.map(studyInstanceUid => ({
+      studyInstanceUid,
+      instances: outputs.filter(output => output.studyInstanceUid === studyInstanceUid).length,
+      basis: basisOf(row),
+    })),
+    objects: outputs.map((output, ordinal) => ({
+      sopInstanceUid: output.sopInstanceUid,
+      // Well-known classes only get through the engine, and they stay what they are.
+      sopClassUid: items[ordinal]?.sopClassUid ?? '',
+      transferSyntaxUid: output.transferSyntaxUid,
+      study: studies.indexOf(output.studyInstanceUid),
+      sizeBytes: output.sizeBytes,
+      sha256: output.sha256.toString('hex'),
+    })),
+  }
+  const certificate = certify(
+    manifest,
+    outputs.map(output => output.facts),
+    keys,
+  )
+  const text = Buffer.from(certificate.envelope).toString('base64')
+  return { manifest: { ...manifest, deidentification: certificate.sha256, certificate: text }, certificate }
 }
 
 /** Every blob of the snapshot is there with its size; the receiver verifies each digest. */
@@ -104,7 +154,7 @@ export function buildManifest(row: OutboundRow, items: readonly OutboundItem[], 
       {
         studyInstanceUid: row.studyInstanceUid,
         instances: items.length,
-        basis: row.trigger.startsWith('manual') ? 'person' : 'timer',
+        basis: basisOf(row),
       },
     ],
     objects: items.map(item => ({
@@ -118,6 +168,10 @@ export function buildManifest(row: OutboundRow, items: readonly OutboundItem[], 
     attachments: [],
     nonce: createHash('sha256').update('manifest nonce\0').update(row.nonce).update(row.id).digest('base64'),
   }
+}
+
+function basisOf(row: OutboundRow): CountBasis {
+  return row.trigger.startsWith('manual') ? 'person' : 'timer'
 }
 
 function isPriority(text: string): text is Priority {

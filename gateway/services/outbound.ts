@@ -12,16 +12,19 @@ import { mapLeaves } from '../../peers/leaves.ts'
 import { type Offer, readStoredOffer } from '../../peers/offer.ts'
 import type { Peer } from '../../peers/peer.ts'
 import type { Peers } from '../../peers/registry.ts'
+import { asIs } from '../../policy/document.ts'
 import type { Db } from '../db/db.ts'
 import type { TransferState } from '../db/schema.ts'
-import { GatewayError } from '../errors.ts'
+import { type ErrorCode, GatewayError } from '../errors.ts'
 import type { Queue } from '../jobs/queue.ts'
 import type { Log } from '../log.ts'
 import type { Blobs } from '../store/blobs.ts'
 import { createOutcomes } from './outbound-outcomes.ts'
+import type { Preparing } from './outbound-prepare.ts'
 import { startProgress } from './outbound-progress.ts'
 import { findUnfinished, isInState, loadOffer, loadOutbound, type OutboundRow } from './outbound-rows.ts'
 import { ensureOffer } from './outbound-sign.ts'
+import type { Outbox } from './outbox.ts'
 import { createPeerLanes } from './peer-lanes.ts'
 
 export interface Outbound {
@@ -48,8 +51,12 @@ export interface OutboundParts {
   /** Transfers carried at a time, of all peers and of one. */
   readonly parallel?: number
   readonly perPeer?: number
+  /** Makes ready what does not leave as it is; without it only `as-is` leaves. */
+  readonly preparing?: Preparing & { readonly outbox: Pick<Outbox, 'path'> }
   /** A policy that was withdrawn stops its transfers before their next range. */
   readonly mayContinue?: (transfer: OutboundRow) => Promise<boolean>
+  /** Why it may not go on: a patient who has not consented, or objects. Asked before it is offered, each range, and commit. */
+  readonly obstacle?: (transfer: string) => Promise<{ readonly code: ErrorCode; readonly message: string } | undefined>
 }
 
 const moving: readonly TransferState[] = ['planned', 'prepared', 'signed', 'sent', 'held']
@@ -86,6 +93,10 @@ export function openOutbound(parts: OutboundParts): Outbound {
     db.inTransaction(tx => queue.enqueue(tx, 'deliver', { transfer: id }, { singletonKey: id }))
 
   const carry = async (row: OutboundRow, peer: Peer, signal: AbortSignal): Promise<void> => {
+    // Nothing is offered, names sealed in it, that may not go.
+    const obstacle = row.isAccepted ? undefined : await parts.obstacle?.(row.id)
+    if (obstacle) throw new GatewayError(obstacle.code, obstacle.message)
+    if (!((await parts.preparing?.prepare(row, peer, signal)) ?? true)) return
     const offer = await ensureOffer(parts, row, peer)
     const { manifest } = offer
     const progress = startProgress(db, row.id)
@@ -95,6 +106,7 @@ export function openOutbound(parts: OutboundParts): Outbound {
     // The state last: it may change while the others are asked.
     const isAllowed = async (): Promise<boolean> =>
       ((await parts.mayContinue?.(row)) ?? true) &&
+      (await parts.obstacle?.(row.id)) === undefined &&
       !isOver &&
       peers.get(peer.id)?.state === 'active' &&
       (await isInState(db.kysely, row.id, moving))
@@ -103,7 +115,7 @@ export function openOutbound(parts: OutboundParts): Outbound {
       map: mapLeaves(manifest.objects.map(object => object.sizeBytes)),
       isKnown: row.isAccepted,
       objectSha256: ordinal => Buffer.from(manifest.objects[ordinal]?.sha256 ?? '', 'hex'),
-      openObject: ordinal => openBlobFile(parts.blobs, manifest.objects[ordinal]?.sha256 ?? ''),
+      openObject: async ordinal => openObjectFile(pathOf(row, ordinal, manifest.objects[ordinal]?.sha256 ?? '')),
       mayContinue: forAMoment(isAllowed),
       mayCommit: isAllowed,
       onState: async (state, receipts) => {
@@ -129,6 +141,12 @@ export function openOutbound(parts: OutboundParts): Outbound {
     else await stopped(row, peer, offer, signal)
   }
 
+  /** Where the bytes of an object are as they leave. */
+  const pathOf = (row: OutboundRow, ordinal: number, sha256: string): string =>
+    row.profile === asIs || parts.preparing === undefined
+      ? parts.blobs.path(Buffer.from(sha256, 'hex'))
+      : parts.preparing.outbox.path(row.id, ordinal)
+
   /** Cancelled, or not allowed any more: the peer is told. */
   const stopped = async (
     row: OutboundRow,
@@ -137,7 +155,7 @@ export function openOutbound(parts: OutboundParts): Outbound {
     signal: AbortSignal,
   ): Promise<void> => {
     const isCancelled = await isInState(db.kysely, row.id, ['cancelled'])
-    if (!isCancelled) await outcomes.withdrawn(row, peer)
+    if (!isCancelled) await outcomes.withdrawn(row, peer, await parts.obstacle?.(row.id))
     const bytes = await loadOffer(db.kysely, row.id)
     if (!bytes) return
     const { objects } = readStoredOffer(bytes)
@@ -192,6 +210,7 @@ export function openOutbound(parts: OutboundParts): Outbound {
       }
       try {
         await attempt(row, peer, signal)
+        await parts.preparing?.cleanUp(id)
       } finally {
         const next = lanes.leave({ id, peer: peer.id })
         if (!signal.aborted) await wake(next)
@@ -286,16 +305,13 @@ function openCarriers(openCarrier: (peer: Peer) => Carrier) {
   }
 }
 
-async function openBlobFile(blobs: Pick<Blobs, 'path'>, sha256: string): Promise<ObjectReader> {
+function openObjectFile(path: string): ObjectReader {
   const corrupt = (cause?: unknown): GatewayError =>
-    new GatewayError('STORAGE_CORRUPT', 'the bytes of an instance are missing or not whole', {
-      cause,
-      context: { sha256 },
-    })
+    new GatewayError('STORAGE_CORRUPT', 'the bytes of an instance are missing or not whole', { cause })
   // Opening and closing are cheap, and cheaper than a trip to another thread each; reading is not.
   let file: number
   try {
-    file = openSync(blobs.path(Buffer.from(sha256, 'hex')), 'r')
+    file = openSync(path, 'r')
   } catch (cause) {
     throw corrupt(cause)
   }

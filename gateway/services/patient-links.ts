@@ -2,7 +2,9 @@
  * Which patient of the archive a patient of another site is: what a person has found out. Transfers that wait
  * for it go on in the same transaction.
  */
+
 import { type Kysely, sql } from 'kysely'
+import { authorize } from '../../policy/authorize.ts'
 import { instancesAccessed } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
@@ -43,6 +45,7 @@ export function openPatientLinks(options: { readonly db: Db; readonly queue: Pic
     list: limit => select(db.kysely, sql`order by created_at desc limit ${limit}`),
 
     async put(principal, link) {
+      authorize(principal, 'patient.link')
       const { issuer, patientId, archivePatientId, archiveIssuer, archiveName } = link
       if (issuer === '') throw new GatewayError('BAD_REQUEST', 'expected the issuer of another site')
       await db.inTransaction(async tx => {
@@ -67,6 +70,7 @@ export function openPatientLinks(options: { readonly db: Db; readonly queue: Pic
     },
 
     async remove(principal, patient) {
+      authorize(principal, 'patient.link')
       await db.inTransaction(async tx => {
         const { issuer, patientId } = patient
         const { numAffectedRows } = await sql`

@@ -2,7 +2,9 @@
  * Fetches the priors of a patient when a study of theirs has arrived: by rules that are a setting of the site,
  * apart from the policy, because nothing leaves by them and what they fetch is sent on to nobody.
  */
+
 import { sql } from 'kysely'
+import { authorize } from '../../policy/authorize.ts'
 import { eventTypes, securityAlert } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
@@ -91,6 +93,7 @@ export function openPrefetch(options: {
     load: () => load(db.kysely),
 
     async put(principal, raw) {
+      authorize(principal, 'modality.manage')
       const decoded = decode(rules, raw)
       if (!decoded.ok) throw new GatewayError('BAD_REQUEST', describe(decoded.problems))
       for (const { from } of decoded.value) findNode(from)

@@ -3,8 +3,14 @@
  * when it is planned, and read page by page while they leave.
  */
 import { sql } from 'kysely'
-import { type AuditEvent, beginTransferring, instancesTransferred, type Participant } from '../audit/event.ts'
-import { appendAudits } from '../audit/log.ts'
+import {
+  type AuditEvent,
+  beginTransferring,
+  instancesAccessed,
+  instancesTransferred,
+  type Participant,
+} from '../audit/event.ts'
+import { appendAudits, auditInsertion } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
 import { GatewayError } from '../errors.ts'
 
@@ -17,6 +23,8 @@ export interface RetrieveKeys {
   readonly studyUids?: readonly string[] | undefined
   readonly seriesUids?: readonly string[] | undefined
   readonly sopInstanceUids?: readonly string[] | undefined
+  /** Orthanc ids of resources of any level, in place of keys. */
+  readonly resources?: readonly string[] | undefined
 }
 
 /** Who takes part in a retrieval, for the audit log. */
@@ -32,6 +40,8 @@ export interface PlannedInstance {
   readonly transferSyntaxUid: string
   readonly fileSha256: Buffer
   readonly sizeBytes: number
+  readonly studyInstanceUid: string
+  readonly seriesInstanceUid: string
   /** Place of its study in the plan. */
   readonly study: number
 }
@@ -43,6 +53,8 @@ export interface RetrievePlan {
   readonly kinds: readonly { readonly sopClassUid: string; readonly transferSyntaxUid: string }[]
   /** Records the intent, one event for each study; to be awaited before the first byte leaves. */
   begin(parties: RetrieveParties): Promise<void>
+  /** Records that somebody reads them here, one event for each study; to be awaited before the first byte leaves. */
+  read(reader: Participant): Promise<void>
   /** The instances, by study and series, from a place on. One that is no longer in the store is left out. */
   instances(from?: number): AsyncIterable<PlannedInstance>
   /** Records what has left, one event for each study; `sent` are the studies of the instances that arrived. */
@@ -50,6 +62,7 @@ export interface RetrievePlan {
 }
 
 const pageSize = 256
+const maxNamedInstances = 100
 
 interface StudyRow {
   readonly studyInstanceUid: string
@@ -69,7 +82,7 @@ interface StudyRow {
 export async function planRetrieve(db: Db, keys: RetrieveKeys, ownIssuers: ReadonlySet<string>): Promise<RetrievePlan> {
   const issuer = await issuerFor(db, keys, ownIssuers)
   const where = conditions({ ...keys, issuer })
-  const { rows: studies } = await sql<StudyRow>`
+  const finding = sql<StudyRow>`
     select s.study_instance_uid as "studyInstanceUid", p.patient_id as "patientId", p.issuer,
            array_agg(distinct i.sop_class_uid) as "sopClassUids", array_agg(i.id order by c.id, i.id)::float8[] as ids
       from patients p
@@ -80,7 +93,7 @@ export async function planRetrieve(db: Db, keys: RetrieveKeys, ownIssuers: Reado
      group by s.id, p.id
      order by s.id
   `.execute(db.kysely)
-  const { rows: kinds } = await sql<{ sopClassUid: string; transferSyntaxUid: string }>`
+  const telling = sql<{ sopClassUid: string; transferSyntaxUid: string }>`
     select distinct i.sop_class_uid as "sopClassUid", i.transfer_syntax_uid as "transferSyntaxUid"
       from patients p
       join studies s on s.patient = p.id
@@ -89,6 +102,7 @@ export async function planRetrieve(db: Db, keys: RetrieveKeys, ownIssuers: Reado
      where ${where}
      order by 1, 2
   `.execute(db.kysely)
+  const [{ rows: studies }, { rows: kinds }] = await Promise.all([finding, telling])
   const record = (events: AuditEvent[]): Promise<void> => db.inTransaction(tx => appendAudits(tx, events))
   return {
     instanceCount: studies.reduce((sum, study) => sum + study.ids.length, 0),
@@ -104,6 +118,21 @@ export async function planRetrieve(db: Db, keys: RetrieveKeys, ownIssuers: Reado
           }),
         ),
       ),
+    async read(reader) {
+      const named = (keys.sopInstanceUids ?? []).slice(0, maxNamedInstances)
+      const events = studies.map(study =>
+        instancesAccessed({
+          action: 'R',
+          participants: [{ ...reader, requestor: true }],
+          objects: [
+            ...objectsOf(study, study.ids.length),
+            ...named.map(sopInstanceUid => ({ kind: 'instance' as const, sopInstanceUid })),
+          ],
+        }),
+      )
+      // By itself a transaction: begin and commit would be two more round trips for each frame.
+      if (events.length > 0) await auditInsertion(events).execute(db.kysely)
+    },
     async *instances(from = 0) {
       let skip = from
       for (const [study, { ids }] of studies.entries()) {
@@ -161,25 +190,40 @@ async function issuerFor(
 }
 
 function conditions(keys: RetrieveKeys) {
-  const { patientId, issuer, studyUids, seriesUids, sopInstanceUids } = keys
+  const { patientId, issuer, studyUids, seriesUids, sopInstanceUids, resources } = keys
   const all = [
     patientId === undefined ? undefined : sql<boolean>`p.patient_id = ${patientId}`,
     issuer === undefined ? undefined : sql<boolean>`p.issuer = ${issuer}`,
     studyUids && sql<boolean>`s.study_instance_uid = any(${studyUids}::text[])`,
     seriesUids && sql<boolean>`c.series_instance_uid = any(${seriesUids}::text[])`,
     sopInstanceUids && sql<boolean>`i.sop_instance_uid = any(${sopInstanceUids}::text[])`,
+    resources && belowResources(resources),
   ].filter(condition => condition !== undefined)
   // Without any key everything would leave.
   return all.length === 0 ? sql<boolean>`false` : sql.join(all, sql` and `)
+}
+
+/** The condition on `i` that it is one of, or below one of the resources with these Orthanc ids. */
+export function belowResources(ids: readonly string[]) {
+  return sql<boolean>`i.id in (
+    select id from instances where orthanc_id = any(${ids}::text[])
+    union select i.id from instances i join series c on c.id = i.series where c.orthanc_id = any(${ids}::text[])
+    union select i.id from instances i join series c on c.id = i.series join studies s on s.id = c.study
+      where s.orthanc_id = any(${ids}::text[])
+    union select i.id from instances i join series c on c.id = i.series join studies s on s.id = c.study
+      join patients p on p.id = s.patient where p.orthanc_id = any(${ids}::text[]))`
 }
 
 async function loadPage(db: Db, study: number, ids: readonly number[]): Promise<PlannedInstance[]> {
   const { rows } = await sql<PlannedInstance>`
     select i.sop_instance_uid as "sopInstanceUid", i.sop_class_uid as "sopClassUid",
            i.transfer_syntax_uid as "transferSyntaxUid", i.file_sha256 as "fileSha256", i.size_bytes as "sizeBytes",
+           s.study_instance_uid as "studyInstanceUid", c.series_instance_uid as "seriesInstanceUid",
            ${study}::int as study
       from unnest(${ids}::bigint[]) with ordinality as wanted (id, place)
       join instances i on i.id = wanted.id
+      join series c on c.id = i.series
+      join studies s on s.id = c.study
      order by wanted.place
   `.execute(db.kysely)
   return rows

@@ -1,5 +1,7 @@
 /** Opens stored bytes for somebody: each time is an audit event, committed before the first byte leaves. */
+
 import { sql } from 'kysely'
+import { authorize } from '../../policy/authorize.ts'
 import { instancesAccessed } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
@@ -18,9 +20,15 @@ export interface OpenInstance {
   readonly blob: OpenBlob
 }
 
+/** A source that can read into memory of the caller's. */
+export interface ReusingSource extends ByteSource {
+  /** As a byte source; a view of `into` where it is given and was used. */
+  read(offset: number, length: number, into?: Buffer): Promise<Uint8Array>
+}
+
 /** An instance's data set inside its file, open; the caller closes it. */
 export interface OpenDataset {
-  readonly source: ByteSource
+  readonly source: ReusingSource
   /** Where the data set begins, after preamble and file meta information. */
   readonly datasetOffset: number
   close(): Promise<void>
@@ -87,6 +95,7 @@ export function openRetrieve(options: {
     },
 
     async openInstance(principal, orthancId) {
+      authorize(principal, 'study.read')
       const { rows } = await sql<Row>`
         select i.sop_instance_uid as "sopInstanceUid", i.file_sha256 as "fileSha256",
                s.study_instance_uid as "studyInstanceUid", p.patient_id as "patientId", p.issuer
@@ -148,12 +157,12 @@ async function datasetOffsetOf(instance: PlannedInstance, source: ByteSource): P
 }
 
 /** Serves reads inside of the head from memory. */
-function withHead(blob: OpenBlob, head: Uint8Array): ByteSource {
+function withHead(blob: OpenBlob, head: Uint8Array): ReusingSource {
   return {
     sizeBytes: blob.sizeBytes,
-    read: (offset, length) =>
+    read: (offset, length, into) =>
       offset + length <= head.length || head.length === blob.sizeBytes
         ? Promise.resolve(head.subarray(offset, offset + length))
-        : blob.read(offset, length),
+        : blob.read(offset, length, into),
   }
 }

@@ -1,4 +1,5 @@
 /** Who stands behind a destination of the policy: a paired site, or a modality inside the hospital. */
+import { isSiteId } from '../../policy/decide.ts'
 import type { Tx } from '../db/db.ts'
 import type { ErrorCode } from '../errors.ts'
 
@@ -16,39 +17,57 @@ export interface RouteTarget {
   readonly modality?: string
   /** AE title of the modality: what it sent us itself does not go back. */
   readonly aeTitle?: string
-  /** For the audit log. */
+  readonly zone: 'inside' | 'outside'
+  /** For the audit log, and for consents: a site's id, an AE title. */
   readonly userId: string
   /** Why nothing can go there now. */
   readonly problem?: { readonly code: ErrorCode; readonly message: string }
 }
 
-/** Finds out who is meant. */
+/**
+ * Finds out who is meant.
+ *
+ * @param by  what goes out of the hospital to a modality, goes because a person has decided so, never by rule
+ */
 export async function resolveTarget(
   tx: Tx,
   findArchive: FindArchive,
-  to: { readonly peer: string | undefined; readonly modality: string | undefined },
+  to: {
+    readonly peer: string | undefined
+    readonly modality: string | undefined
+    readonly zone?: 'inside' | 'outside' | undefined
+  },
+  by: 'rule' | 'person',
 ): Promise<RouteTarget> {
-  if (to.modality !== undefined) return resolveModality(findArchive, to.modality)
+  const { zone = 'outside' } = to
+  if (to.modality !== undefined) return resolveModality(findArchive, to.modality, by)
   const name = to.peer ?? ''
   const peer = await tx
     .selectFrom('peers')
     .select(['id', 'site_id'])
     .where('state', '=', 'active')
-    .where(where => where.or([where('name', '=', name), where('site_id', '=', name)]))
+    .where(isSiteId(name) ? 'site_id' : 'name', '=', name)
     .executeTakeFirst()
-  if (peer) return { kind: 'peer', peerId: peer.id, userId: peer.site_id }
+  if (peer) return { kind: 'peer', zone, peerId: peer.id, userId: peer.site_id }
   const message = `no active peer is called ${name}: pair with it, then retry`
-  return { kind: 'peer', userId: name, problem: { code: 'PEER_UNKNOWN', message } }
+  return { kind: 'peer', zone, userId: name, problem: { code: 'PEER_UNKNOWN', message } }
 }
 
-function resolveModality(findArchive: FindArchive, name: string): RouteTarget {
+function resolveModality(findArchive: FindArchive, name: string, by: 'rule' | 'person'): RouteTarget {
   const found = findArchive(name)
   if (!found) {
     const message = `no modality is called ${name}: register it, then retry`
-    return { kind: 'modality', modality: name, userId: name, problem: { code: 'MODALITY_UNKNOWN', message } }
+    return {
+      kind: 'modality',
+      zone: 'outside',
+      modality: name,
+      userId: name,
+      problem: { code: 'MODALITY_UNKNOWN', message },
+    }
   }
-  const target = { kind: 'modality', modality: found.name, aeTitle: found.aeTitle.trim() } as const
-  if (found.zone === 'inside') return { ...target, userId: target.aeTitle }
+  const { zone } = found
+  const target = { kind: 'modality', zone, modality: found.name, aeTitle: found.aeTitle.trim() } as const
+  if (zone === 'inside' || by === 'person') return { ...target, userId: target.aeTitle }
   const message = `${name} is outside of the hospital: nothing goes there by rule`
   return { ...target, userId: target.aeTitle, problem: { code: 'FORBIDDEN', message } }
 }

@@ -5,10 +5,13 @@
  *
  * Routing sends only what a destination lacks. A person's send is its own trigger and sends everything.
  */
+
 import { createHash, randomBytes, randomUUID } from 'node:crypto'
 import { sql } from 'kysely'
+import { asksForConsent, findAgreement } from '../../policy/agreements.ts'
+import { authorize } from '../../policy/authorize.ts'
 import { type Decided, type Decision, decide } from '../../policy/decide.ts'
-import type { ArchiveTerms } from '../../policy/document.ts'
+import { type ArchiveTerms, asIs } from '../../policy/document.ts'
 import { loadActivePolicy, type PolicyVersion } from '../../policy/versions.ts'
 import { beginTransferring } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
@@ -16,8 +19,11 @@ import type { Db, Tx } from '../db/db.ts'
 import { GatewayError, isGatewayError } from '../errors.ts'
 import type { Queue } from '../jobs/queue.ts'
 import type { Log } from '../log.ts'
+import type { Principal } from '../principal.ts'
+import { recordStable } from '../store/changes.ts'
+import { findConsentGap } from './consent-transfers.ts'
 import { type FindArchive, type RouteTarget, resolveTarget } from './route-target.ts'
-import { loadSnapshot, type SnapshotItem, type StudySnapshot } from './study-facts.ts'
+import { loadSnapshot, originClasses, type SnapshotItem, type StudySnapshot } from './study-facts.ts'
 
 /** A person's wish to send a study. */
 export interface SendRequest {
@@ -25,11 +31,15 @@ export interface SendRequest {
   readonly study: number
   /** A destination of the active policy, or an active peer by name or site id. */
   readonly destination: string
+  /** `destination` is the symbolic name of a modality, of which the active policy must have a destination. */
+  readonly isModality?: true
   /** What is asked of the delivery, where the destination is a modality. */
   readonly archive?: ArchiveTerms
   readonly purpose: string
   readonly priority: string
-  readonly principal: string
+  readonly principal: Principal
+  /** SOP Instance UIDs: only these of the study; all when absent. */
+  readonly only?: ReadonlySet<string>
 }
 
 /** Which of a study's instances are looked at: all, or only those that came from peers. */
@@ -81,6 +91,7 @@ export function startRouting(options: {
           returning id`.execute(tx)
         for (const { id } of due.rows) {
           await queue.enqueue(tx, 'evaluate-study', { study: id }, { singletonKey: String(id) })
+          await recordStable(tx, id)
           await onArrived?.(tx, id)
         }
       })
@@ -99,12 +110,12 @@ export function startRouting(options: {
       const policy = await loadActivePolicy(tx)
       if (!policy) return []
       const planned: string[] = []
-      // What came from peers is decided apart: only rules that name the origin may speak of it.
-      for (const which of ['local', 'imported'] as const) {
-        if (part === 'imported' && which === 'local') continue
+      // What came from peers, or was fetched, is decided apart: only rules that name the origin may speak of it.
+      for (const which of originClasses) {
+        if (part === 'imported' && which !== 'imported') continue
         const snapshot = await loadSnapshot(tx, studyId, which)
         if (!snapshot || snapshot.items.length === 0) continue
-        for (const decision of decide(snapshot.facts, policy.document).decisions) {
+        for (const decision of decide(snapshot.facts, policy.document, new Date()).decisions) {
           if (decision.effect.kind === 'deny') continue
           const id = await plan(tx, {
             snapshot,
@@ -125,14 +136,14 @@ export function startRouting(options: {
   ): Promise<string | undefined> => {
     const { snapshot, decision, policy, trigger, principal } = input
     const { effect, destination } = decision
-    const target = await resolveTarget(tx, findArchive, decision)
+    const target = await resolveTarget(tx, findArchive, decision, trigger === 'stable' ? 'rule' : 'person')
     const items = trigger === 'stable' ? await lacking(tx, snapshot, destination, target) : snapshot.items
     if (items.length === 0) return undefined
     const id = randomUUID()
     const held =
       effect.kind === 'hold'
         ? { code: 'POLICY_DENIED', message: effect.reason || `rule ${decision.rule} holds it` }
-        : target.problem
+        : (decision.obstacle ?? target.problem ?? (await consentGap(tx, snapshot, decision, target)))
     const hours = effect.kind === 'send' ? effect.expiresAfterHours : 24 * 7
     const inserted = await tx
       .insertInto('transfers')
@@ -148,10 +159,13 @@ export function startRouting(options: {
         trigger,
         rule: decision.rule,
         policy_version: policy.version,
-        profile: effect.kind === 'send' ? effect.profile : 'as-is',
+        profile: effect.kind === 'send' ? effect.profile : asIs,
         purpose: effect.kind === 'send' ? effect.purpose : 'unspecified',
         priority: effect.kind === 'send' ? effect.priority : 'normal',
         requested_by: principal,
+        agreement: decision.agreement ?? null,
+        needs_consent: decision.needsConsent,
+        zone: target.zone,
         snapshot_sha256: digestOf(items),
         state: held ? 'held' : 'planned',
         error_code: held?.code ?? null,
@@ -210,28 +224,45 @@ export function startRouting(options: {
 
   return {
     evaluate,
-    send: ({ study, destination, purpose, priority, archive, principal }) =>
+    send: ({ study, purpose, priority, archive, principal, only, ...wish }) =>
       db.inTransaction(async tx => {
+        authorize(principal, 'study.send')
         const policy = await loadActivePolicy(tx)
         if (!policy) throw new GatewayError('POLICY_DENIED', 'no policy is active: publish one first')
         const { destinations } = policy.document
+        const destination = wish.isModality ? modalityDestination(destinations, wish.destination) : wish.destination
         const named = Object.hasOwn(destinations, destination) ? destinations[destination] : undefined
-        const to = { peer: named ? named.peer : destination, modality: named?.modality }
-        const { kind, problem } = await resolveTarget(tx, findArchive, to)
+        const to = { peer: named ? named.peer : destination, modality: named?.modality, zone: named?.zone }
+        const { kind, problem, userId } = await resolveTarget(tx, findArchive, to, 'person')
         if (problem) {
           throw new GatewayError('NOT_FOUND', `neither a destination of the policy nor an active peer: ${destination}`)
         }
         if (archive && kind !== 'modality') throw new GatewayError('BAD_REQUEST', `${destination} is not a modality`)
-        const snapshot = await loadSnapshot(tx, study, 'all')
+        const whole = await loadSnapshot(tx, study, 'all')
+        const snapshot =
+          whole && only ? { ...whole, items: whole.items.filter(item => only.has(item.sopInstanceUid)) } : whole
         if (!snapshot || snapshot.items.length === 0) throw new GatewayError('NOT_FOUND', 'no such study')
-        const terms = { purpose, priority, profile: 'as-is', expiresAfterHours: manualLifetimeHours, archive } as const
+        // A person needs no rule, but where an agreement covers it, its legal basis counts.
+        const party = named ? destination : Object.keys(destinations).find(name => destinations[name]?.peer === userId)
+        const what = { direction: 'outgoing', party, purpose, profile: asIs, facts: snapshot.facts } as const
+        const agreement = findAgreement(policy.document, { ...what, at: new Date() })
+        const lifetime = { expiresAfterHours: manualLifetimeHours, agreement }
+        const terms = { purpose, priority, profile: asIs, ...lifetime, archive } as const
         const decision = {
           destination,
           ...to,
           rule: 'manual',
+          agreement,
+          needsConsent: asksForConsent(policy.document, agreement),
           effect: { kind: 'send', to: [destination], ...terms },
         } as const
-        const id = await plan(tx, { snapshot, decision, policy, trigger: `manual:${randomUUID()}`, principal })
+        const id = await plan(tx, {
+          snapshot,
+          decision,
+          policy,
+          trigger: `manual:${randomUUID()}`,
+          principal: principal.id,
+        })
         if (!id) throw new GatewayError('STATE_CONFLICT', 'nothing to send')
         return id
       }),
@@ -239,10 +270,14 @@ export function startRouting(options: {
       db.inTransaction(async tx => {
         const policy = await loadActivePolicy(tx)
         // As `evaluate` does: what came from peers counts apart, and only where nothing else is there.
-        const local = await loadSnapshot(tx, study, 'local')
-        const snapshot = local && local.items.length === 0 ? await loadSnapshot(tx, study, 'imported') : local
+        let snapshot: StudySnapshot | undefined
+        for (const which of originClasses) {
+          if (snapshot === undefined || snapshot.items.length === 0) snapshot = await loadSnapshot(tx, study, which)
+        }
         if (!snapshot) throw new GatewayError('NOT_FOUND', 'no such study')
-        const decided = policy ? decide(snapshot.facts, policy.document) : { decisions: [], undecided: [], trace: [] }
+        const decided = policy
+          ? decide(snapshot.facts, policy.document, new Date())
+          : { decisions: [], undecided: [], trace: [] }
         return { ...decided, policyVersion: policy?.version }
       }),
     async close() {
@@ -252,6 +287,25 @@ export function startRouting(options: {
       clearTimeout(timer)
     },
   }
+}
+
+/** Whether the patient lets it go. */
+async function consentGap(tx: Tx, snapshot: StudySnapshot, decision: Decision, target: RouteTarget) {
+  const { issuer, patientId } = snapshot
+  const { effect, needsConsent } = decision
+  const purpose = effect.kind === 'send' ? effect.purpose : 'unspecified'
+  const recipient = target.modality ?? target.userId
+  return await findConsentGap(tx, { issuer, patientId, purpose, recipient, needsConsent, zone: target.zone })
+}
+
+/** @throws GatewayError POLICY_DENIED when the policy has no such destination */
+function modalityDestination(
+  destinations: Readonly<Record<string, { readonly modality?: string | undefined }>>,
+  modality: string,
+): string {
+  const found = Object.entries(destinations).find(([, destination]) => destination.modality === modality)
+  if (!found) throw new GatewayError('POLICY_DENIED', `the policy has no destination for the modality ${modality}`)
+  return found[0]
 }
 
 /** What the destination has neither been sent nor is about to be, and did not itself send. */

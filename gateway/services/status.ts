@@ -31,6 +31,8 @@ export interface GatewayStatus {
   readonly queue: { readonly connected: boolean; readonly running: number }
   readonly peers: { readonly pending: number; readonly active: number; readonly revoked: number } | null
   readonly transfers: readonly { readonly direction: Direction; readonly state: string; readonly count: number }[]
+  /** The active version; without two persons one alone writes and publishes. */
+  readonly policy: { readonly version: number | null; readonly twoPersons: boolean }
   readonly held: { readonly conflicts: number; readonly quarantine: number } | null
   /** Studies that go to an archive which has not committed to them: they are safe in the gateway only. */
   readonly archive: { readonly inGatewayOnly: number } | null
@@ -42,6 +44,8 @@ export interface StatusSources {
   readonly db: Db
   readonly site: GatewayStatus['site']
   readonly version: string
+  /** It takes a second person to publish a policy. */
+  readonly twoPersons: boolean
   readonly startedAt: Date
   readonly isReady: () => Promise<boolean>
   readonly listeners: () => GatewayStatus['listeners']
@@ -74,6 +78,7 @@ export async function loadStatus(sources: StatusSources): Promise<GatewayStatus>
     queue,
     peers: rows?.peers ?? null,
     transfers: rows?.transfers ?? [],
+    policy: { version: rows?.policyVersion ?? null, twoPersons: sources.twoPersons },
     held: rows?.held ?? null,
     archive: rows && { inGatewayOnly: rows.unarchived },
     audit: rows ? { events: rows.audit.events, unsequenced: rows.audit.unsequenced } : null,
@@ -111,6 +116,7 @@ interface Rows {
   readonly transfers: readonly { direction: Direction; state: string; count: number }[]
   readonly held: { conflicts: number; quarantine: number }
   readonly unarchived: number
+  readonly policyVersion: number | null
   readonly audit: { events: number; unsequenced: number; oldestMs: number }
 }
 
@@ -125,6 +131,7 @@ async function loadRows(db: Db): Promise<Rows> {
       revoked: number
       conflicts: number
       quarantine: number
+      policyVersion: number | null
       sequenced: number
       unsequenced: number
       oldestMs: number
@@ -134,6 +141,7 @@ async function loadRows(db: Db): Promise<Rows> {
              (select count(*) from peers where state = 'revoked') as revoked,
              (select count(*) from conflicts where state = 'held') as conflicts,
              (select count(*) from quarantine where state = 'held') as quarantine,
+             (select version from policy_active) as "policyVersion",
              (select size from audit_tree) as sequenced,
              late.unsequenced, late."oldestMs"
         from (select count(*) as unsequenced,
@@ -145,13 +153,14 @@ async function loadRows(db: Db): Promise<Rows> {
   ])
   const row = rows[0]
   if (!row) throw new Error('expected one row of counters')
-  const { pending, active, revoked, conflicts, quarantine, sequenced, unsequenced, oldestMs } = row
+  const { pending, active, revoked, conflicts, quarantine, policyVersion, sequenced, unsequenced, oldestMs } = row
   return {
     counts,
     transfers,
     peers: { pending, active, revoked },
     held: { conflicts, quarantine },
     unarchived,
+    policyVersion,
     audit: { events: sequenced + unsequenced, unsequenced, oldestMs },
   }
 }

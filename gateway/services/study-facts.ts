@@ -5,9 +5,11 @@
  */
 import { sql } from 'kysely'
 import type { Facts } from '../../policy/conditions.ts'
+import { quietPurposes } from '../../policy/decide.ts'
 import type { Tx } from '../db/db.ts'
 import { isObject } from '../decode.ts'
 import { keywordOf, parseTag } from '../dicom/tag.ts'
+import { timeFacts } from './time-facts.ts'
 
 /** An instance as it would be sent. */
 export interface SnapshotItem {
@@ -33,11 +35,22 @@ export interface StudySnapshot {
 
 const maxValues = 1000
 
-/** Loads a study; undefined when it is gone. `imported` chooses instances that came from peers, or the others. */
+/**
+ * Instances of one origin class: `imported` came from peers, `fetched` were fetched or moved here by the gateway itself
+ * (`quietPurposes`), `local` are the others.
+ */
+export type OriginClass = 'local' | 'imported' | 'fetched'
+export const originClasses: readonly OriginClass[] = ['local', 'imported', 'fetched']
+
+/** SQL for the class of an instance. */
+const originClass = sql`case when instances.origin ->> 'kind' = 'peer' then 'imported'
+  when instances.origin ->> 'purpose' = any(${[...quietPurposes]}) then 'fetched' else 'local' end`
+
+/** Loads a study with its instances of one origin class, or with all; undefined when it is gone. */
 export async function loadSnapshot(
   tx: Tx,
   studyId: number,
-  which: 'local' | 'imported' | 'all',
+  which: OriginClass | 'all',
 ): Promise<StudySnapshot | undefined> {
   const study = await tx
     .selectFrom('studies')
@@ -67,8 +80,7 @@ export async function loadSnapshot(
       'series.id as series_id',
     ])
     .where('series.study', '=', studyId)
-    .$if(which === 'local', query => query.where(sql<boolean>`instances.origin ->> 'kind' <> 'peer'`))
-    .$if(which === 'imported', query => query.where(sql<boolean>`instances.origin ->> 'kind' = 'peer'`))
+    .$if(which !== 'all', query => query.where(sql<boolean>`${originClass} = ${which}`))
     .orderBy('series.series_instance_uid')
     .orderBy('sop_instance_uid')
     .execute()
@@ -78,6 +90,14 @@ export async function loadSnapshot(
       ? await tx.selectFrom('series').select('attributes').where('id', 'in', seriesIds).execute()
       : []
 
+  const said = await tx
+    .selectFrom('consents')
+    .select(['kind', 'purpose'])
+    .where('patient_id', '=', study.patient_id)
+    .where('issuer', '=', study.issuer)
+    .where(sql<boolean>`withdrawn_at is null and now() >= valid_from and (valid_until is null or valid_until > now())`)
+    .execute()
+
   const facts = new FactCollector()
   facts.addAttributes(study.patient_attributes)
   facts.addAttributes(study.study_attributes)
@@ -86,10 +106,12 @@ export async function loadSnapshot(
     const origin = isObject(row.origin) ? row.origin : {}
     facts.add('OriginKind', origin['kind'])
     facts.add('OriginPeer', origin['peerId'])
+    facts.add('OriginPurpose', origin['purpose'])
     facts.add('CallingAETitle', origin['callingAe'])
     facts.add('CalledAETitle', origin['calledAe'])
     facts.add('SOPClassUID', row.sop_class_uid)
   }
+  for (const { kind, purpose } of said) facts.add(kind === 'consent' ? 'ConsentPurpose' : 'ObjectionPurpose', purpose)
   facts.add('InstanceCount', String(rows.length))
   facts.add('StudyInstanceUID', study.study_instance_uid)
   return {
@@ -98,7 +120,7 @@ export async function loadSnapshot(
     domain: study.domain,
     patientId: study.patient_id,
     issuer: study.issuer,
-    facts: facts.take(),
+    facts: { ...facts.take(), ...timeFacts(new Date()) },
     items: rows.map(row => ({
       sopInstanceUid: row.sop_instance_uid,
       sopClassUid: row.sop_class_uid,

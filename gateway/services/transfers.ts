@@ -1,11 +1,16 @@
 /** What a person may do to an outbound transfer: cancel it, or set it going again. */
+
 import { randomBytes } from 'node:crypto'
 import { sql } from 'kysely'
+import { authorize } from '../../policy/authorize.ts'
 import { eventTypes, securityAlert } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
 import { GatewayError } from '../errors.ts'
 import type { Queue } from '../jobs/queue.ts'
+import type { Principal } from '../principal.ts'
+import { gapOfTransfer } from './consent-transfers.ts'
+import { deleteOutputs } from './prepared-rows.ts'
 
 /**
  * Stops a transfer that has no final receipt yet. A running delivery sees it before its next range
@@ -13,7 +18,12 @@ import type { Queue } from '../jobs/queue.ts'
  *
  * @throws GatewayError NOT_FOUND, STATE_CONFLICT
  */
-export async function cancelTransfer(options: { db: Db; queue: Queue }, id: string, principal: string): Promise<void> {
+export async function cancelTransfer(
+  options: { db: Db; queue: Queue },
+  id: string,
+  principal: Principal,
+): Promise<void> {
+  authorize(principal, 'transfer.cancel')
   await options.db.inTransaction(async tx => {
     const { state, modality } = await lockTransfer(tx, id)
     if (state === 'cancelled') return
@@ -25,7 +35,7 @@ export async function cancelTransfer(options: { db: Db; queue: Queue }, id: stri
       .set({
         state: 'cancelled',
         error_code: 'TRANSFER_CANCELLED',
-        error: `cancelled by ${principal}`,
+        error: `cancelled by ${principal.id}`,
         updated_at: sql`now()`,
       })
       .where('id', '=', id)
@@ -42,11 +52,18 @@ export async function cancelTransfer(options: { db: Db; queue: Queue }, id: stri
  *
  * @throws GatewayError NOT_FOUND, STATE_CONFLICT
  */
-export async function retryTransfer(options: { db: Db; queue: Queue }, id: string, principal: string): Promise<void> {
+export async function retryTransfer(
+  options: { db: Db; queue: Queue },
+  id: string,
+  principal: Principal,
+): Promise<void> {
+  authorize(principal, 'transfer.retry')
   await options.db.inTransaction(async tx => {
     const { state, peer, modality, destination } = await lockTransfer(tx, id)
     if (state === 'receipted' || state === 'delivered' || state === 'archived')
       throw new GatewayError('STATE_CONFLICT', 'the transfer has arrived already')
+    const gap = await gapOfTransfer(tx, id)
+    if (gap) throw new GatewayError(gap.code, gap.message)
     if (['held', 'refused', 'cancelled', 'expired'].includes(state)) {
       // What an archive has taken, it keeps.
       const resolved = modality === null ? (peer ?? (await resolvePeer(tx, destination))) : null
@@ -61,6 +78,7 @@ export async function retryTransfer(options: { db: Db; queue: Queue }, id: strin
           manifest_created: new Date(),
           expires_at: new Date(Date.now() + 7 * 24 * 3_600_000),
           attempts: 0,
+          bytes_total: sql<number>`(select coalesce(sum(size_bytes), 0)::bigint from transfer_items where transfer = ${id}::uuid)`,
           ...(modality === null && { bytes_acknowledged: 0 }),
           error_code: null,
           error: null,
@@ -70,6 +88,7 @@ export async function retryTransfer(options: { db: Db; queue: Queue }, id: strin
         .where('id', '=', id)
         .execute()
       await tx.deleteFrom('receipts').where('transfer', '=', id).where('direction', '=', 'received').execute()
+      await deleteOutputs(tx, id)
     } else {
       await tx
         .updateTable('transfers')
@@ -107,16 +126,18 @@ async function resolvePeer(tx: Tx, destination: string): Promise<string> {
   return peer.id
 }
 
-async function recordAction(tx: Tx, id: string, step: string, principal: string): Promise<void> {
+async function recordAction(tx: Tx, id: string, step: string, principal: Principal): Promise<void> {
   await tx
     .insertInto('transfer_steps')
-    .values({ transfer: id, step, detail: JSON.stringify({ by: principal }) })
+    .values({ transfer: id, step, detail: JSON.stringify({ by: principal.id }) })
     .execute()
   await appendAudit(
     tx,
     securityAlert({
       type: eventTypes.restrictedFunction,
-      participants: [{ userId: principal, requestor: true }],
+      participants: [
+        { userId: principal.id, requestor: true, ...(principal.address && { address: principal.address }) },
+      ],
       objects: [{ kind: 'transfer', transferId: id }],
       reason: step,
     }),

@@ -2,13 +2,41 @@
  * A Part 10 file that arrives as a stream: staged as it is, with the data set's place found on the
  * way, so that its digest is computed while receiving.
  */
+import { readInstanceHeader } from '../dicom/instance-header.ts'
 import { GatewayError } from '../errors.ts'
+import type { StagedFile } from '../store/blobs.ts'
 import type { Origin } from '../store/origin.ts'
 import type { Ingest, IngestResult } from './ingest.ts'
+import type { RemoteInstance } from './remote.ts'
 
 /** Group 2 of any real file is a few hundred bytes; more than this is refused. */
 const maxMetaBytes = 1024 * 1024
 const preambleBytes = 128
+
+/** A file that is staged, not to be stored. */
+export interface LooseFile {
+  readonly instance: RemoteInstance
+  /** To be discarded. */
+  readonly staged: StagedFile
+}
+
+/** Stages one file and reads what it is. @throws GatewayError as `storeFile` */
+export async function stageLoose(
+  ingest: Pick<Ingest, 'stage'>,
+  source: AsyncIterable<Uint8Array | readonly Uint8Array[]>,
+  limitBytes: number,
+): Promise<LooseFile> {
+  const staged = await stageFile(ingest, source, { limitBytes })
+  try {
+    const header = await readInstanceHeader(staged)
+    const { sopClassUid, sopInstanceUid, transferSyntaxUid, datasetOffset, studyInstanceUid, patientId } = header
+    const ids = { sopClassUid, sopInstanceUid, transferSyntaxUid, studyInstanceUid, patientId }
+    return { staged, instance: { ...ids, datasetOffset, source: staged } }
+  } catch (error) {
+    await staged.discard()
+    throw error
+  }
+}
 
 /**
  * Stores one file.
@@ -18,24 +46,34 @@ const preambleBytes = 128
  */
 export async function storeFile(
   ingest: Ingest,
-  source: AsyncIterable<Uint8Array>,
+  source: AsyncIterable<Uint8Array | readonly Uint8Array[]>,
   origin: Origin,
   options: { readonly limitBytes: number; readonly expectedBytes?: number },
 ): Promise<IngestResult> {
+  return await ingest.store(await stageFile(ingest, source, options), origin)
+}
+
+/** Stages one file, for `Ingest.store`. @throws GatewayError DICOM_UNREADABLE, TOO_LARGE, STORAGE_FULL, STORAGE_IO */
+export async function stageFile(
+  ingest: Pick<Ingest, 'stage'>,
+  source: AsyncIterable<Uint8Array | readonly Uint8Array[]>,
+  options: { readonly limitBytes: number; readonly expectedBytes?: number },
+): Promise<StagedFile> {
   if ((options.expectedBytes ?? 0) > options.limitBytes) throw tooLarge(options.limitBytes)
   const staged = await ingest.stage(options.expectedBytes)
   try {
     let head: Uint8Array = new Uint8Array(0)
     let marked = false
     let seen = 0
-    for await (const chunk of source) {
-      seen += chunk.length
+    for await (const group of source) {
+      const chunks = group instanceof Uint8Array ? [group] : group
+      for (const chunk of chunks) seen += chunk.length
       if (seen > options.limitBytes) throw tooLarge(options.limitBytes)
       if (marked) {
-        await staged.append([chunk])
+        await staged.append(chunks)
         continue
       }
-      head = head.length === 0 ? chunk : Buffer.concat([head, chunk])
+      head = Buffer.concat([head, ...chunks])
       const offset = datasetOffset(head)
       if (offset === undefined && head.length <= maxMetaBytes) continue
       await appendHead(staged, head, offset)
@@ -48,7 +86,7 @@ export async function storeFile(
     await staged.discard()
     throw error
   }
-  return await ingest.store(await staged.finish(), origin)
+  return await staged.finish()
 }
 
 interface Appendable {

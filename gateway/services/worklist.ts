@@ -1,5 +1,7 @@
 /** The modality worklist: what is scheduled, from files, the API and HL7 orders (PS3.4 Annex K). */
+
 import { randomUUID } from 'node:crypto'
+import { authorize } from '../../policy/authorize.ts'
 import { type AuditEvent, type AuditObject, orderRecord, type Participant, queried } from '../audit/event.ts'
 import { appendAudit, appendAudits } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
@@ -108,6 +110,7 @@ export function openWorklist(options: { readonly db: Db }): Worklist {
 
   return {
     list: async (principal, filter, page) => {
+      authorize(principal, 'worklist.read')
       const found = await loadWorklistPage(db, filter, page)
       await db.inTransaction(tx =>
         appendAudit(
@@ -120,12 +123,14 @@ export function openWorklist(options: { readonly db: Db }): Worklist {
 
     get: async (principal, id) =>
       await db.inTransaction(async tx => {
+        authorize(principal, 'worklist.read')
         const item = await loadWorklistItem(tx, id)
         await appendAudit(tx, recordOf(principal, 'R', await loadWorklistSubject(tx, id), item.source))
         return item
       }),
 
     put: async (principal, raw, id = randomUUID()) => {
+      authorize(principal, 'worklist.write')
       const [entry, ...others] = await worklistEntriesFromJson(raw, id)
       if (!entry || others.length > 0)
         throw new GatewayError('BAD_REQUEST', 'expected one item in Scheduled Procedure Step Sequence (0040,0100)')
@@ -136,6 +141,7 @@ export function openWorklist(options: { readonly db: Db }): Worklist {
     },
 
     remove: async (principal, id) => {
+      authorize(principal, 'worklist.write')
       await db.inTransaction(async tx => {
         const { source } = await loadWorklistItem(tx, id)
         if (source === 'file')
@@ -145,12 +151,14 @@ export function openWorklist(options: { readonly db: Db }): Worklist {
     },
 
     apply: async (principal, orders) => {
+      authorize(principal, 'worklist.write')
       await db.inTransaction(async tx => {
         for (const order of orders) await applyOne(tx, principal, order)
       })
     },
 
     putFile: async (principal, path, entries) => {
+      authorize(principal, 'worklist.write')
       const known = await loadSourceKeys(db, 'file', `${path}#`)
       const surplus = known
         .filter(({ externalKey }) => placeOf(externalKey).index >= entries.length)
@@ -163,6 +171,7 @@ export function openWorklist(options: { readonly db: Db }): Worklist {
     },
 
     keepFiles: async (principal, paths) => {
+      authorize(principal, 'worklist.write')
       const known = await loadSourceKeys(db, 'file', '')
       const gone = known.filter(({ externalKey }) => !paths.has(placeOf(externalKey).path)).map(({ id }) => id)
       for (let at = 0; at < gone.length; at += pageRows)
@@ -170,6 +179,7 @@ export function openWorklist(options: { readonly db: Db }): Worklist {
     },
 
     async *find(principal, { keys, filter, signal }) {
+      authorize(principal, 'worklist.read')
       const detail = { model: 'worklist', keys: keys.join(' ') }
       const event = queried({ requestor: participantOf(principal), detail })
       await db.inTransaction(tx => appendAudit(tx, event))

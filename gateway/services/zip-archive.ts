@@ -1,6 +1,8 @@
 /** ZIP archives of patients, studies, series and instances, with or without a DICOMDIR, streamed. */
+
 import { randomUUID } from 'node:crypto'
 import { crc32 } from 'node:zlib'
+import { authorize } from '../../policy/authorize.ts'
 import { dataExported } from '../audit/event.ts'
 import { appendAudits } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
@@ -44,7 +46,7 @@ export interface ZipArchive {
 export interface ZipArchives {
   /**
    * @param orthancIds  of the level when it is given, else of any
-   * @throws GatewayError NOT_FOUND when one is unknown, BAD_REQUEST for an unknown transfer syntax, TOO_LARGE
+   * @throws GatewayError FORBIDDEN; NOT_FOUND when one is unknown, BAD_REQUEST for an unknown transfer syntax, TOO_LARGE
    */
   plan(
     principal: Principal,
@@ -68,6 +70,7 @@ export function openZipArchives(options: {
   const files = new ZipFiles(blobs, pixels)
   return {
     async plan(principal, { orthancIds, level }, how) {
+      authorize(principal, 'study.read')
       const { transcodeTo, layout } = how
       if (transcodeTo !== undefined && (!isUid(transcodeTo) || transferSyntax(transcodeTo) === undefined)) {
         throw new GatewayError('BAD_REQUEST', 'expected a known transfer syntax to transcode to')

@@ -34,6 +34,14 @@ export interface SweepReport {
   readonly removedBytes: number
 }
 
+/** What a sweep looks at. */
+export interface SweepOptions {
+  readonly graceMs?: number
+  /** Only these, a bounded number; every blob unless given. */
+  readonly only?: readonly Uint8Array[]
+  readonly signal?: AbortSignal
+}
+
 /** Answers, for digests, which of them (as lower-case hex) rows refer to. */
 export type ReferenceCheck = (digests: readonly Buffer[]) => Promise<ReadonlySet<string>>
 
@@ -77,8 +85,8 @@ export interface Blobs {
   path(sha256: Uint8Array): string
   /** Every blob, in ascending order of digest. */
   list(): AsyncIterable<StoredBlob>
-  /** Removes blobs no row refers to, once they are older than `graceMs` (default one hour). */
-  sweep(isReferenced: ReferenceCheck, options?: { graceMs?: number; signal?: AbortSignal }): Promise<SweepReport>
+  /** Removes blobs no row refers to, all or some of them, once they are older than `graceMs` (default one hour). */
+  sweep(isReferenced: ReferenceCheck, options?: SweepOptions): Promise<SweepReport>
   /** @throws GatewayError STORAGE_FULL when `bytesExpected` more bytes would cross the watermark */
   assertRoom(bytesExpected: number): Promise<void>
   freeSpace(): Promise<FreeSpaceState>
@@ -304,17 +312,14 @@ class BlobStore implements Blobs {
     }
   }
 
-  async sweep(
-    isReferenced: ReferenceCheck,
-    options: { graceMs?: number; signal?: AbortSignal } = {},
-  ): Promise<SweepReport> {
+  async sweep(isReferenced: ReferenceCheck, options: SweepOptions = {}): Promise<SweepReport> {
     const graceMs = options.graceMs ?? defaultGraceMs
     let seen = 0
     let removed = 0
     let removedBytes = 0
     this.#sweeps += 1
     try {
-      for await (const { dir, names } of this.#leaves()) {
+      for await (const { dir, names } of options.only ? this.#some(options.only) : this.#leaves()) {
         options.signal?.throwIfAborted()
         seen += names.length
         const referenced = await isReferenced(names.map(name => Buffer.from(name, 'hex')))
@@ -333,6 +338,12 @@ class BlobStore implements Blobs {
       this.#sweeps -= 1
       if (this.#sweeps === 0) this.#fresh.clear()
     }
+  }
+
+  /** The given ones as leaves. */
+  *#some(digests: readonly Uint8Array[]): Iterable<{ dir: string; names: string[] }> {
+    const byDir = Map.groupBy(digests, sha256 => dirname(this.path(sha256)))
+    for (const [dir, members] of byDir) yield { dir, names: members.map(hexOf) }
   }
 
   /**

@@ -171,7 +171,8 @@ function insertFresh(fresh: readonly NewInstance[], events: readonly SealedEvent
       select distinct on (issuer, patient_id) issuer, patient_id, patient_orthanc, name_folded, birth_date, sex, patient
       from input order by issuer, patient_id
       on conflict (issuer, patient_id) do update set updated_at = now()
-      returning id, issuer, patient_id
+      -- A row that this statement inserted has no deleting transaction.
+      returning id, issuer, patient_id, orthanc_id, xmax = 0 as is_new
     ), s as (
       insert into studies (patient, study_instance_uid, orthanc_id, name_folded, study_date, study_time,
         accession_number, study_description, modalities, instance_count, size_bytes, attributes, origin, due_at)
@@ -187,7 +188,7 @@ function insertFresh(fresh: readonly NewInstance[], events: readonly SealedEvent
           else array(select distinct unnest(studies.modalities || excluded.modalities) order by 1) end,
         due_at = coalesce(excluded.due_at, studies.due_at),
         updated_at = now()
-      returning id, patient, study_instance_uid
+      returning id, patient, study_instance_uid, orthanc_id, xmax = 0 as is_new
     ), se as (
       insert into series (study, series_instance_uid, orthanc_id, modality, instance_count, attributes)
       select s.id, i.series_uid, min(i.series_orthanc), (array_agg(i.modality))[1], count(*), (array_agg(i.series))[1]
@@ -196,8 +197,8 @@ function insertFresh(fresh: readonly NewInstance[], events: readonly SealedEvent
       group by s.id, i.series_uid order by s.id, i.series_uid
       on conflict (study, series_instance_uid) do update set
         instance_count = series.instance_count + excluded.instance_count, updated_at = now()
-      returning id, study, series_instance_uid
-    )    , i as (
+      returning id, study, series_instance_uid, orthanc_id, xmax = 0 as is_new
+    ), i as (
       insert into instances (series, sop_instance_uid, sop_class_uid, transfer_syntax_uid, orthanc_id,
         file_sha256, dataset_sha256, size_bytes, attributes, origin)
       select se.id, i.sop_uid, i.sop_class, i.syntax, i.instance_orthanc, decode(i.file, 'hex'), decode(i.dataset, 'hex'),
@@ -207,6 +208,15 @@ function insertFresh(fresh: readonly NewInstance[], events: readonly SealedEvent
         join se on se.study = s.id and se.series_instance_uid = i.series_uid
       order by i.sop_uid
       returning id, orthanc_id, sop_instance_uid
+    ), change as (
+      insert into change_intake (kinds, levels, resources)
+      select array_agg(kind order by place, id), array_agg(level order by place, id), array_agg(orthanc_id order by place, id)
+      from (
+        select 'NewInstance' as kind, 'instance' as level, orthanc_id, 1 as place, id from i
+        union all select 'NewSeries', 'series', orthanc_id, 2, id from se where is_new
+        union all select 'NewStudy', 'study', orthanc_id, 3, id from s where is_new
+        union all select 'NewPatient', 'patient', orthanc_id, 4, id from p where is_new
+      ) fresh having count(*) > 0
     ), a as (
       insert into audit_events (at, salt, payload, commitment)
       select at, salt, payload, commitment

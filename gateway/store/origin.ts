@@ -12,4 +12,8 @@ export interface Origin {
   readonly transferId?: string
   /** Fetched by us for this: what came for a prefetch is sent on to nobody. */
   readonly purpose?: 'manual' | 'prefetch'
+  /** Orthanc id of the stored instance that this one was made of, and how. */
+  readonly madeFrom?: { readonly instance: string; readonly by: 'modification' | 'anonymization' }
+  /** Whose patient IDs it names: that of the instance it was made of, so that two hospitals' 12345 stay two people. */
+  readonly issuer?: string
 }

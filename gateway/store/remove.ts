@@ -1,6 +1,8 @@
 /** Takes an instance out of the hierarchy, its counters included. Bytes stay: the sweeper decides about them. */
-import { sql } from 'kysely'
+import { type RawBuilder, sql } from 'kysely'
 import type { Tx } from '../db/db.ts'
+import { type NewChange, recordChanges } from './changes.ts'
+import type { Level } from './query.ts'
 
 /** An instance's row, locked for its removal. */
 export interface RemovableInstance {
@@ -36,18 +38,30 @@ export async function loadForReplacement(tx: Tx, sopInstanceUid: string): Promis
  */
 export async function removeInstance(tx: Tx, instance: RemovableInstance): Promise<void> {
   const { id, series, study, patient, sizeBytes } = instance
-  await sql`delete from instances where id = ${id}`.execute(tx)
+  const gone: NewChange[] = []
+  const remove = async (level: Level, statement: RawBuilder<{ id: string }>): Promise<void> => {
+    const { rows } = await statement.execute(tx)
+    gone.push(...rows.map(row => ({ kind: 'Deleted', level, orthancId: row.id }) as const))
+  }
+  await remove('instance', sql`delete from instances where id = ${id} returning orthanc_id as id`)
   await sql`
     update studies set instance_count = instance_count - 1, size_bytes = size_bytes - ${sizeBytes}, updated_at = now()
      where id = ${study}
   `.execute(tx)
   await sql`update series set instance_count = instance_count - 1, updated_at = now() where id = ${series}`.execute(tx)
-  await sql`delete from series where id = ${series} and instance_count = 0`.execute(tx)
-  await sql`
-    delete from studies s where id = ${study} and instance_count = 0
-       and not exists (select 1 from transfers t where t.study = s.id)
-  `.execute(tx)
-  await sql`
-    delete from patients p where id = ${patient} and not exists (select 1 from studies s where s.patient = p.id)
-  `.execute(tx)
+  await remove('series', sql`delete from series where id = ${series} and instance_count = 0 returning orthanc_id as id`)
+  await remove(
+    'study',
+    sql`
+      delete from studies s where id = ${study} and instance_count = 0
+         and not exists (select 1 from transfers t where t.study = s.id)
+      returning orthanc_id as id`,
+  )
+  await remove(
+    'patient',
+    sql`
+      delete from patients p where id = ${patient} and not exists (select 1 from studies s where s.patient = p.id)
+      returning orthanc_id as id`,
+  )
+  await recordChanges(tx, gone)
 }

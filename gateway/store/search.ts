@@ -48,7 +48,7 @@ export async function* search(
   let left = options.limit ?? Number.POSITIVE_INFINITY
   const source = pages(db, spec, options)
   // Who takes all of them is served while the database works on the next ones.
-  for await (const rows of options.limit === undefined ? ahead(source) : source) {
+  for await (const { rows } of options.limit === undefined ? ahead(source) : source) {
     const found = rows.filter(({ attributes }) => matches(spec.keys, attributes))
     const given = found.slice(skip, skip + left)
     skip = Math.max(0, skip - found.length)
@@ -56,6 +56,60 @@ export async function* search(
     if (given.length > 0) yield given
     if (left === 0) return
   }
+}
+
+/** Some of the matches, and what is known of those after them. */
+export interface MatchPage {
+  readonly matches: readonly Match[]
+  /** Matches after these; at least so many unless `isCounted`. */
+  readonly remaining: number
+  readonly isCounted: boolean
+}
+
+/** Finds a page of what the query asks for; without keys the database passes over the offset. */
+export async function searchPage(
+  db: Db,
+  spec: MatchSpec,
+  options: SearchOptions & { readonly limit: number },
+): Promise<MatchPage> {
+  const { offset = 0, limit } = options
+  if (spec.keys.length === 0) {
+    const [matches, total] = await Promise.all([everything(db, spec.level, options), countOf(db, spec.level)])
+    return { matches, remaining: Math.max(0, total - offset - limit), isCounted: true }
+  }
+  let skip = offset
+  let remaining = 0
+  const matched: Match[] = []
+  for await (const { rows, isLast } of pages(db, spec, options)) {
+    const found = rows.filter(({ attributes }) => matches(spec.keys, attributes))
+    const from = Math.min(skip, found.length)
+    const room = limit - matched.length
+    skip -= from
+    matched.push(...found.slice(from, from + room))
+    remaining += Math.max(0, found.length - from - room)
+    if (isLast || remaining > 0) return { matches: matched, remaining, isCounted: isLast }
+  }
+  return { matches: matched, remaining, isCounted: true }
+}
+
+async function everything(db: Db, level: Level, options: SearchOptions): Promise<readonly Match[]> {
+  const { offset = 0, limit, order, returned, recording } = options
+  const isNewestFirst = order === 'newest-first'
+  const ids = sql`array(
+    select id from ${sql.table(tableNames[level])} order by id ${isNewestFirst ? sql`desc` : sql`asc`}
+     limit ${limit} offset ${offset}
+  )`
+  const rows = await load[level](db, { ids, wanted: returned, also: recording })
+  return isNewestFirst ? rows.reverse() : rows
+}
+
+/** How many there are of a level; instances by the counters of their studies. */
+async function countOf(db: Db, level: Level): Promise<number> {
+  const { rows } = await (level === 'instance'
+    ? sql<{ total: number }>`select coalesce(sum(instance_count), 0) as total from studies`
+    : sql<{ total: number }>`select count(*) as total from ${sql.table(tableNames[level])}`
+  ).execute(db.kysely)
+  return Number(rows[0]?.total ?? 0)
 }
 
 /** The same, with the next one on its way while one is worked on. */
@@ -74,8 +128,17 @@ async function* ahead<T>(source: AsyncGenerator<T, void, void>): AsyncGenerator<
   }
 }
 
-/** Rows that may match. */
-async function* pages(db: Db, { level, keys }: MatchSpec, options: SearchOptions): AsyncGenerator<Match[], void, void> {
+/** Rows that may match, and whether no others may. */
+interface Candidates {
+  readonly rows: Match[]
+  readonly isLast: boolean
+}
+
+async function* pages(
+  db: Db,
+  { level, keys }: MatchSpec,
+  options: SearchOptions,
+): AsyncGenerator<Candidates, void, void> {
   const { signal, recording, order } = options
   const conditions = candidateConditions(keys, level)
   const wanted = new Set([...options.returned, ...keys.map(key => key.tag)])
@@ -95,22 +158,23 @@ async function* pages(db: Db, { level, keys }: MatchSpec, options: SearchOptions
   // Most queries have few matches, which come in one statement.
   const beginning = candidates(isNewestFirst ? Number.MAX_SAFE_INTEGER : 0, rowsAtATime)
   const first = await ordered({ ids: sql`array(${beginning})`, wanted, also: recording })
-  yield first
   let last = first.at(-1)
   let isMore = first.length === rowsAtATime
+  yield { rows: first, isLast: !isMore }
   while (last && isMore) {
     signal?.throwIfAborted()
     const { rows } = await candidates(last.id, idsAtATime).execute(db.kysely)
+    isMore = rows.length === idsAtATime
     for (let at = 0; at < rows.length; at += rowsAtATime) {
       const ids = rows.slice(at, at + rowsAtATime).map(row => row.id)
       const some = await ordered({ ids: listed(ids), wanted })
-      yield some
+      yield { rows: some, isLast: !isMore && at + rowsAtATime >= rows.length }
       last = some.at(-1) ?? last
     }
-    isMore = rows.length === idsAtATime
   }
 }
 
+const tableNames = { patient: 'patients', study: 'studies', series: 'series', instance: 'instances' } as const
 const alias: Readonly<Record<Level, string>> = { patient: 'p', study: 's', series: 'c', instance: 'i' }
 
 const tables: Readonly<Record<Level, RawBuilder<unknown>>> = {
@@ -141,6 +205,24 @@ interface Wanted {
 
 const listed = (ids: readonly number[]): RawBuilder<unknown> => sql`${ids}::bigint[]`
 const alongside = ({ also }: Wanted): RawBuilder<unknown> => (also ? sql`with also as (${also})` : sql``)
+
+/** Resources by Orthanc id with the attributes of their level and those above it; unknown ones are left out. */
+export async function loadMatches(
+  db: Db,
+  level: Level,
+  orthancIds: readonly string[],
+  returned: ReadonlySet<Tag>,
+): Promise<Map<string, Match>> {
+  const ids = sql`array(select t.id from ${hierarchy[level]} t where t.orthanc_id = any(${orthancIds}::text[]))`
+  return new Map((await load[level](db, { ids, wanted: returned })).map(match => [match.orthancId, match]))
+}
+
+const hierarchy: Readonly<Record<Level, RawBuilder<unknown>>> = {
+  patient: sql`patients`,
+  study: sql`studies`,
+  series: sql`series`,
+  instance: sql`instances`,
+}
 
 /** Loads rows by id, in their order. */
 type Loader = (db: Db, which: Wanted) => Promise<Match[]>

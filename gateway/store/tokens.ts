@@ -9,9 +9,27 @@ import type { Principal } from '../principal.ts'
 
 export interface TokenInfo {
   readonly name: string
+  readonly role: string
+  /** The only domain in which its holder may do anything; null: all. */
+  readonly domain: string | null
+  readonly expiresAt: Date | null
   readonly createdAt: Date
   readonly createdBy: string
   readonly revokedAt: Date | null
+}
+
+/** Who holds a token, and what it is good for. */
+export interface TokenHolder {
+  readonly name: string
+  /** Name of a role in `policy/roles.csv`. */
+  readonly role: string
+  readonly domain?: string
+}
+
+/** A token to be created. */
+export interface NewToken extends TokenHolder {
+  /** It is not accepted from then on; absent: until it is revoked. */
+  readonly expiresAt?: Date
 }
 
 /** SHA-256 of a token's text: what is stored and compared. */
@@ -29,35 +47,39 @@ export function newToken(): string {
  *
  * @throws GatewayError STATE_CONFLICT when a token of this name is in use
  */
-export async function createToken(db: Db, principal: Principal, name: string): Promise<string> {
+export async function createToken(db: Db, principal: Principal, fresh: NewToken): Promise<string> {
+  const { name, role, domain = null, expiresAt = null } = fresh
   const token = newToken()
   await db.inTransaction(async tx => {
     const { rows } = await sql`
-      insert into access_tokens (name, sha256, created_by) values (${name}, ${tokenDigest(token)}, ${principal.id})
+      insert into access_tokens (name, sha256, role, domain, expires_at, created_by)
+      values (${name}, ${tokenDigest(token)}, ${role}, ${domain}, ${expiresAt}, ${principal.id})
       on conflict do nothing returning id
     `.execute(tx)
     if (rows.length === 0) throw new GatewayError('STATE_CONFLICT', `there is a token named "${name}" already`)
-    await appendAudit(tx, changed(principal, name, 'token created'))
+    await appendAudit(tx, changed(principal, name, 'token created', { role, ...(domain !== null && { domain }) }))
   })
   return token
 }
 
-/** The name of the valid token with this digest. */
-export async function findToken(db: Db, sha256: Buffer): Promise<string | undefined> {
+/** Whose valid token has this digest. */
+export async function findToken(db: Db, sha256: Buffer): Promise<TokenHolder | undefined> {
   const row = await db.kysely
     .selectFrom('access_tokens')
-    .select('name')
+    .select(['name', 'role', 'domain'])
     .where('sha256', '=', sha256)
     .where('revoked_at', 'is', null)
+    .where(eb => eb.or([eb('expires_at', 'is', null), eb('expires_at', '>', sql<Date>`now()`)]))
     .executeTakeFirst()
-  return row?.name
+  return row && { name: row.name, role: row.role, ...(row.domain !== null && { domain: row.domain }) }
 }
 
 /** All tokens, revoked ones too, oldest first. */
 export async function listTokens(db: Db): Promise<TokenInfo[]> {
   const rows = await db.kysely
     .selectFrom('access_tokens')
-    .select(['name', 'created_at as createdAt', 'created_by as createdBy', 'revoked_at as revokedAt'])
+    .select(['name', 'role', 'domain', 'expires_at as expiresAt'])
+    .select(['created_at as createdAt', 'created_by as createdBy', 'revoked_at as revokedAt'])
     .orderBy('id')
     .execute()
   return rows
@@ -77,10 +99,11 @@ export async function revokeToken(db: Db, principal: Principal, name: string): P
   })
 }
 
-const changed = (principal: Principal, name: string, reason: string) =>
+const changed = (principal: Principal, name: string, reason: string, detail: Record<string, string> = {}) =>
   securityAlert({
     type: eventTypes.securityConfiguration,
     reason,
     participants: [{ userId: principal.id, requestor: true, ...(principal.address && { address: principal.address }) }],
     objects: [{ kind: 'setting', name: `token:${name}` }],
+    detail,
   })

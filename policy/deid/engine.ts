@@ -80,11 +80,14 @@ export class Deidentifier {
     this.#project = new Project(key, profile, lookup)
   }
 
-  /** The identifiers of an instance, for `knownOfStudy`; undefined for what cannot be read. */
-  async identifiersOf(source: ByteSource): Promise<{ studyUid: string; identifiers: Identifiers } | undefined> {
+  /** The identifiers of an instance, for `knownOfStudy`, and whose it is; undefined for what cannot be read. */
+  async identifiersOf(
+    source: ByteSource,
+  ): Promise<{ studyUid: string; identifiers: Identifiers; subject: Subject } | undefined> {
     try {
       const instance = await readInstance(source, this.profile)
-      return { studyUid: instance.studyUid, identifiers: this.#collect(instance) }
+      const { studyUid, subject } = instance
+      return { studyUid, subject, identifiers: this.#collect(instance) }
     } catch {
       // It will be held when its turn comes, with the reason.
       return undefined

@@ -18,6 +18,7 @@ export type HoldCode =
   | 'content-references'
   | 'too-large'
   | 'no-pseudonym'
+  | 'subjects'
   | 'verification'
   | 'internal'
 

@@ -7,8 +7,13 @@ export const presetNames = ['basic', 'trial', 'teaching', 'safe-harbor'] as cons
 
 /** A profile by name; undefined for an unknown one. */
 export function presetProfile(name: string): Profile | undefined {
-  const document = presets[name]
-  return Object.hasOwn(presets, name) && document !== undefined ? decodeProfile(document) : undefined
+  const document = presetSource(name)
+  return document === undefined ? undefined : decodeProfile(document)
+}
+
+/** The document of a profile that comes along; undefined for an unknown one. */
+export function presetSource(name: string): Readonly<Record<string, unknown>> | undefined {
+  return Object.hasOwn(presets, name) ? presets[name] : undefined
 }
 
 /** The Basic Profile with one option, as `basic+OPTION`; undefined for an unknown option. */
@@ -24,7 +29,7 @@ const basic = {
   basis: 'expert-determination',
 }
 
-const presets: Readonly<Record<string, unknown>> = {
+const presets: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
   basic,
   trial: {
     ...basic,

@@ -126,10 +126,13 @@ const shape = object({
     object({ minDays: optional(integer({ min: 1, max: 36_500 }), 1), maxDays: integer({ min: 1, max: 36_500 }) }),
     { minDays: 1, maxDays: 3650 },
   ),
-  pseudonym: optional(object({ kind: oneOf('keyed', 'lookup', 'none'), prefix: optional(prefix, 'P-') }), {
-    kind: 'keyed',
-    prefix: 'P-',
-  }),
+  pseudonym: optional(
+    object({ kind: oneOf('keyed', 'lookup', 'sequential', 'none'), prefix: optional(prefix, 'P-') }),
+    {
+      kind: 'keyed',
+      prefix: 'P-',
+    },
+  ),
   pixels: optional(
     object({
       trustDeclaredNo: optional(boolean, false),

@@ -65,12 +65,14 @@ export class Project {
 
   /**
    * The subject's pseudonym: 16 characters of base 32, 80 bits, so that two subjects of one project do not meet; empty
-   * when the profile wants none; undefined when the lookup table lacks the subject.
+   * when the profile wants none. A pseudonym of the table comes first; undefined when the table lacks a subject that
+   * the profile looks up or numbers.
    */
   pseudonym(subject: Subject): string | undefined {
     const { kind, prefix = 'P-' } = this.#profile.pseudonym
     if (kind === 'none') return ''
-    if (kind === 'lookup') return this.#lookup?.(subject)
+    const known = this.#lookup?.(subject)
+    if (known !== undefined || kind !== 'keyed') return known
     const digest = this.#digest('pseudonym', this.#profile.scopes.pseudonyms, subjectText(subject))
     let text = ''
     for (let bits = digest.readBigUInt64BE(0) * 65_536n + BigInt(digest.readUInt16BE(8)); text.length < 16; bits >>= 5n)

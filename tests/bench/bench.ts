@@ -2,7 +2,7 @@
  * `npm run bench`: our gateway next to Orthanc and DCMTK's storescp in one run on one disk.
  *
  * Prints a table and writes JSON. Options: --quick (small, one round), --rounds N, --only
- * ingest|retrieve|query|transfer|deidentify, --targets hanse,orthanc,storescp, --out FILE (default bench-results.json),
+ * ingest|retrieve|query|transfer|deidentify|dicomweb, --targets hanse,orthanc,storescp, --out FILE (default bench-results.json),
  * --dir DIR (where all data are kept while it runs; default the system's temporary directory).
  */
 import { spawnSync } from 'node:child_process'
@@ -12,6 +12,7 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { missing } from '../support/dcmtk.ts'
 import { benchDeidentify } from './deidentify.ts'
+import { benchDicomweb } from './dicomweb.ts'
 import { gateway } from './gateway.ts'
 import { benchIngest } from './ingest.ts'
 import type { WorkloadResult } from './measure.ts'
@@ -71,6 +72,12 @@ try {
   if (isWanted('query')) {
     const plan = values.quick ? { studies: 500, queries: 50, rounds } : { studies: 2_000, queries: 200, rounds }
     results.push(...(await benchQuery(directory, names, plan, note)))
+  }
+  if (isWanted('dicomweb')) {
+    const plan = values.quick
+      ? { studies: 2_000, queries: 10, instances: 50, rounds }
+      : { studies: 2_000, queries: 40, instances: 300, rounds }
+    results.push(...(await benchDicomweb(directory, names, plan, note)))
   }
 } finally {
   await rm(directory, { recursive: true, force: true, maxRetries: 5 })

@@ -18,8 +18,16 @@ export interface OrthancPeer {
   readonly credentials?: string
 }
 
-/** Orthanc with another Orthanc as the peer `b`. */
-export async function startOrthanc(directory: string, peer?: OrthancPeer): Promise<RunningTarget & { url: string }> {
+/**
+ * Orthanc, with another Orthanc as the peer `b` where one is given.
+ *
+ * @param settings  beside and instead of those of the configuration
+ */
+export async function startOrthanc(
+  directory: string,
+  peer?: OrthancPeer,
+  settings: Readonly<Record<string, unknown>> = {},
+): Promise<RunningTarget & { url: string }> {
   const httpPort = await freePort()
   const dicomPort = await freePort()
   const storage = join(directory, 'orthanc')
@@ -34,6 +42,7 @@ export async function startOrthanc(directory: string, peer?: OrthancPeer): Promi
     Plugins: [],
     DicomModalities: { sender: ['BENCH', '127.0.0.1', 11_112] },
     ...(peer && peerConfiguration(peer)),
+    ...settings,
   }
   const file = join(directory, 'orthanc.json')
   await writeFile(file, JSON.stringify(configuration))
@@ -61,6 +70,9 @@ function peerConfiguration({ url, credentials }: OrthancPeer): object {
     HttpsCACertificates: file('ca.pem'),
   }
 }
+
+/** Orthanc's DICOMweb plugin as Debian's package orthanc-dicomweb installs it. */
+export const orthancDicomweb = '/usr/share/orthanc/plugins/libOrthancDicomWeb.so'
 
 /** Debian installs it where an ordinary user's PATH does not look. */
 export function orthancBinary(): string {

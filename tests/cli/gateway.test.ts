@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import { temporaryDir } from '../support/blobs.ts'
 import { buildInstance } from '../support/dicom-builder.ts'
+import { acceptEverything } from '../support/federation.ts'
 import { type ProcessGateway, startProcessGateway } from '../support/process-gateway.ts'
 import { until } from '../support/until.ts'
 import { hanse } from './terminal.ts'
@@ -67,6 +68,7 @@ test('two sites pair by the command line, online and with the string compared, a
   assert.ok(doubtful.err.includes(sas))
   assert.match((await at(a, ['peer', 'list'])).out, /Hospital B\s+active/)
 
+  await b.api('PUT', '/api/v1/policy', acceptEverything)
   const instance = buildInstance({ seed: 5 })
   await upload(a, instance.bytes)
   const sent = await at(a, ['send', instance.studyInstanceUid, '--to', 'Hospital B', '--wait'])
@@ -165,7 +167,7 @@ test('a port that is in use is named, with what to do', async t => {
     },
   })
 
-  assert.equal(code, 2)
+  assert.equal(code, 2, err)
   assert.match(err, new RegExp(`port ${gateway.ports.http} is in use`))
 })
 

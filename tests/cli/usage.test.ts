@@ -11,7 +11,17 @@ const commands = [
   ...['peer invite', 'peer accept', 'peer confirm', 'peer list', 'peer revoke'],
   ...['modality list', 'modality add', 'modality remove', 'modality echo'],
   ...['worklist list', 'worklist add', 'worklist remove'],
-  ...['policy show', 'policy publish', 'policy explain', 'token create', 'token list', 'token revoke'],
+  ...[
+    'policy show',
+    'policy publish',
+    'policy lint',
+    'policy diff',
+    'policy history',
+    'policy rollback',
+    'policy explain',
+  ],
+  ...['token create', 'token list', 'token revoke'],
+  ...['projects', 'import', 'request', 'requests', 'approve', 'refuse', 'reveal'].map(verb => `pseudonym ${verb}`),
 ]
 
 test('without a command, or asked for help, all commands and the exit codes are listed', async () => {

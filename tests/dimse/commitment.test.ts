@@ -19,6 +19,7 @@ import { onEnd } from '../support/cleanup.ts'
 import { testDatabase } from '../support/database.ts'
 import { type BuiltInstance, buildInstance } from '../support/dicom-builder.ts'
 import { missingOrthanc, orthancAe, startOrthanc } from '../support/orthanc.ts'
+import { rights } from '../support/principals.ts'
 import { until } from '../support/until.ts'
 
 const skip = missingOrthanc
@@ -42,6 +43,7 @@ async function startSite(t: TestContext, aeTitle: string, { lingerMs = 0 } = {})
   queue.work('carry-commitment', { concurrency: 2 }, (job, signal) => commitments.carry(job.commitment, signal))
   const ingest = openIngest({ db, blobs, dueAt: () => undefined })
   const scp = await openScp({
+    rights,
     host: '127.0.0.1',
     port: 0,
     aeTitle,

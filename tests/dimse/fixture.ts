@@ -13,6 +13,7 @@ import { openLog } from '../../gateway/log.ts'
 import { type Modality, type ModalityInput, modalityInput, modalityServices } from '../../gateway/services/modality.ts'
 import type { Caller, Identity } from '../../gateway/services/modality-caller.ts'
 import { temporaryDir } from '../support/blobs.ts'
+import { rights } from '../support/principals.ts'
 
 export const ctImageStorage = '1.2.840.10008.5.1.4.1.1.2'
 export const verification = '1.2.840.10008.1.1'
@@ -70,6 +71,7 @@ export async function startScp(t: TestContext, options: Partial<ScpOptions> = {}
   const { service, received } = await fileStore(directory)
   const refusals: Refusal[] = []
   const scp = await openScp({
+    rights,
     host: '127.0.0.1',
     port: 0,
     aeTitle: 'HANSE',

@@ -2,9 +2,10 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { openConflicts } from '../../gateway/services/conflicts.ts'
 import { buildInstance } from '../support/dicom-builder.ts'
+import { caller } from '../support/principals.ts'
 import { type StoreApp, storeApp } from './store-app.ts'
 
-const person = { id: 'token:anna', address: '10.0.0.9' }
+const person = caller('token:anna', { address: '10.0.0.9' })
 const headers = { host: 'localhost' }
 
 /** One stored instance and another of the same UID that is held. */

@@ -17,6 +17,14 @@ const resolve = (document: unknown, reference: string): unknown =>
     .split('/')
     .reduce<unknown>((inner, key) => (isObject(inner) ? inner[key] : undefined), document)
 
+/** What answers otherwise to a bare GET of a gateway that has just been started. */
+const needsMore: Readonly<Record<string, number>> = {
+  // No checkpoint may have been made yet.
+  '/api/v1/audit/checkpoint': 404,
+  // Without a level, as Orthanc.
+  '/tools/generate-uid': 404,
+}
+
 test('the OpenAPI document describes every route, its references resolve, and its GET routes answer', async t => {
   const gateway = await startProcessGateway(t, 'openapi')
   const document = await gateway.api('GET', '/api/v1/openapi.json')
@@ -34,8 +42,7 @@ test('the OpenAPI document describes every route, its references resolve, and it
     if (!isObject(methods['get']) || path.includes('{') || path.includes('explain')) continue
     const answer = await fetch(`${gateway.url}${path}`)
     await answer.body?.cancel()
-    // No checkpoint may have been made yet.
-    assert.ok(answer.ok || (path === '/api/v1/audit/checkpoint' && answer.status === 404), `${path}: ${answer.status}`)
+    assert.ok(answer.ok || answer.status === needsMore[path], `${path}: ${answer.status}`)
   }
   assert.ok(Object.keys(paths).length > 30)
 })

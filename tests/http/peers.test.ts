@@ -6,6 +6,7 @@ import { openMetrics } from '../../gateway/http/metrics.ts'
 import { buildHttpServer } from '../../gateway/http/server.ts'
 import { openLog } from '../../gateway/log.ts'
 import { tokenDigest } from '../../gateway/store/tokens.ts'
+import { rights } from '../support/principals.ts'
 import { type SiteOptions, startSite } from '../support/site.ts'
 
 type Call = (method: 'GET' | 'POST' | 'PATCH', url: string, body?: object) => Promise<{ status: number; body: unknown }>
@@ -16,7 +17,7 @@ async function startAdmin(t: TestContext, options: SiteOptions): Promise<Call> {
   const app = await buildHttpServer({
     log: openLog({ level: 'silent' }),
     metrics: openMetrics(),
-    auth: { adminTokenSha256: tokenDigest('none'), findToken: async () => undefined, publicUrl: undefined },
+    auth: { adminTokenSha256: tokenDigest('none'), findToken: async () => undefined, rights, publicUrl: undefined },
     routes: scope => peerRoutes(scope, site),
   })
   t.after(() => app.close())

@@ -7,11 +7,19 @@ import { openMetrics } from '../../gateway/http/metrics.ts'
 import { type HttpRefusal, limitRefusals } from '../../gateway/http/refusals.ts'
 import { buildHttpServer } from '../../gateway/http/server.ts'
 import type { Log, LogContext } from '../../gateway/log.ts'
-import { createToken, findToken, listTokens, revokeToken, tokenDigest } from '../../gateway/store/tokens.ts'
+import {
+  createToken,
+  findToken,
+  listTokens,
+  revokeToken,
+  type TokenHolder,
+  tokenDigest,
+} from '../../gateway/store/tokens.ts'
 import { testDatabase } from '../support/database.ts'
+import { caller, rights } from '../support/principals.ts'
 
 const adminToken = 'hanse_admin'
-const local = { id: 'local' }
+const local = caller('local')
 
 function recordingLog(lines: { context: LogContext; message: string }[]): Log {
   const add = (context: LogContext, message: string): void => void lines.push({ context, message })
@@ -21,7 +29,7 @@ function recordingLog(lines: { context: LogContext; message: string }[]): Log {
 
 async function server(
   t: TestContext,
-  options: { publicUrl?: string; findToken?: (digest: Buffer) => Promise<string | undefined> } = {},
+  options: { publicUrl?: string; host?: string; findToken?: (digest: Buffer) => Promise<TokenHolder | undefined> } = {},
 ) {
   const lines: { context: LogContext; message: string }[] = []
   const app = await buildHttpServer({
@@ -30,7 +38,9 @@ async function server(
     auth: {
       adminTokenSha256: tokenDigest(adminToken),
       findToken: options.findToken ?? (async () => undefined),
+      rights,
       publicUrl: options.publicUrl,
+      ...(options.host !== undefined && { host: options.host }),
     },
     routes: app => {
       app.get('/who', async request => ({ principal: request.principal.id }))
@@ -90,14 +100,27 @@ test('with a public URL every request needs a token', async t => {
   assert.equal(await who(app, { headers: { host: 'localhost', authorization: `Bearer ${adminToken}` } }), 'local')
 })
 
+test('where the listener is not a loopback address every request needs a token', async t => {
+  for (const [host, expected] of [
+    ['0.0.0.0', 401],
+    ['::', 401],
+    ['10.1.2.3', 401],
+    ['127.0.0.1', 'local'],
+    ['::1', 'local'],
+  ] as const) {
+    const { app } = await server(t, { host })
+    assert.equal(await who(app, {}), expected, host)
+  }
+})
+
 test('a named token works from anywhere until it is revoked, and only its digest is stored', async t => {
   const db = await testDatabase(t)
   const { app } = await server(t, { findToken: digest => findToken(db, digest) })
-  const token = await createToken(db, local, 'scanner')
+  const token = await createToken(db, local, { name: 'scanner', role: 'administrator' })
   const headers = { host: 'pacs.example', authorization: `Bearer ${token}` }
 
   assert.equal(await who(app, { remoteAddress: '10.0.0.9', headers }), 'token:scanner')
-  await assert.rejects(createToken(db, local, 'scanner'), /named "scanner" already/)
+  await assert.rejects(createToken(db, local, { name: 'scanner', role: 'administrator' }), /named "scanner" already/)
   const { rows } = await db.pool.query('select t::text from access_tokens t')
   assert.ok(!JSON.stringify(rows).includes(token))
 
@@ -106,7 +129,7 @@ test('a named token works from anywhere until it is revoked, and only its digest
   assert.equal(await who(app, { remoteAddress: '10.0.0.9', headers }), 401)
   assert.equal((await listTokens(db))[0]?.revokedAt instanceof Date, true)
   await assert.rejects(revokeToken(db, local, 'scanner'), /no valid token/)
-  await createToken(db, local, 'scanner')
+  await createToken(db, local, { name: 'scanner', role: 'administrator' })
 })
 
 test('a wrong token does not fall back to the trust in loopback, and the answer tells nothing', async t => {
@@ -230,7 +253,7 @@ test('a request that does not end is cut off when its grace is over', async t =>
     log: recordingLog([]),
     metrics: openMetrics(),
     graceMs: 50,
-    auth: { adminTokenSha256: tokenDigest(adminToken), findToken: async () => undefined, publicUrl: undefined },
+    auth: { adminTokenSha256: tokenDigest(adminToken), findToken: async () => undefined, rights, publicUrl: undefined },
     routes: app => {
       app.get('/stuck', () => new Promise(() => undefined))
     },
@@ -255,7 +278,7 @@ test('closing lets a running request finish and refuses new ones', async t => {
   const app = await buildHttpServer({
     log: recordingLog([]),
     metrics: openMetrics(),
-    auth: { adminTokenSha256: tokenDigest(adminToken), findToken: async () => undefined, publicUrl: undefined },
+    auth: { adminTokenSha256: tokenDigest(adminToken), findToken: async () => undefined, rights, publicUrl: undefined },
     routes: app => {
       app.get('/slow', async () => {
         await held

@@ -9,6 +9,7 @@ import { buildHttpServer } from '../../gateway/http/server.ts'
 import { openLog } from '../../gateway/log.ts'
 import { tokenDigest } from '../../gateway/store/tokens.ts'
 import { temporaryDir } from '../support/blobs.ts'
+import { rights } from '../support/principals.ts'
 
 test('with a certificate configured the listener speaks HTTPS only', async t => {
   const dir = await temporaryDir(t)
@@ -28,7 +29,7 @@ test('with a certificate configured the listener speaks HTTPS only', async t => 
     log: openLog({ level: 'silent' }),
     metrics: openMetrics(),
     tls,
-    auth: { adminTokenSha256: tokenDigest('none'), findToken: async () => undefined, publicUrl: undefined },
+    auth: { adminTokenSha256: tokenDigest('none'), findToken: async () => undefined, rights, publicUrl: undefined },
     routes: app => {
       app.get('/who', async request => request.principal.id)
     },

@@ -10,9 +10,10 @@ import { findScu } from '../../gateway/dimse/find-scu.ts'
 import { getScu } from '../../gateway/dimse/get-scu.ts'
 import { queryRetrieveSopClass } from '../../gateway/dimse/query-retrieve.ts'
 import type { StoreService } from '../../gateway/dimse/scp.ts'
-import { echoScu, storeScu } from '../../gateway/dimse/scu.ts'
+import { storeScu } from '../../gateway/dimse/scu.ts'
 import { type BuiltInstance, buildInstance, seededUid } from '../support/dicom-builder.ts'
 import { type ProcessGateway, startProcessGateway } from '../support/process-gateway.ts'
+import { verifyFor } from './echo-thread.ts'
 import { assertSound } from './hospitals.ts'
 import { inMiB, memoryOf } from './process-memory.ts'
 
@@ -31,7 +32,6 @@ test('twenty-four associations find, store and get at once', async t => {
   for (let study = 0; study < clientsOfAKind; study += 1) await store(gateway, study)
   const end = performance.now() + durationMs
   const counts = { find: 0, store: 0, get: 0 }
-  const echoesMs: number[] = []
 
   const repeat = async (kind: keyof typeof counts, work: (round: number) => Promise<void>): Promise<void> => {
     for (let round = 1; performance.now() < end; round += 1) {
@@ -39,17 +39,9 @@ test('twenty-four associations find, store and get at once', async t => {
       counts[kind] += 1
     }
   }
-  const verify = async (): Promise<void> => {
-    while (performance.now() < end) {
-      const from = performance.now()
-      assert.equal((await echoScu(target(gateway))).status, 0)
-      echoesMs.push(performance.now() - from)
-      await delay(100)
-    }
-  }
   const settled = delay(durationMs / 3).then(() => memoryOf(gateway.pid))
-  await Promise.all([
-    verify(),
+  const [echoes] = await Promise.all([
+    verifyFor(durationMs, target(gateway)),
     ...Array.from({ length: clientsOfAKind }, (_, client) => [
       repeat('find', () => find(gateway, client)),
       repeat('store', round => store(gateway, client + round * clientsOfAKind)),
@@ -60,11 +52,13 @@ test('twenty-four associations find, store and get at once', async t => {
   const before = await settled
   const after = await memoryOf(gateway.pid)
   const grown = after.residentBytes - before.residentBytes
+  const echoesMs = [...echoes.timesMs]
   const p99 = echoesMs.sort((a, b) => a - b)[Math.floor(echoesMs.length * 0.99)] ?? Number.POSITIVE_INFINITY
   t.diagnostic(`${JSON.stringify(counts)}; C-ECHO p99 ${Math.round(p99)} ms of ${echoesMs.length}`)
   t.diagnostic(
     `resident ${inMiB(before.residentBytes)} MiB after a third, ${inMiB(after.residentBytes)} MiB at the end`,
   )
+  assert.equal(echoes.failures, 0)
   assert.ok(Object.values(counts).every(count => count >= clientsOfAKind))
   assert.ok(grown < allowedGrowthBytes, `resident memory grew by ${inMiB(grown)} MiB`)
   assert.ok(!isSoak || p99 < 100, `C-ECHO p99 ${Math.round(p99)} ms`)

@@ -3,9 +3,11 @@ import { test } from 'node:test'
 import fc from 'fast-check'
 import { GatewayError } from '../../gateway/errors.ts'
 import { evaluate, type Facts, matches } from '../../policy/conditions.ts'
-import { decide } from '../../policy/decide.ts'
-import { canonicalJson, decodePolicy } from '../../policy/document.ts'
+import { decide as decideAt, decideIncoming } from '../../policy/decide.ts'
+import { canonicalJson, decodePolicy, profileOfDocument } from '../../policy/document.ts'
 
+const now = new Date('2026-06-15T10:00:00Z')
+const decide = (facts: Facts, document: Parameters<typeof decideAt>[1]) => decideAt(facts, document, now)
 const send = (...to: string[]) => ({ to, purpose: 'treatment', profile: 'as-is' })
 
 function policy(...rules: object[]) {
@@ -87,7 +89,7 @@ test('all problems of a document are reported at once, with their paths', () => 
     destinations: { b: { peer: 'B' } },
     rules: [
       { id: 'x', when: { attribute: 'NoSuchKeyword', equals: 'y' }, send: send('b') },
-      { id: 'y', when: { always: true }, send: { ...send('b'), profile: 'basic' } },
+      { id: 'y', when: { always: true }, send: { ...send('b'), profile: 7 } },
       { id: 'z', when: { always: true, extra: 1 }, deny: { to: [], reason: '' } },
     ],
   }
@@ -151,4 +153,98 @@ test('decoding and deciding are total: arbitrary input gives a decision or POLIC
 
 test('the canonical form does not depend on the order of keys', () => {
   assert.equal(canonicalJson({ b: [1, { d: 1, c: 2 }], a: 'x' }), '{"a":"x","b":[1,{"c":2,"d":1}]}')
+})
+
+const agreed = (agreement: object, rule: object = {}) =>
+  decodePolicy({
+    format: 'hanse-policy-2',
+    destinations: { b: { peer: 'Hospital B' } },
+    agreements: {
+      a: { parties: ['b'], purposes: ['treatment'], basis: 'treatment', from: '2026-01-01', ...agreement },
+    },
+    rules: [{ id: 'r', when: { always: true }, send: { ...send('b'), agreement: 'a', ...rule } }],
+  })
+
+test('an agreement that does not cover what a rule sends holds it, in words', () => {
+  const why = (agreement: object, rule?: object): string | undefined =>
+    decide(ct, agreed(agreement, rule)).decisions[0]?.obstacle?.message
+
+  assert.equal(why({}), undefined)
+  assert.equal(why({ until: '2026-06-15' }), undefined)
+  assert.equal(why({ until: '2026-06-14' }), 'agreement a ended on 2026-06-14')
+  assert.equal(why({ from: '2026-06-16' }), 'agreement a begins on 2026-06-16')
+  assert.equal(why({ direction: 'incoming' }), 'agreement a is for the incoming direction only')
+  assert.equal(why({ purposes: ['teaching'] }), 'agreement a is not for the purpose treatment')
+  assert.equal(why({ data: { modalities: ['CT'] } }), 'agreement a does not cover the modality SR')
+  assert.equal(why({ data: { deidentified: true } }), 'agreement a is for de-identified data only')
+  assert.equal(why({ data: { deidentified: true } }, { profile: 'basic' }), undefined)
+  assert.equal(decide(ct, agreed({ basis: 'consent' })).decisions[0]?.needsConsent, true)
+  assert.equal(decide(ct, agreed({})).decisions[0]?.needsConsent, false)
+})
+
+test('an offer is refused unless a rule accepts its site, purpose and agreement', () => {
+  const siteId = 'ab'.repeat(16)
+  const document = (incoming: readonly object[]) =>
+    decodePolicy({
+      format: 'hanse-policy-2',
+      destinations: { b: { peer: siteId }, c: { peer: 'Hospital C' } },
+      agreements: { a: { parties: ['b'], purposes: ['treatment'], basis: 'treatment', from: '2026-01-01' } },
+      rules: [],
+      incoming: incoming.map((rule, index) => ({ id: `i${index}`, when: { always: true }, ...rule })),
+    })
+  const offer = (change: object = {}) => ({
+    site: { siteId, name: 'Hospital B' },
+    purpose: 'treatment',
+    profile: 'as-is',
+    facts: { SOPClassUID: ['1.2'], OfferPurpose: ['treatment'] },
+    ...change,
+  })
+  const kind = (incoming: readonly object[], change?: object): string =>
+    decideIncoming(offer(change), document(incoming), now).kind
+
+  assert.equal(kind([]), 'deny')
+  assert.equal(kind([{ accept: { from: ['b'] } }]), 'accept')
+  assert.equal(kind([{ accept: { from: ['c'] } }]), 'deny')
+  assert.equal(kind([{ accept: { from: ['*'] } }], { site: { siteId: 'cd'.repeat(16), name: 'X' } }), 'accept')
+  // A site that calls itself by another's id is not that site.
+  assert.equal(kind([{ accept: { from: ['b'] } }], { site: { siteId: 'cd'.repeat(16), name: siteId } }), 'deny')
+  assert.equal(kind([{ accept: { from: ['b'], purposes: ['trial'] } }]), 'deny')
+  assert.equal(kind([{ accept: { from: ['b'], agreement: 'a' } }]), 'accept')
+  assert.equal(kind([{ accept: { from: ['b'], agreement: 'a' } }], { purpose: 'trial' }), 'deny')
+  assert.equal(kind([{ hold: { from: ['b'], reason: '' } }, { accept: { from: ['b'] } }]), 'hold')
+  assert.equal(kind([{ when: { attribute: 'OfferPurpose', equals: 'x' }, deny: { from: ['b'], reason: '' } }]), 'deny')
+})
+
+test('a document of version 1 becomes one of version 2 that says what version 1 did', () => {
+  const upgraded = policy({ when: { always: true }, send: send('b') })
+
+  assert.equal(upgraded.format, 'hanse-policy-2')
+  assert.deepEqual(
+    upgraded.incoming.map(({ accept }) => accept?.from),
+    [['*']],
+  )
+  assert.throws(
+    () => decodePolicy({ format: 'hanse-policy-1', destinations: {}, rules: [], agreements: {} }),
+    /unknown field/,
+  )
+})
+
+test('profiles are decoded with the document, and a rule names one of them or one that comes along', () => {
+  const document = (profiles: readonly object[], profile: string): unknown => ({
+    format: 'hanse-policy-2',
+    destinations: { b: { peer: 'Hospital B' } },
+    profiles,
+    rules: [{ id: 'r', when: { always: true }, send: { ...send('b'), profile } }],
+  })
+  const lung = { format: 'hanse-deid-1', name: 'lung', basis: 'consent' }
+
+  assert.equal(profileOfDocument(decodePolicy(document([lung], 'lung')), 'lung')?.basis, 'consent')
+  assert.equal(profileOfDocument(decodePolicy(document([], 'trial')), 'trial')?.name, 'trial')
+  assert.equal(profileOfDocument(decodePolicy(document([], 'as-is')), 'as-is'), undefined)
+  assert.throws(() => decodePolicy(document([], 'lung')), /rules\[0\].send.profile: unknown profile lung/)
+  assert.throws(() => decodePolicy(document([lung, lung], 'lung')), /used twice/)
+  assert.throws(
+    () => decodePolicy(document([{ ...lung, overrides: [{ attribute: 'StudyID', action: 'keep' }] }], 'lung')),
+    /profiles\[0\].*justification/,
+  )
 })

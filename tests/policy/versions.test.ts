@@ -43,10 +43,21 @@ test('publishers at the same time get different numbers', async t => {
   assert.deepEqual(published.map(policy => policy.version).sort(), [1, 2, 3, 4])
 })
 
+test('a published version can be changed by nobody, not even by a statement of our own', async t => {
+  const db = await testDatabase(t)
+  await publishPolicy(db, document('one'), 'alice')
+
+  const change = db.kysely.updateTable('policy_versions').set({ document: JSON.stringify(document('forged')) })
+  await assert.rejects(change.execute(), /cannot be changed/)
+  await assert.rejects(db.kysely.deleteFrom('policy_versions').execute(), /cannot be changed/)
+  await assert.rejects(db.pool.query('truncate policy_versions cascade'), /cannot be changed/)
+})
+
 test('a policy that was changed behind its digest is not followed', async t => {
   const db = await testDatabase(t)
   await publishPolicy(db, document('one'), 'alice')
 
+  await db.pool.query('alter table policy_versions disable trigger policy_versions_immutable')
   await db.kysely
     .updateTable('policy_versions')
     .set({ document: JSON.stringify(document('forged')) })

@@ -22,6 +22,7 @@ import { testBlobs } from '../support/blobs.ts'
 import { onEnd } from '../support/cleanup.ts'
 import { testDatabase } from '../support/database.ts'
 import { type BuiltInstance, buildInstance } from '../support/dicom-builder.ts'
+import { caller } from '../support/principals.ts'
 import { testKeys } from '../support/site.ts'
 import { until } from '../support/until.ts'
 
@@ -161,10 +162,11 @@ test('a study is archived when the archive has committed to every instance, and 
   const sent = await transfer('sent')
   const [request] = await until('it is asked to commit', 60_000, () => pending.length > 0 && pending)
   assert.ok(request)
-  await commitments.answered(
-    { id: 'PACS_AE' },
-    { transactionUid: request.transactionUid, committed: request.instances, failed: [] },
-  )
+  await commitments.answered(caller('PACS_AE'), {
+    transactionUid: request.transactionUid,
+    committed: request.instances,
+    failed: [],
+  })
   const archived = await transfer('archived')
 
   assert.deepEqual([sent.safeIn, sent.modality, sent.bytesDone], ['gateway', 'PACS', sent.bytesTotal])
@@ -209,7 +211,7 @@ test('instances that the archive refuses for good are listed, and a person is as
   await store(instances)
   const held = await transfer('held')
   wire.result = () => ({ kind: 'taken' })
-  await retryTransfer({ db, queue }, held.id, 'alice')
+  await retryTransfer({ db, queue }, held.id, caller('alice'))
   const archived = await transfer('archived')
 
   assert.deepEqual(
@@ -279,10 +281,13 @@ test('a patient who has to be linked waits for a person', async t => {
   assert.equal(held.errorCode, 'PATIENT_UNLINKED')
   assert.equal(wire.sends, 0)
 
-  await links.put(
-    { id: 'alice' },
-    { issuer, patientId: 'TEST-77', archivePatientId: '4711', archiveIssuer: null, archiveName: 'TEST^LINKED' },
-  )
+  await links.put(caller('alice'), {
+    issuer,
+    patientId: 'TEST-77',
+    archivePatientId: '4711',
+    archiveIssuer: null,
+    archiveName: 'TEST^LINKED',
+  })
   await transfer('delivered')
 
   const [bytes] = [...wire.taken.values()]

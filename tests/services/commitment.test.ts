@@ -18,6 +18,7 @@ import { testBlobs } from '../support/blobs.ts'
 import { onEnd } from '../support/cleanup.ts'
 import { testDatabase } from '../support/database.ts'
 import { type BuiltInstance, buildInstance } from '../support/dicom-builder.ts'
+import { caller } from '../support/principals.ts'
 import { until } from '../support/until.ts'
 
 const log = openLog({ level: 'silent' })
@@ -69,7 +70,7 @@ async function start(t: TestContext, options: { answerWithinMs?: number } = {}) 
     await ingest.store(await staged.finish(), origin)
   }
   const receive = (request: CommitmentRequest, peer = requestor) =>
-    commitments.receive({ id: peer.aeTitle }, peer, request)
+    commitments.receive(caller(peer.aeTitle), peer, request)
   const reportOf = (transactionUid: string): Promise<CommitmentReport> =>
     until('a report', 60_000, () => wire.reports.find(report => report.transactionUid === transactionUid))
   return { db, blobs, wire, commitments, store, receive, reportOf }
@@ -145,7 +146,7 @@ test('a conflict is never committed, and the sender of bytes that were not taken
   assert.deepEqual(await ask('2.25.31', 'CT_1'), [0x0110])
   const conflicts = openConflicts({ db, blobs })
   const [held] = await conflicts.list({ limit: 10 })
-  await conflicts.decide({ id: 'alice' }, held?.id ?? 0, 'keep')
+  await conflicts.decide(caller('alice'), held?.id ?? 0, 'keep')
 
   assert.deepEqual(await ask('2.25.32', 'CT_1'), [])
   assert.deepEqual(await ask('2.25.33', 'CT_2'), [0x0110])
@@ -228,14 +229,11 @@ test('an answer that does not come in time is asked for again, and a late one st
   await until('it is asked twice', 60_000, () => wire.asked.length >= 2)
   const [first, second] = wire.asked
   assert.ok(first && second)
-  await commitments.answered(
-    { id: 'PACS' },
-    {
-      transactionUid: first.transactionUid,
-      committed: instances.slice(0, 1),
-      failed: [],
-    },
-  )
+  await commitments.answered(caller('PACS'), {
+    transactionUid: first.transactionUid,
+    committed: instances.slice(0, 1),
+    failed: [],
+  })
 
   assert.notEqual(first.transactionUid, second.transactionUid)
   const row = await loadCommitment(db.kysely, id)
@@ -253,7 +251,7 @@ test('an answer on the association of the request counts, and one that nobody as
   await until('it is committed', 60_000, async () => (await loadCommitment(db.kysely, id))?.state === 'committed')
 
   await assert.rejects(
-    commitments.answered({ id: 'PACS' }, { transactionUid: '2.25.404', committed: instances, failed: [] }),
+    commitments.answered(caller('PACS'), { transactionUid: '2.25.404', committed: instances, failed: [] }),
     error => isGatewayError(error, 'NOT_FOUND'),
   )
 })

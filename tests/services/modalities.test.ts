@@ -4,10 +4,11 @@ import { isGatewayError } from '../../gateway/errors.ts'
 import { openLog } from '../../gateway/log.ts'
 import { openModalities } from '../../gateway/services/modalities.ts'
 import { testDatabase } from '../support/database.ts'
+import { caller } from '../support/principals.ts'
 import { until } from '../support/until.ts'
 
 const log = openLog({ level: 'silent' })
-const principal = { id: 'alice' }
+const principal = caller('alice')
 
 test('a registered modality is known from its address, at once and in every process', async t => {
   const db = await testDatabase(t)

@@ -20,11 +20,12 @@ import { testDatabase } from '../support/database.ts'
 import { dcmqrscpAe, startDcmqrscp } from '../support/dcmqrscp.ts'
 import { missing } from '../support/dcmtk.ts'
 import { type BuildOptions, type BuiltInstance, buildInstance, seededUid } from '../support/dicom-builder.ts'
+import { caller } from '../support/principals.ts'
 import { until } from '../support/until.ts'
 
 const skip = missing('dcmqrscp', 'dcmqridx')
 const log = openLog({ level: 'silent' })
-const user = { id: 'tester' }
+const user = caller('tester')
 const never = new AbortController().signal
 
 /** A gateway's services around one archive, dcmqrscp, and an SCP of our own in front of the store. */
@@ -86,7 +87,17 @@ async function open(t: TestContext, files: readonly BuiltInstance[]) {
     await ingest.store(await staged.finish(), { kind: 'dimse', principal: 'CT_1', callingAe: 'CT_1' })
   }
   const arrived = prefetch.arrived
-  return { db, queue, jobs, prefetch, arrived, remote: openRemote({ db, findNode, node }), ended, held, store }
+  return {
+    db,
+    queue,
+    jobs,
+    prefetch,
+    arrived,
+    remote: openRemote({ db, findNode, node, aeTitle: 'HANSE' }),
+    ended,
+    held,
+    store,
+  }
 }
 
 const uidsOf = (instances: readonly BuiltInstance[]): string[] => instances.map(each => each.sopInstanceUid).sort()

@@ -17,6 +17,7 @@ import {
   untilState,
   visibleAt,
 } from '../support/federation.ts'
+import { caller } from '../support/principals.ts'
 import { until } from '../support/until.ts'
 
 const uids = (study: readonly { sopInstanceUid: string }[]): string[] => study.map(item => item.sopInstanceUid).sort()
@@ -91,7 +92,7 @@ test('a transfer that is cancelled stops, is told to the peer, and leaves nothin
   await deliver(a, id)
   await until('the offer is accepted', 20_000, async () => (await stepsOf(a, id)).includes('accepted'))
 
-  await cancelTransfer({ db: a.db, queue: a.queue }, id, 'person')
+  await cancelTransfer({ db: a.db, queue: a.queue }, id, caller('person'))
   go(true)
 
   await until('cancelled there', 20_000, async () => (await inboundAt(b)).state === 'cancelled')
@@ -129,7 +130,7 @@ test('an object that cannot be taken holds the whole study; a person releases or
 
   // The person removes what stands in the way, then has it tried again.
   await b.db.kysely.deleteFrom('instances').execute()
-  await b.inbound.release(held.id, 'person')
+  await b.inbound.release(held.id, caller('person'))
   await untilState(a, id, 'receipted', 60_000)
   assert.deepEqual(await visibleAt(b), uids(study))
 })
@@ -155,7 +156,7 @@ test('a refused hold is a signed refusal at the sender, and its bytes are gone',
     .where('state', '=', 'held')
     .executeTakeFirstOrThrow()
 
-  await b.inbound.reject(held.id, 'person')
+  await b.inbound.reject(held.id, caller('person'))
 
   await untilState(a, second, 'refused', 60_000)
   assert.equal((await transferOf(a, second)).error_code, 'OFFER_REFUSED')
@@ -196,7 +197,7 @@ test('bytes that are not the signed ones hold the study, and are sent again when
   assert.deepEqual(await visibleAt(b), [])
 
   await writeFile(path, study[1]?.bytes ?? Buffer.alloc(0))
-  await b.inbound.release(held.id, 'person')
+  await b.inbound.release(held.id, caller('person'))
   await untilState(a, id, 'receipted', 60_000)
   assert.deepEqual(await visibleAt(b), uids(study))
 })

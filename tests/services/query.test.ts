@@ -5,8 +5,9 @@ import type { DicomJson } from '../../gateway/dicom/json.ts'
 import { matchKeys } from '../../gateway/dicom/matching.ts'
 import { openQuery } from '../../gateway/services/query.ts'
 import { testDatabase } from '../support/database.ts'
+import { caller } from '../support/principals.ts'
 
-const principal = { id: 'WORKSTATION', address: '10.0.0.1' }
+const principal = caller('WORKSTATION', { address: '10.0.0.1' })
 const byName: DicomJson = { '00100010': { vr: 'PN', Value: [{ Alphabetic: 'SECRET*' }] } }
 
 test('a query is an audit event that is there before its first match, and names no values', async t => {

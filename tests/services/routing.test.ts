@@ -14,6 +14,7 @@ import { publishPolicy } from '../../policy/versions.ts'
 import { testBlobs } from '../support/blobs.ts'
 import { testDatabase } from '../support/database.ts'
 import { buildInstance } from '../support/dicom-builder.ts'
+import { caller } from '../support/principals.ts'
 import { until } from '../support/until.ts'
 
 const log = openLog({ level: 'silent' })
@@ -163,11 +164,11 @@ test('a destination without an active peer is held visibly and can be retried on
   assert.deepEqual([held?.state, held?.error_code], ['held', 'PEER_UNKNOWN'])
   const id = held?.id ?? ''
 
-  await assert.rejects(retryTransfer({ db, queue }, id, 'alice'), (error: unknown) =>
+  await assert.rejects(retryTransfer({ db, queue }, id, caller('alice')), (error: unknown) =>
     isGatewayError(error, 'STATE_CONFLICT'),
   )
   const peer = await addPeer(db, 'Hospital B')
-  await retryTransfer({ db, queue }, id, 'alice')
+  await retryTransfer({ db, queue }, id, caller('alice'))
 
   const [transfer] = await transfers(db)
   assert.deepEqual([transfer?.state, transfer?.peer, transfer?.error_code], ['planned', peer, null])
@@ -182,12 +183,12 @@ test("a person's send is its own trigger and sends everything, to a destination 
   await evaluated(db)
   const { id: study } = await db.kysely.selectFrom('studies').select('id').executeTakeFirstOrThrow()
   const send = (destination: string): ReturnType<Routing['send']> =>
-    routing.send({ study, destination, purpose: 'second-opinion', priority: 'urgent', principal: 'alice' })
+    routing.send({ study, destination, purpose: 'second-opinion', priority: 'urgent', principal: caller('alice') })
 
   await send('b')
   const toC = await send('Hospital C')
   await assert.rejects(send('nowhere'), (error: unknown) => isGatewayError(error, 'NOT_FOUND'))
-  await cancelTransfer({ db, queue }, toC, 'alice')
+  await cancelTransfer({ db, queue }, toC, caller('alice'))
 
   const rows = await transfers(db)
   assert.equal(rows.length, 3)

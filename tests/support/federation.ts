@@ -13,9 +13,14 @@ import { appendAudit } from '../../gateway/audit/log.ts'
 import type { Db } from '../../gateway/db/db.ts'
 import { openQueue, type Queue } from '../../gateway/jobs/queue.ts'
 import { type Log, openLog } from '../../gateway/log.ts'
+import { openDeidentify } from '../../gateway/services/deidentify.ts'
 import { type Inbound, openInbound } from '../../gateway/services/inbound.ts'
 import type { InboundLimits, TransferPeer } from '../../gateway/services/inbound-context.ts'
 import { type Outbound, type OutboundParts, openOutbound } from '../../gateway/services/outbound.ts'
+import { createPreparing } from '../../gateway/services/outbound-prepare.ts'
+import { openOutbox } from '../../gateway/services/outbox.ts'
+import { openProjectKeys, type ProjectKeys } from '../../gateway/services/project-keys.ts'
+import { openPseudonyms, type Pseudonyms } from '../../gateway/services/pseudonyms.ts'
 import { type Blobs, openBlobs } from '../../gateway/store/blobs.ts'
 import type { FreeSpaceOptions } from '../../gateway/store/free-space.ts'
 import { openCard, signCard } from '../../peers/card.ts'
@@ -29,6 +34,7 @@ import { createRangeBuffers } from '../../peers/range-sender.ts'
 import { openPeers, type Peers } from '../../peers/registry.ts'
 import { type Federation, openFederation } from '../../peers/server.ts'
 import { openFederationTls } from '../../peers/tls.ts'
+import { publishPolicy } from '../../policy/versions.ts'
 import { onEnd } from './cleanup.ts'
 import { testDatabase } from './database.ts'
 import { type BuiltInstance, buildInstance } from './dicom-builder.ts'
@@ -48,6 +54,8 @@ export interface FederationSite {
   readonly outbound: Outbound
   readonly federation: Federation
   readonly url: string
+  readonly projects: ProjectKeys
+  readonly pseudonyms: Pseudonyms
 }
 
 export interface FederationSiteOptions {
@@ -57,6 +65,16 @@ export interface FederationSiteOptions {
   readonly freeSpace?: FreeSpaceOptions
   readonly outbound?: Partial<OutboundParts>
   readonly log?: Log
+  /** The active policy; without one everything of every paired site is accepted. */
+  readonly policy?: object
+}
+
+/** A policy under which every paired site may send. */
+export const acceptEverything = {
+  format: 'hanse-policy-2',
+  destinations: {},
+  rules: [],
+  incoming: [{ id: 'everything', when: { always: true }, accept: { from: ['*'] } }],
 }
 
 export const silent = openLog({ level: process.env['HANSE_TEST_LOG'] === 'debug' ? 'debug' : 'silent', pretty: true })
@@ -76,6 +94,7 @@ export async function startFederationSite(t: TestContext, options: FederationSit
   const queue = await openQueue({ db, log })
   onEnd(t, () => queue.close())
   const now = () => new Date(clock())
+  await publishPolicy(db, options.policy ?? acceptEverything, 'test')
   const inbound = await openInbound({
     db,
     blobs,
@@ -88,6 +107,15 @@ export async function startFederationSite(t: TestContext, options: FederationSit
     ...(options.limits && { limits: options.limits }),
   })
   queue.work('commit-inbound', { concurrency: 2 }, ({ transfer }, signal) => inbound.runCommit(transfer, signal))
+  const deidentify = openDeidentify({ threads: 2 })
+  onEnd(t, () => deidentify.close())
+  const outbox = openOutbox(dataDir)
+  const projects = openProjectKeys({ db, dir: join(dataDir, 'keys', 'projects') })
+  const pseudonyms = openPseudonyms({ db, keyPath: join(dataDir, 'keys', 'pseudonyms.json') })
+  const preparing = {
+    outbox,
+    ...createPreparing({ db, blobs, outbox, deidentify, projects, pseudonyms, log }),
+  }
   const buffers = createRangeBuffers(6)
   const outbound = openOutbound({
     db,
@@ -95,6 +123,7 @@ export async function startFederationSite(t: TestContext, options: FederationSit
     queue,
     keys,
     peers,
+    preparing,
     log,
     clock: now,
     openCarrier: peer =>
@@ -125,7 +154,22 @@ export async function startFederationSite(t: TestContext, options: FederationSit
     await federation.close()
   })
   const url = `https://127.0.0.1:${federation.address.port}`
-  return { name, dataDir, db, blobs, keys, peers, clocks, queue, inbound, outbound, federation, url }
+  return {
+    name,
+    dataDir,
+    db,
+    blobs,
+    keys,
+    peers,
+    clocks,
+    queue,
+    inbound,
+    outbound,
+    federation,
+    url,
+    projects,
+    pseudonyms,
+  }
 }
 
 /** A pool of connections as the gateway makes it. */
@@ -181,7 +225,7 @@ export async function planTransfer(
   site: FederationSite,
   to: Peer,
   instances: readonly BuiltInstance[],
-  change: { expiresAt?: Date; priority?: string } = {},
+  change: { expiresAt?: Date; priority?: string; profile?: string } = {},
 ): Promise<string> {
   const id = randomUUID()
   for (const { bytes } of instances) {
@@ -194,7 +238,7 @@ export async function planTransfer(
     await sql`
       insert into transfers (id, study_instance_uid, destination, peer, trigger, rule, policy_version, profile, purpose,
         priority, requested_by, snapshot_sha256, state, nonce, manifest_created, object_count, bytes_total, expires_at)
-      values (${id}, ${instances[0]?.studyInstanceUid ?? ''}, ${to.name}, ${to.id}, 'stable', 'all', 1, 'as-is', 'treatment',
+      values (${id}, ${instances[0]?.studyInstanceUid ?? ''}, ${to.name}, ${to.id}, 'stable', 'all', 1, ${change.profile ?? 'as-is'}, 'treatment',
         ${change.priority ?? 'normal'}, 'test', ${randomBytes(32)}, 'planned', ${randomBytes(16)}, ${new Date()},
         ${instances.length}, ${instances.reduce((sum, { bytes }) => sum + bytes.length, 0)},
         ${change.expiresAt ?? new Date(Date.now() + 86_400_000)})`.execute(tx)

@@ -209,6 +209,7 @@ class GatewayProcess implements ProcessGateway {
         HANSE_FEDERATION_PORT: String(this.ports.federation),
         HANSE_PUBLIC_URL: `https://127.0.0.1:${this.ports.federation}`,
         HANSE_LOW_WATERMARK_BYTES: String(64 * 1024 * 1024),
+        HANSE_POLICY_TWO_PERSONS: 'false',
         ...this.#environment,
       },
     })

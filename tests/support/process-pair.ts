@@ -1,7 +1,7 @@
 /** Two gateways in processes of their own, paired, with a policy at A that sends whole studies to B. */
 import type { TestContext } from 'node:test'
 import { at, field, items } from '../../gateway/cli/answer.ts'
-import { openWire, type Wire } from './federation.ts'
+import { acceptEverything, openWire, type Wire } from './federation.ts'
 import { type ProcessGateway, prepareProcessGateway } from './process-gateway.ts'
 import { until } from './until.ts'
 
@@ -35,7 +35,10 @@ export async function startPair(
   return { a, b, wire }
 }
 
-/** Pairs online: B redeems an invitation of A, both confirm the same short authentication string. */
+/**
+ * Pairs online: B redeems an invitation of A, both confirm the same short authentication string. B then accepts what
+ * paired sites offer; A does so with any policy of version 1 that is published there.
+ */
 export async function pair(a: ProcessGateway, b: ProcessGateway): Promise<void> {
   const { invitation } = await a.api('POST', '/api/v1/peers/invitations', { name: b.site })
   const accepted = await b.api('POST', '/api/v1/peers/accept', { invitation, name: a.site })
@@ -47,6 +50,7 @@ export async function pair(a: ProcessGateway, b: ProcessGateway): Promise<void> 
   )
   await a.api('POST', `/api/v1/peers/${field(pending, 'id')}/confirm`, { sas })
   await b.api('POST', `/api/v1/peers/${field(accepted, 'peer', 'id')}/confirm`, { sas })
+  await b.api('PUT', '/api/v1/policy', acceptEverything)
 }
 
 /** The policy document that sends to B what arrived by C-STORE and fulfils `condition`. */

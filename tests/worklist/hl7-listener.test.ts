@@ -10,11 +10,12 @@ import { openWorklist } from '../../gateway/services/worklist.ts'
 import { temporaryDir } from '../support/blobs.ts'
 import { makeAuthority } from '../support/certificates.ts'
 import { testDatabase } from '../support/database.ts'
+import { caller, rights } from '../support/principals.ts'
 import { until } from '../support/until.ts'
 import { message, omi, orm } from './hl7-messages.ts'
 
 const log = openLog({ level: 'silent' })
-const principal = { id: 'alice' }
+const principal = caller('alice')
 
 /** A sender on a real socket; `answers` are the acknowledgements so far. */
 async function sender(t: TestContext, port: number) {
@@ -68,7 +69,7 @@ async function open(t: TestContext, service: Hl7Service, limits: Partial<Hl7Limi
 test('orders arrive over MLLP, become items, change and are cancelled, each acknowledged', async t => {
   const db = await testDatabase(t)
   const worklist = openWorklist({ db })
-  const { port } = await open(t, openIntake({ worklist, stations: { CT: ['CT_1'] }, log }))
+  const { port } = await open(t, openIntake({ worklist, rights, stations: { CT: ['CT_1'] }, log }))
   const { ask, answers } = await sender(t, port)
   const states = async (): Promise<string[]> =>
     (await worklist.list(principal, {}, { limit: 10 })).items.map(item => `${item.externalKey} ${item.state}`).sort()
@@ -103,7 +104,7 @@ test('orders arrive over MLLP, become items, change and are cancelled, each ackn
 
 test('a database that is away is told as AR, so that the sender tries again', async t => {
   const unavailable = { apply: () => Promise.reject(new Error('away')) }
-  const { port } = await open(t, openIntake({ worklist: unavailable, stations: { CT: ['CT_1'] }, log }))
+  const { port } = await open(t, openIntake({ worklist: unavailable, rights, stations: { CT: ['CT_1'] }, log }))
   const { ask } = await sender(t, port)
 
   assert.equal(await ask(orm()), 'AR 207')
@@ -225,7 +226,7 @@ test('by TLS only senders with a certificate of the authority are heard', async 
 test('whatever a sender puts behind MSH is stored or refused for good, and the next message is heard', async t => {
   const db = await testDatabase(t)
   const worklist = openWorklist({ db })
-  const { port } = await open(t, openIntake({ worklist, stations: {}, log }))
+  const { port } = await open(t, openIntake({ worklist, rights, stations: {}, log }))
   const { socket, answers, ask } = await sender(t, port)
   const rounds = process.env['HANSE_SOAK'] ? 5_000 : 150
   let state = 11

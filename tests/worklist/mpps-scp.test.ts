@@ -11,14 +11,16 @@ import { openMpps } from '../../gateway/services/mpps.ts'
 import { everybody, fileStore } from '../dimse/fixture.ts'
 import { temporaryDir } from '../support/blobs.ts'
 import { testDatabase } from '../support/database.ts'
+import { caller, rights } from '../support/principals.ts'
 
-const principal = { id: 'alice' }
+const principal = caller('alice')
 
 async function open(t: TestContext, transferSyntaxUid: string) {
   const db = await testDatabase(t)
   const mpps = openMpps({ db })
   const { service } = await fileStore(await temporaryDir(t))
   const scp = await openScp({
+    rights,
     host: '127.0.0.1',
     port: 0,
     aeTitle: 'HANSE',

@@ -7,9 +7,10 @@ import { openWorklist } from '../../gateway/services/worklist.ts'
 import { testBlobs } from '../support/blobs.ts'
 import { testDatabase } from '../support/database.ts'
 import { buildInstance } from '../support/dicom-builder.ts'
+import { caller } from '../support/principals.ts'
 import { worklistDocument } from './documents.ts'
 
-const principal = { id: 'CT_1' }
+const principal = caller('CT_1')
 
 const begun = (studyUid = '2.25.4711'): DicomJson => ({
   '00080060': { vr: 'CS', Value: ['CT'] },

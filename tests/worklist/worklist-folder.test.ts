@@ -9,10 +9,11 @@ import { openWorklist } from '../../gateway/services/worklist.ts'
 import { openWorklistFolder } from '../../gateway/services/worklist-folder.ts'
 import { temporaryDir } from '../support/blobs.ts'
 import { testDatabase } from '../support/database.ts'
+import { caller } from '../support/principals.ts'
 import { until } from '../support/until.ts'
 import { worklistDocument } from './documents.ts'
 
-const principal = { id: 'alice' }
+const principal = caller('alice')
 const log = openLog({ level: 'silent' })
 
 test('items follow the files of a folder; a file that cannot be read is listed and keeps its items', async t => {

@@ -25,9 +25,10 @@ import { testDatabase } from '../support/database.ts'
 import { missing, run, runOk, untilListening } from '../support/dcmtk.ts'
 import { freePort } from '../support/free-port.ts'
 import { missingOrthanc, startOrthanc } from '../support/orthanc.ts'
+import { caller, rights } from '../support/principals.ts'
 import { worklistDocument } from './documents.ts'
 
-const principal = { id: 'alice' }
+const principal = caller('alice')
 const skip = missing('findscu', 'wlmscpfs', 'dump2dcm')
 
 async function open(t: TestContext): Promise<{ worklist: Worklist; port: number; dir: string; db: Db }> {
@@ -36,6 +37,7 @@ async function open(t: TestContext): Promise<{ worklist: Worklist; port: number;
   const dir = await temporaryDir(t)
   const { service } = await fileStore(dir)
   const scp = await openScp({
+    rights,
     host: '127.0.0.1',
     port: 0,
     aeTitle: 'HANSE',

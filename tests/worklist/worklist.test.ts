@@ -6,9 +6,10 @@ import { type WorklistEntry, worklistEntriesFromJson } from '../../gateway/dicom
 import { isGatewayError } from '../../gateway/errors.ts'
 import { openWorklist } from '../../gateway/services/worklist.ts'
 import { testDatabase } from '../support/database.ts'
+import { caller } from '../support/principals.ts'
 import { worklistDocument } from './documents.ts'
 
-const principal = { id: 'alice' }
+const principal = caller('alice')
 
 async function entryOf(options: Parameters<typeof worklistDocument>[0]): Promise<WorklistEntry> {
   const [entry] = await worklistEntriesFromJson(worklistDocument(options), 'seed')

@@ -53,29 +53,52 @@ export function readJson(path: string): unknown {
 }
 
 /**
- * A table of pseudonyms: lines `ISSUER,PATIENTID,PSEUDONYM`, a header line first; the issuer may be empty.
+ * A table of pseudonyms: lines `ISSUER,PATIENTID,PSEUDONYM`, a header line first; the issuer may be empty, fields may be
+ * quoted (RFC 4180 §2).
  *
  * @throws UsageError naming the lines that do not fit; two patients never share a pseudonym
  */
 export function readPseudonyms(path: string): PseudonymLookup {
+  const table = new Map(
+    readPseudonymLines(path).map(([issuer, id, pseudonym]) => [JSON.stringify([issuer, id]), pseudonym]),
+  )
+  return ({ issuer, id }) => table.get(JSON.stringify([issuer, id])) ?? table.get(JSON.stringify(['', id]))
+}
+
+/** The lines of such a table. @throws as `readPseudonyms` */
+export function readPseudonymLines(
+  path: string,
+): readonly (readonly [issuer: string, id: string, pseudonym: string])[] {
   const [, ...lines] = readText(path).split(/\r?\n/)
-  const table = new Map<string, string>()
+  const subjects = new Set<string>()
   const taken = new Set<string>()
   const wrong: number[] = []
+  const entries: [string, string, string][] = []
   lines.forEach((line, index) => {
     if (line.trim() === '') return
-    const [issuer = '', id = '', pseudonym = '', ...more] = line.split(',').map(field => field.trim())
+    const [issuer = '', id = '', pseudonym = '', ...more] = fieldsOf(line)
     const key = JSON.stringify([issuer, id])
     const isGood = id !== '' && more.length === 0 && /^[ -[\]-~]{1,64}$/.test(pseudonym)
-    if (!isGood || table.has(key) || taken.has(pseudonym)) wrong.push(index + 2)
-    table.set(key, pseudonym)
+    if (!isGood || subjects.has(key) || taken.has(pseudonym)) wrong.push(index + 2)
+    subjects.add(key)
     taken.add(pseudonym)
+    entries.push([issuer, id, pseudonym])
   })
   if (wrong.length > 0)
     throw new UsageError(
       `${path}: expected ISSUER,PATIENTID,PSEUDONYM, each once, in line ${wrong.slice(0, 10).join(', ')}`,
     )
-  return ({ issuer, id }) => table.get(JSON.stringify([issuer, id])) ?? table.get(JSON.stringify(['', id]))
+  return entries
+}
+
+function fieldsOf(line: string): string[] {
+  const fields: string[] = []
+  for (let rest = line; ; ) {
+    const [all = '', quoted, plain = '', end] = /^\s*(?:"((?:[^"]|"")*)"\s*|([^,]*))(,|$)/.exec(rest) ?? []
+    fields.push(quoted?.replaceAll('""', '"') ?? plain.trim())
+    if (end !== ',') return fields
+    rest = rest.slice(all.length)
+  }
 }
 
 function readText(path: string): string {

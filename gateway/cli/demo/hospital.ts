@@ -70,6 +70,8 @@ export class Hospital {
         HANSE_PUBLIC_URL: `https://127.0.0.1:${this.#ports.federation}`,
         HANSE_STABLE_AGE_MS: String(stableAgeMs),
         HANSE_LOW_WATERMARK_BYTES: String(64 * 1024 * 1024),
+        // One person plays all parts.
+        HANSE_POLICY_TWO_PERSONS: 'false',
       },
     })
     this.#child = child

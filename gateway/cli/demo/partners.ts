@@ -2,17 +2,36 @@
 import { at, field, items } from '../answer.ts'
 import { DemoFailure, type Hospital } from './hospital.ts'
 
+const agreement = { purposes: ['second-opinion'], basis: 'treatment', from: '2026-01-01' }
+
 /** A's policy. */
-export const policyDocument = {
-  format: 'hanse-policy-1',
+export const policyOfA = {
+  format: 'hanse-policy-2',
   title: 'Demo: everything that arrives by DICOM goes to Hospital B',
   destinations: { 'hospital-b': { peer: 'Hospital B' } },
+  agreements: { demo: { parties: ['hospital-b'], ...agreement } },
   rules: [
     {
       id: 'second-opinion',
       description: 'Studies from our own modalities, for a second opinion',
       when: { attribute: 'OriginKind', equals: 'dimse' },
-      send: { to: ['hospital-b'], purpose: 'second-opinion', profile: 'as-is' },
+      send: { to: ['hospital-b'], purpose: 'second-opinion', profile: 'as-is', agreement: 'demo' },
+    },
+  ],
+}
+
+/** B's policy. */
+export const policyOfB = {
+  format: 'hanse-policy-2',
+  title: 'Demo: Hospital A may ask for second opinions',
+  destinations: { 'hospital-a': { peer: 'Hospital A' } },
+  agreements: { demo: { parties: ['hospital-a'], ...agreement } },
+  rules: [],
+  incoming: [
+    {
+      id: 'second-opinion',
+      when: { attribute: 'OfferPurpose', equals: 'second-opinion' },
+      accept: { from: ['hospital-a'], agreement: 'demo' },
     },
   ],
 }

@@ -1,14 +1,9 @@
 /** The policy: which version is active, what was published, why a study goes where. */
 import type { FastifyInstance } from 'fastify'
-import {
-  listPolicies,
-  loadActivePolicy,
-  loadPolicy,
-  type PolicyVersion,
-  publishPolicy,
-} from '../../../policy/versions.ts'
+import { authorize } from '../../../policy/authorize.ts'
+import type { PolicyVersion } from '../../../policy/versions.ts'
 import type { Db } from '../../db/db.ts'
-import { GatewayError } from '../../errors.ts'
+import type { Policies } from '../../services/policies.ts'
 import type { Routing } from '../../services/routing.ts'
 import { loadStudyNamed } from '../../services/study-name.ts'
 import {
@@ -30,11 +25,21 @@ const versionNumber = { type: 'integer', minimum: 1, maximum: 2_147_483_647 } as
 const info = { version: integer, title: string, sha256: string, author: string, createdAt: date }
 const version = object({ ...info, document: open })
 
-const infoOf = ({ document, ...rest }: PolicyVersion) => ({ ...rest, title: document.title })
+const infoOf = ({ document, version, sha256, author, createdAt }: PolicyVersion) => ({
+  ...{ version, sha256, author, createdAt },
+  title: document.title,
+})
 const versionOf = (policy: PolicyVersion) => ({ ...infoOf(policy), document: policy.document })
 
 /** Registers the routes. */
-export function policyRoutes(app: FastifyInstance, db: Db, routing: Pick<Routing, 'explain'>): void {
+export function policyRoutes(
+  app: FastifyInstance,
+  {
+    db,
+    routing,
+    policies,
+  }: { db: Db; routing: Pick<Routing, 'explain'>; policies: Pick<Policies, 'publish' | 'load' | 'history'> },
+): void {
   app.get(
     '/policy',
     {
@@ -44,11 +49,7 @@ export function policyRoutes(app: FastifyInstance, db: Db, routing: Pick<Routing
         response: answers('The active version', version),
       },
     },
-    async () => {
-      const active = await loadActivePolicy(db.kysely)
-      if (!active) throw new GatewayError('NOT_FOUND', 'no policy was published yet: nothing leaves')
-      return versionOf(active)
-    },
+    async ({ principal }) => versionOf((await policies.load(principal, 'active')).version),
   )
 
   app.put<{ Body: Record<string, unknown> }>(
@@ -56,13 +57,13 @@ export function policyRoutes(app: FastifyInstance, db: Db, routing: Pick<Routing
     {
       schema: {
         tags,
-        summary: 'Publish a policy document: it becomes a new, immutable version and is active at once',
-        description: 'Publishing an older document again is the way back.',
+        summary: 'Write and publish in one step, where one person may (`policy.twoPersons` is off)',
+        description: 'It becomes a new, immutable version and is active at once. Elsewhere: `/policies/drafts`.',
         body: open,
         response: answers('The active version', version),
       },
     },
-    async request => versionOf(await publishPolicy(db, request.body, request.principal.id)),
+    async request => versionOf(await policies.publish(request.principal, request.body)),
   )
 
   app.get<{ Querystring: { before?: number; limit: number } }>(
@@ -75,7 +76,7 @@ export function policyRoutes(app: FastifyInstance, db: Db, routing: Pick<Routing
         response: answers('Versions', object({ versions: array(object(info)) })),
       },
     },
-    async request => ({ versions: (await listPolicies(db.kysely, request.query)).map(infoOf) }),
+    async ({ principal, query }) => ({ versions: (await policies.history(principal, query)).versions.map(infoOf) }),
   )
 
   app.get<{ Params: { version: number } }>(
@@ -88,11 +89,7 @@ export function policyRoutes(app: FastifyInstance, db: Db, routing: Pick<Routing
         response: answers('The version', version),
       },
     },
-    async request => {
-      const found = await loadPolicy(db.kysely, request.params.version)
-      if (!found) throw new GatewayError('NOT_FOUND', 'no such policy version')
-      return versionOf(found)
-    },
+    async ({ principal, params }) => versionOf((await policies.load(principal, params.version)).version),
   )
 
   app.get<{ Querystring: { study: string } }>(
@@ -116,6 +113,7 @@ export function policyRoutes(app: FastifyInstance, db: Db, routing: Pick<Routing
       },
     },
     async request => {
+      authorize(request.principal, 'policy.read')
       const { id } = await loadStudyNamed(db, request.query.study)
       const { policyVersion, ...decided } = await routing.explain(id)
       return { ...decided, policyVersion: policyVersion ?? null }

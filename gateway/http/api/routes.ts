@@ -2,16 +2,23 @@
 import swagger from '@fastify/swagger'
 import type { FastifyInstance } from 'fastify'
 import type { Conflicts } from '../../services/conflicts.ts'
+import type { Consents } from '../../services/consents.ts'
 import type { Modalities } from '../../services/modalities.ts'
+import type { Policies } from '../../services/policies.ts'
 import type { Routing } from '../../services/routing.ts'
 import type { GatewayStatus } from '../../services/status.ts'
+import type { Tokens } from '../../services/tokens.ts'
 import { type AuditService, auditRoutes } from './audit.ts'
+import { certificateRoutes } from './certificates.ts'
 import { type CommitmentServices, commitmentRoutes } from './commitments.ts'
 import { conflictRoutes } from './conflicts.ts'
+import { consentRoutes } from './consents.ts'
 import { type Health, healthRoutes } from './health.ts'
 import { modalityRoutes } from './modalities.ts'
 import { type PeerServices, peerRoutes } from './peers.ts'
+import { policiesRoutes } from './policies.ts'
 import { policyRoutes } from './policy.ts'
+import { type PseudonymServices, pseudonymRoutes } from './pseudonyms.ts'
 import { type RemoteServices, remoteRoutes } from './remote.ts'
 import { statusRoute } from './status.ts'
 import { type StoreServices, storeRoutes } from './store.ts'
@@ -25,13 +32,17 @@ export interface ApiServices
     StoreServices,
     RemoteServices,
     CommitmentServices,
+    PseudonymServices,
     WorklistServices {
   readonly health: Health
   readonly status: () => Promise<GatewayStatus>
   readonly routing: Routing
+  readonly policies: Policies
+  readonly consents: Consents
   readonly conflicts: Conflicts
   readonly modalities: Modalities
   readonly audit: AuditService
+  readonly tokens: Tokens
 }
 
 /** Starts collecting route schemas; to be called before any route is registered. */
@@ -43,8 +54,9 @@ export async function installOpenApi(app: FastifyInstance, version: string): Pro
         title: 'Hanse gateway',
         version,
         description:
-          'Errors are problem documents (RFC 9457). Calls from this machine act as its administrator, calls from ' +
-          'elsewhere need a bearer token (`hanse token create`).',
+          'Errors are problem documents (RFC 9457). Calls from this machine act as its administrator while the gateway ' +
+          'listens to this machine only; all others need a bearer token (`hanse token create`), whose role decides ' +
+          'what they may do.',
       },
       components: { securitySchemes: { token: { type: 'http', scheme: 'bearer' } } },
       security: [{ token: [] }],
@@ -57,6 +69,8 @@ export async function installOpenApi(app: FastifyInstance, version: string): Pro
         { name: 'Commitments', description: 'Storage commitment, and on to the archive' },
         { name: 'Conflicts' },
         { name: 'Policy' },
+        { name: 'Pseudonyms', description: 'Projects, pseudonyms, and re-identification by two people' },
+        { name: 'Consents' },
         { name: 'Audit' },
         { name: 'Store' },
         { name: 'Tokens' },
@@ -79,14 +93,18 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       statusRoute(scope, services.status)
       peerRoutes(scope, services)
       transferRoutes(scope, services)
+      certificateRoutes(scope, services.db)
       modalityRoutes(scope, services.modalities)
       remoteRoutes(scope, services)
       commitmentRoutes(scope, services)
       conflictRoutes(scope, services.conflicts)
-      policyRoutes(scope, services.db, services.routing)
+      pseudonymRoutes(scope, services)
+      policyRoutes(scope, services)
+      policiesRoutes(scope, services)
+      consentRoutes(scope, services)
       auditRoutes(scope, services)
       storeRoutes(scope, services)
-      tokenRoutes(scope, services.db)
+      tokenRoutes(scope, services.tokens)
       worklistRoutes(scope, services)
       scope.get('/openapi.json', { schema: { hide: true } }, async () => scope.swagger())
     },

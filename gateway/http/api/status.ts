@@ -1,7 +1,7 @@
 /** `GET /api/v1/status`: counts, disk, peers, queue, problems. */
 import type { FastifyInstance } from 'fastify'
 import type { GatewayStatus } from '../../services/status.ts'
-import { answers, array, boolean, date, integer, object, string } from './schema.ts'
+import { answers, array, boolean, date, integer, nullableInteger, object, string } from './schema.ts'
 
 const nullable = (schema: ReturnType<typeof object>) => ({ ...schema, type: ['object', 'null'] })
 
@@ -20,6 +20,7 @@ const status = object({
   queue: object({ connected: boolean, running: integer }),
   peers: nullable(object({ pending: integer, active: integer, revoked: integer })),
   transfers: array(object({ direction: string, state: string, count: integer })),
+  policy: object({ version: nullableInteger, twoPersons: boolean }),
   held: nullable(object({ conflicts: integer, quarantine: integer })),
   archive: nullable(object({ inGatewayOnly: integer })),
   audit: nullable(object({ events: integer, unsequenced: integer })),

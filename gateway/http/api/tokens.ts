@@ -1,14 +1,20 @@
 /** Named bearer tokens for callers on other machines. */
 import type { FastifyInstance } from 'fastify'
-import type { Db } from '../../db/db.ts'
-import { createToken, listTokens, revokeToken } from '../../store/tokens.ts'
-import { answers, array, date, input, nullableDate, object, string } from './schema.ts'
+import { roles } from '../../../policy/actions.ts'
+import type { Tokens } from '../../services/tokens.ts'
+import { answers, array, date, input, nullableDate, nullableString, object, string } from './schema.ts'
 
 const tags = ['Tokens']
+const role = { enum: [...roles], description: 'What its holder may do' }
+const domain = {
+  type: 'string',
+  pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$',
+  description: 'The only domain (department, trial) in which its holder may do anything',
+} as const
 const name = { type: 'string', pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$' } as const
 
 /** Registers the routes. */
-export function tokenRoutes(app: FastifyInstance, db: Db): void {
+export function tokenRoutes(app: FastifyInstance, tokens: Tokens): void {
   app.get(
     '/tokens',
     {
@@ -18,35 +24,54 @@ export function tokenRoutes(app: FastifyInstance, db: Db): void {
         response: answers(
           'Tokens',
           object({
-            tokens: array(object({ name: string, createdAt: date, createdBy: string, revokedAt: nullableDate })),
+            tokens: array(
+              object({
+                name: string,
+                role: string,
+                domain: nullableString,
+                expiresAt: nullableDate,
+                createdAt: date,
+                createdBy: string,
+                revokedAt: nullableDate,
+              }),
+            ),
           }),
         ),
       },
     },
-    async () => ({ tokens: await listTokens(db) }),
+    async request => ({ tokens: await tokens.list(request.principal) }),
   )
 
-  app.post<{ Body: { name: string } }>(
+  app.post<{ Body: { name: string; role: string; domain?: string; expiresAt?: string } }>(
     '/tokens',
     {
       schema: {
         tags,
         summary: 'Create a token; its text is in this answer only',
-        body: input({ name }, ['name']),
-        response: answers('The token', object({ name: string, token: string })),
+        body: input(
+          {
+            name,
+            role,
+            domain,
+            expiresAt: { ...date, description: 'Not accepted from then on; absent: until revoked' },
+          },
+          ['name', 'role'],
+        ),
+        response: answers('The token', object({ name: string, role: string, token: string })),
       },
     },
-    async request => ({
-      name: request.body.name,
-      token: await createToken(db, request.principal, request.body.name),
-    }),
+    async request => {
+      const { expiresAt, ...rest } = request.body
+      const fresh = { ...rest, ...(expiresAt !== undefined && { expiresAt: new Date(expiresAt) }) }
+      return { name: fresh.name, role: fresh.role, token: await tokens.create(request.principal, fresh) }
+    },
   )
 
   app.delete<{ Params: { name: string } }>(
     '/tokens/:name',
     { schema: { tags, summary: 'Revoke a token', params: input({ name }, ['name']) } },
     async (request, reply) => {
-      await revokeToken(db, request.principal, request.params.name)
+      await tokens.revoke(request.principal, request.params.name)
       return reply.code(204).send()
     },
   )

@@ -1,8 +1,10 @@
 /** Transfers in both directions: what moves, what happened, and what a person can do about it. */
+
 import type { FastifyInstance } from 'fastify'
 import type { ArchiveTerms } from '../../../policy/document.ts'
 import type { Db } from '../../db/db.ts'
 import type { Queue } from '../../jobs/queue.ts'
+import type { Principal } from '../../principal.ts'
 import type { InboundDecisions } from '../../services/inbound-decisions.ts'
 import type { Routing } from '../../services/routing.ts'
 import { loadStudyNamed } from '../../services/study-name.ts'
@@ -170,7 +172,7 @@ export function transferRoutes(app: FastifyInstance, services: TransferServices)
     async request => {
       const { study, ...rest } = request.body
       const { id } = await loadStudyNamed(db, study)
-      return await loadTransfer(db, await routing.send({ ...rest, study: id, principal: request.principal.id }))
+      return await loadTransfer(db, await routing.send({ ...rest, study: id, principal: request.principal }))
     },
   )
 
@@ -203,13 +205,13 @@ export function transferRoutes(app: FastifyInstance, services: TransferServices)
   const action = (
     name: 'cancel' | 'retry' | 'release' | 'reject',
     summary: string,
-    run: (id: string, principal: string) => Promise<void>,
+    run: (id: string, principal: Principal) => Promise<void>,
   ) =>
     app.post<{ Params: { id: string } }>(
       `/transfers/:id/${name}`,
       { schema: { tags, summary, params: uuidParams, response: answers('The transfer after it', detail) } },
       async request => {
-        await run(request.params.id, request.principal.id)
+        await run(request.params.id, request.principal)
         return await loadTransfer(db, request.params.id)
       },
     )

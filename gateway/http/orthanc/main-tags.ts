@@ -7,7 +7,7 @@ import { isObject } from '../../decode.ts'
 import type { Level, StoredAttributes } from '../../store/query.ts'
 
 /** Keyword by `GGGGEEEE`, per level, in the alphabetical order in which Orthanc prints them. */
-const mainTags: Record<Level, Readonly<Record<string, string>>> = {
+export const mainTags: Record<Level, Readonly<Record<string, string>>> = {
   patient: {
     '00101000': 'OtherPatientIDs',
     '00100030': 'PatientBirthDate',
@@ -66,14 +66,39 @@ const mainTags: Record<Level, Readonly<Record<string, string>>> = {
   },
 }
 
+/** How tags are written: by keyword, by number, or by number with keyword and type. */
+export type TagFormat = 'simple' | 'short' | 'full'
+
+type FullTag = { readonly Name: string; readonly Type: 'String'; readonly Value: string }
+
 /** The `MainDicomTags` object of a level. */
-export function mainDicomTags(level: Level, attributes: StoredAttributes): Record<string, string> {
-  const out: Record<string, string> = {}
-  for (const [tag, keyword] of Object.entries(mainTags[level])) {
+export function mainDicomTags(
+  level: Level,
+  attributes: StoredAttributes,
+  format: TagFormat = 'simple',
+): Record<string, string | FullTag> {
+  return tagTexts(attributes, Object.entries(mainTags[level]), format)
+}
+
+/** The texts of some attributes, given as `GGGGEEEE` with their keyword; absent ones are left out. */
+export function tagTexts(
+  attributes: StoredAttributes,
+  wanted: Iterable<readonly [tag: string, keyword: string]>,
+  format: TagFormat = 'simple',
+): Record<string, string | FullTag> {
+  const out: Record<string, string | FullTag> = {}
+  for (const [tag, keyword] of wanted) {
     const value = textOf(attributes, tag)
-    if (value !== undefined) out[keyword] = value
+    if (value === undefined) continue
+    if (format === 'simple') out[keyword] = value
+    else out[commaTag(tag)] = format === 'short' ? value : { Name: keyword, Type: 'String', Value: value }
   }
   return out
+}
+
+/** `gggg,eeee` of `GGGGEEEE`. */
+export function commaTag(tag: string): string {
+  return `${tag.slice(0, 4)},${tag.slice(4)}`.toLowerCase()
 }
 
 /** An attribute's value as one text, or undefined when it is absent or a sequence. */

@@ -1,16 +1,17 @@
 /** Orthanc's `/modalities`: the registry under its paths, and the verification of a modality. */
 import type { FastifyInstance } from 'fastify'
-import { decode, describe, integer, object, optional } from '../../decode.ts'
+import { boolean, decode, describe, integer, object, optional } from '../../decode.ts'
 import { GatewayError } from '../../errors.ts'
 import type { Modalities } from '../../services/modalities.ts'
 import type { Modality } from '../../services/modality.ts'
 import type { Remote } from '../../services/remote.ts'
+import { acceptAnyBody } from './lenient-body.ts'
 import { readForm, writeForm } from './modality-form.ts'
 
 /** What the routes need. */
 export interface OrthancModalityServices {
   readonly modalities: Modalities
-  readonly remote: Pick<Remote, 'echo'>
+  readonly remote: Pick<Remote, 'echo' | 'find'>
 }
 
 const tags = ['Orthanc']
@@ -23,7 +24,18 @@ const listQuery = {
   type: 'object',
   properties: { expand: { type: 'string', description: 'Give configurations instead of names' } },
 } as const
-const echoOptions = object({ Timeout: optional(integer({ min: 0, max: 3_600 }), 0) }, { unknown: 'keep' })
+const echoOptions = object(
+  { Timeout: optional(integer({ min: 0, max: 3_600 }), 0), CheckFind: optional(boolean, false) },
+  { unknown: 'keep' },
+)
+/** A query that finds nothing: does the modality know us as one who may ask? */
+const nobody = { level: 'patient', query: { PatientID: 'CHECKFIND' }, limit: 1 } as const
+
+/** Below a modality. */
+const operations = [
+  ...['configuration', 'echo', 'find', 'find-instance', 'find-patient', 'find-series', 'find-study', 'find-worklist'],
+  ...['move', 'query', 'storage-commitment', 'store', 'store-straight'],
+]
 
 interface Named {
   readonly Params: { id: string }
@@ -39,11 +51,7 @@ export async function orthancModalityRoutes(app: FastifyInstance, services: Orth
   }
 
   await app.register(async scope => {
-    // Orthanc's clients send JSON under any content type: `curl -d` says it is a form.
-    scope.removeAllContentTypeParsers()
-    scope.addContentTypeParser('*', { parseAs: 'string' }, async (_request: unknown, body: string | Buffer) =>
-      parseBody(String(body)),
-    )
+    acceptAnyBody(scope)
 
     scope.get<{ Querystring: { expand?: string } }>(
       '/modalities',
@@ -61,7 +69,7 @@ export async function orthancModalityRoutes(app: FastifyInstance, services: Orth
       { schema: { tags, summary: 'What can be done with a modality', params } },
       async request => {
         named(request.params.id)
-        return ['configuration', 'echo', 'storage-commitment']
+        return operations
       },
     )
 
@@ -106,6 +114,7 @@ export async function orthancModalityRoutes(app: FastifyInstance, services: Orth
         try {
           const { status } = await remote.echo(request.principal, name, gone.signal)
           if (status !== 0) throw new GatewayError('PEER_PROTOCOL', `the modality answered status ${status}`)
+          if (options.value.CheckFind) await remote.find(request.principal, name, nobody, gone.signal)
         } finally {
           clearTimeout(timer)
         }
@@ -113,13 +122,4 @@ export async function orthancModalityRoutes(app: FastifyInstance, services: Orth
       },
     )
   })
-}
-
-function parseBody(body: string): unknown {
-  if (body.trim() === '') return undefined
-  try {
-    return JSON.parse(body)
-  } catch {
-    throw new GatewayError('BAD_REQUEST', 'expected JSON')
-  }
 }

@@ -1,35 +1,45 @@
 /** The JSON of patients, studies, series and instances as Orthanc 1.10 prints it. */
-import type { InstanceNode, PatientNode, SeriesNode, StoredAttributes, StudyNode } from '../../store/query.ts'
-import { mainDicomTags, textOf } from './main-tags.ts'
+import { expectedInstances, indexInSeries, wholeNumber } from '../../dicom/series-count.ts'
+import { uuidOfFile } from '../../services/resource-attachments.ts'
+import type { InstanceNode, Level, PatientNode, SeriesNode, StudyNode } from '../../store/query.ts'
+import { mainDicomTags, type TagFormat } from './main-tags.ts'
+
+/** The levels as Orthanc names them. */
+export const levelName: Readonly<Record<Level, string>> = {
+  patient: 'Patient',
+  study: 'Study',
+  series: 'Series',
+  instance: 'Instance',
+}
 
 /** `GET /patients/{id}`. */
-export function patientJson(node: PatientNode) {
+export function patientJson(node: PatientNode, format: TagFormat = 'simple') {
   return {
     ID: node.orthancId,
     IsStable: node.stable,
     LastUpdate: orthancTime(node.updatedAt),
-    MainDicomTags: mainDicomTags('patient', node.attributes),
+    MainDicomTags: mainDicomTags('patient', node.attributes, format),
     Studies: node.children,
     Type: 'Patient',
   }
 }
 
 /** `GET /studies/{id}`. */
-export function studyJson(node: StudyNode) {
+export function studyJson(node: StudyNode, format: TagFormat = 'simple') {
   return {
     ID: node.orthancId,
     IsStable: node.stable,
     LastUpdate: orthancTime(node.updatedAt),
-    MainDicomTags: mainDicomTags('study', node.attributes),
+    MainDicomTags: mainDicomTags('study', node.attributes, format),
     ParentPatient: node.patient,
-    PatientMainDicomTags: mainDicomTags('patient', node.attributes),
+    PatientMainDicomTags: mainDicomTags('patient', node.attributes, format),
     Series: node.children,
     Type: 'Study',
   }
 }
 
 /** `GET /series/{id}`. */
-export function seriesJson(node: SeriesNode) {
+export function seriesJson(node: SeriesNode, format: TagFormat = 'simple') {
   const expected = expectedInstances(node.attributes)
   return {
     ExpectedNumberOfInstances: expected ?? null,
@@ -37,7 +47,7 @@ export function seriesJson(node: SeriesNode) {
     Instances: node.children,
     IsStable: node.stable,
     LastUpdate: orthancTime(node.updatedAt),
-    MainDicomTags: mainDicomTags('series', node.attributes),
+    MainDicomTags: mainDicomTags('series', node.attributes, format),
     ParentStudy: node.study,
     Status: expected === undefined ? 'Unknown' : seriesStatus(expected, node.childIndexes),
     Type: 'Series',
@@ -45,37 +55,21 @@ export function seriesJson(node: SeriesNode) {
 }
 
 /** `GET /instances/{id}`. `FileUuid` is derived from the file's digest: equal files have equal ids. */
-export function instanceJson(node: InstanceNode) {
+export function instanceJson(node: InstanceNode, format: TagFormat = 'simple') {
   return {
     FileSize: node.sizeBytes,
-    FileUuid: node.fileSha256.toString('hex', 0, 16).replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-'),
+    FileUuid: uuidOfFile(node.fileSha256),
     ID: node.orthancId,
-    IndexInSeries: wholeNumber(textOf(node.attributes, '00200013') ?? textOf(node.attributes, '00541330')) ?? null,
-    MainDicomTags: mainDicomTags('instance', node.attributes),
+    IndexInSeries: indexInSeries(node.attributes) ?? null,
+    MainDicomTags: mainDicomTags('instance', node.attributes, format),
     ParentSeries: node.series,
     Type: 'Instance',
   }
 }
 
 /** `20261122T214424`, UTC. */
-function orthancTime(at: Date): string {
+export function orthancTime(at: Date): string {
   return at.toISOString().slice(0, 19).replace(/[-:]/g, '')
-}
-
-/** How many instances the series says it has: by temporal positions, time slices, or cardiac images. */
-function expectedInstances(attributes: StoredAttributes): number | undefined {
-  const number = (tag: string): number | undefined => wholeNumber(textOf(attributes, tag))
-  const images = number('00201002')
-  const positions = number('00200105')
-  const slices = number('00540081')
-  const timeSlices = number('00540101')
-  const expected =
-    images !== undefined && positions !== undefined
-      ? images * positions
-      : slices !== undefined && timeSlices !== undefined
-        ? slices * timeSlices
-        : number('00181090')
-  return expected !== undefined && expected > 0 ? expected : undefined
 }
 
 function seriesStatus(expected: number, indexes: readonly (string | undefined)[]): string {
@@ -87,9 +81,4 @@ function seriesStatus(expected: number, indexes: readonly (string | undefined)[]
     seen.add(index)
   }
   return seen.size === expected ? 'Complete' : 'Missing'
-}
-
-function wholeNumber(text: string | undefined): number | undefined {
-  const trimmed = text?.trim() ?? ''
-  return /^[+-]?\d{1,12}$/.test(trimmed) ? Number(trimmed) : undefined
 }

@@ -6,6 +6,7 @@ import { GatewayError } from '../../errors.ts'
 import type { Ingest, IngestResult } from '../../services/ingest.ts'
 import { storeFile } from '../../services/upload.ts'
 import { loadAncestors } from '../../store/query.ts'
+import { requestBody } from './request-body.ts'
 
 export interface Upload {
   readonly db: Db
@@ -54,7 +55,7 @@ export function uploadRoute(app: FastifyInstance, upload: Upload): void {
       const announced = Number(request.headers['content-length'] ?? 0)
       const result = await storeFile(
         ingest,
-        bodyOf(request.raw),
+        requestBody(request.raw),
         { kind: 'rest', principal: principal.id, ...(principal.address && { remoteAddress: principal.address }) },
         { limitBytes, ...(Number.isSafeInteger(announced) && { expectedBytes: announced }) },
       ).catch(async (error: unknown) => {
@@ -76,20 +77,11 @@ export function uploadRoute(app: FastifyInstance, upload: Upload): void {
   })
 }
 
-/** The default iterator destroys the socket when the loop ends early: the client would see no answer. */
-async function* bodyOf(request: Readable): AsyncGenerator<Uint8Array> {
-  try {
-    yield* request.iterator({ destroyOnReturn: false })
-  } catch (cause) {
-    throw new GatewayError('BAD_REQUEST', 'the upload broke off', { cause })
-  }
-}
-
 const drainLimitBytes = 64 * 1024 * 1024
 const drainLimitMs = 5000
 
 /** Reads the rest of a refused body, within bounds: many clients look for the answer only after sending all. */
-async function drain(body: Readable): Promise<void> {
+export async function drain(body: Readable): Promise<void> {
   if (body.readableEnded || body.destroyed) return
   const { promise, resolve } = Promise.withResolvers<void>()
   let left = drainLimitBytes
@@ -108,7 +100,7 @@ async function drain(body: Readable): Promise<void> {
 }
 
 /** Lets `places` in at a time, first come first served. */
-function openGate(places: number): { enter(): Promise<Disposable> } {
+export function openGate(places: number): { enter(): Promise<Disposable> } {
   let free = places
   const waiting: (() => void)[] = []
   const leave = (): void => {

@@ -1,0 +1,200 @@
+/** `/tools`: clocks, UIDs, settings that clients ask for, look-ups; and `/plugins`, of which there are none. */
+import { randomUUID } from 'node:crypto'
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { FastifyInstance, FastifyReply } from 'fastify'
+import type { Db } from '../../db/db.ts'
+import { transferSyntaxes } from '../../dicom/uid.ts'
+import { GatewayError } from '../../errors.ts'
+import type { LogThreshold } from '../../log.ts'
+import { lookupIdentifier } from '../../store/hierarchy.ts'
+import { loadCounts } from '../../store/query.ts'
+import { booleanBody, jsonBody, lenientScope, textBody } from './lenient-scope.ts'
+import { logLevelRoutes, logLevelTools } from './log-level.ts'
+import { pathOfLevel } from './navigation.ts'
+import { levelName } from './resources.ts'
+
+/** What the routes need. */
+export interface ToolServices {
+  readonly db: Db
+  /** What is logged; where it cannot be changed, asking for it has no effect. */
+  readonly logThreshold?: LogThreshold | undefined
+}
+
+/** Names of the tools below this path, other files' among them. */
+const toolNames: readonly string[] = [
+  'accepted-transfer-syntaxes',
+  'bulk-anonymize',
+  'bulk-content',
+  'bulk-delete',
+  'bulk-modify',
+  'create-archive',
+  'create-dicom',
+  'create-media',
+  'create-media-extended',
+  'default-encoding',
+  'dicom-conformance',
+  'dicom-echo',
+  'execute-script',
+  'find',
+  'generate-uid',
+  'invalidate-tags',
+  ...logLevelTools,
+  'lookup',
+  'metrics',
+  'metrics-prometheus',
+  'now',
+  'now-local',
+  'reconstruct',
+  'reset',
+  'shutdown',
+  'unknown-sop-class-accepted',
+]
+
+/** What data sets without Specific Character Set are read as, in Orthanc's words: all bytes mean something in it. */
+const defaultEncoding = 'Latin1'
+const encodings: ReadonlySet<string> = new Set(
+  `Ascii Utf8 Latin1 Latin2 Latin3 Latin4 Latin5 Latin9 Cyrillic Windows1251 Arabic Greek Hebrew Thai Japanese
+   JapaneseKanji Chinese SimplifiedChinese Korean`.split(/\s+/),
+)
+
+const tags = ['Orthanc']
+const text = (reply: FastifyReply, body: string): FastifyReply => reply.type('text/plain').send(body)
+const stamp = (iso: string): string => iso.slice(0, 19).replace(/[-:]/g, '')
+
+/** Registers the routes. */
+export function toolRoutes(app: FastifyInstance, { db, logThreshold }: ToolServices): void {
+  app.get('/tools', { schema: { tags, summary: 'List tools' } }, async () => toolNames)
+  app.get('/tools/now', { schema: { tags, summary: 'UTC time' } }, async (_request, reply) =>
+    text(reply, stamp(new Date().toISOString())),
+  )
+  app.get('/tools/now-local', { schema: { tags, summary: 'Local time' } }, async (_request, reply) =>
+    text(reply, stamp(localIso(new Date()))),
+  )
+  app.get<{ Querystring: { level?: string } }>(
+    '/tools/generate-uid',
+    {
+      schema: {
+        tags,
+        summary: 'A new identifier',
+        querystring: {
+          type: 'object',
+          properties: { level: { type: 'string', description: 'patient, study, series or instance' } },
+        },
+      },
+    },
+    async (request, reply) => {
+      const { level } = request.query
+      if (level === 'patient') return text(reply, randomUUID())
+      if (level !== 'study' && level !== 'series' && level !== 'instance') {
+        throw new GatewayError('NOT_FOUND', 'expected level=patient, study, series or instance')
+      }
+      // A UID by UUID, PS3.5 §B.2.
+      return text(reply, `2.25.${BigInt(`0x${randomUUID().replaceAll('-', '')}`)}`)
+    },
+  )
+  app.get(
+    '/tools/dicom-conformance',
+    { schema: { tags, summary: 'The DICOM conformance statement' } },
+    async (_request, reply) =>
+      text(reply, await readFile(join(import.meta.dirname, '../../dimse/CONFORMANCE.md'), 'utf8')),
+  )
+  app.get(
+    '/tools/metrics-prometheus',
+    { schema: { tags, summary: 'Totals for Prometheus' } },
+    async (_request, reply) => {
+      const { patients, studies, series, instances, sizeBytes } = await loadCounts(db)
+      const megabytes = sizeBytes / 1024 ** 2
+      const now = Date.now()
+      const lines = { instances, patients, series, studies }
+      const counts = Object.entries(lines).map(([name, value]) => `orthanc_count_${name} ${value} ${now}\n`)
+      const sizes = ['disk', 'uncompressed'].map(name => `orthanc_${name}_size_mb ${megabytes} ${now}\n`)
+      return reply.type('text/plain; version=0.0.4').send([...counts, ...sizes].join(''))
+    },
+  )
+  app.get('/plugins', { schema: { tags, summary: 'List plugins: there are none' } }, async () => [])
+  app.get(
+    '/plugins/explorer.js',
+    { schema: { tags, summary: 'Extensions of the explorer: none' } },
+    async (_request, reply) =>
+      reply.type('application/javascript').send('// Extensions to Orthanc Explorer by the registered plugins\n\n'),
+  )
+
+  lenientScope(app, scope => {
+    settingRoutes(scope)
+    logLevelRoutes(scope, logThreshold)
+    scope.post('/tools/lookup', { schema: { tags, summary: 'What a DICOM identifier names' } }, async request => {
+      const identifier = textBody(request.body).trim()
+      const found = identifier === '' || identifier.length > 256 ? [] : await lookupIdentifier(db, identifier)
+      return found.map(({ level, orthancId }) => ({
+        ID: orthancId,
+        Path: `/${pathOfLevel[level]}/${orthancId}`,
+        Type: levelName[level],
+      }))
+    })
+    // There are no summaries that could become invalid: tags are read from the files.
+    scope.post(
+      '/tools/invalidate-tags',
+      { schema: { tags, summary: 'Has no effect: nothing is cached' } },
+      async (_request, reply) => text(reply, ''),
+    )
+    for (const [name, why] of [
+      ['execute-script', 'scripts are not executed by this server'],
+      ['reset', 'this server is restarted by its administrator on the machine'],
+      ['shutdown', 'this server is stopped by its administrator on the machine'],
+    ] as const) {
+      scope.post(`/tools/${name}`, { schema: { tags, summary: `Always refused: ${why}` } }, async () => {
+        throw new GatewayError('FORBIDDEN', why)
+      })
+    }
+  })
+}
+
+/** Settings that Orthanc lets clients change. Here the configuration decides: asking for what is so anyway succeeds. */
+function settingRoutes(scope: FastifyInstance): void {
+  const fixed = (): GatewayError => new GatewayError('FORBIDDEN', 'this setting is made in the configuration')
+  const schema = (summary: string) => ({ schema: { tags, summary } })
+  const syntaxes = [...transferSyntaxes.keys()].sort()
+
+  scope.get(
+    '/tools/default-encoding',
+    schema('What text without a character set is read as'),
+    async (_request, reply) => text(reply, defaultEncoding),
+  )
+  scope.put('/tools/default-encoding', schema('Refused, unless it is so anyway'), async (request, reply) => {
+    const asked = textBody(request.body).trim()
+    if (!encodings.has(asked)) throw new GatewayError('BAD_REQUEST', 'unknown encoding')
+    if (asked !== defaultEncoding) throw fixed()
+    return text(reply, asked)
+  })
+  scope.get('/tools/accepted-transfer-syntaxes', schema('Transfer syntaxes taken by C-STORE'), async () => syntaxes)
+  scope.put('/tools/accepted-transfer-syntaxes', schema('Refused, unless it is so anyway'), async request => {
+    const body = jsonBody(request.body)
+    const asked: readonly unknown[] = Array.isArray(body) ? body : [body]
+    const patterns = asked.map(pattern => {
+      if (typeof pattern !== 'string') throw new GatewayError('BAD_REQUEST', 'expected transfer syntaxes')
+      return pattern
+    })
+    if (!syntaxes.every(uid => patterns.some(pattern => isLike(uid, pattern)))) throw fixed()
+    return syntaxes
+  })
+  for (const [name, value] of [
+    ['unknown-sop-class-accepted', '0'],
+    ['metrics', '1'],
+  ] as const) {
+    scope.get(`/tools/${name}`, schema('0 or 1'), async (_request, reply) => text(reply, value))
+    scope.put(`/tools/${name}`, schema('Refused, unless it is so anyway'), async (request, reply) => {
+      if (booleanBody(request.body) !== (value === '1')) throw fixed()
+      return text(reply, '')
+    })
+  }
+}
+
+function isLike(uid: string, pattern: string): boolean {
+  return pattern.endsWith('*') ? uid.startsWith(pattern.slice(0, -1)) : uid === pattern
+}
+
+/** Local time in the form of `toISOString`, without its zone. */
+function localIso(at: Date): string {
+  return new Date(at.getTime() - at.getTimezoneOffset() * 60_000).toISOString()
+}

@@ -1,0 +1,51 @@
+/** What the active policy says of an offer, before a byte of it is taken. Without a rule that accepts it, it is refused. */
+import type { Manifest } from '../../peers/manifest.ts'
+import { decideIncoming } from '../../policy/decide.ts'
+import { loadActivePolicy } from '../../policy/versions.ts'
+import type { Db } from '../db/db.ts'
+import { GatewayError } from '../errors.ts'
+import type { TransferPeer } from './inbound-context.ts'
+import { timeFacts } from './time-facts.ts'
+
+/** By what an offer is taken. */
+export interface OfferDecision {
+  readonly rule: string
+  readonly policyVersion: number
+  /** Why it is shown to nobody before a person has released it; undefined when it is not held. */
+  readonly holdReason: string | undefined
+}
+
+/** @throws GatewayError OFFER_REFUSED with the reason, which the offering site is told */
+export async function decideOfferByPolicy(
+  db: Db['kysely'],
+  peer: Pick<TransferPeer, 'siteId' | 'name'>,
+  manifest: Manifest,
+  now: Date,
+): Promise<OfferDecision> {
+  const policy = await loadActivePolicy(db)
+  if (!policy) throw new GatewayError('OFFER_REFUSED', 'no policy accepts it')
+  const { purpose, profile } = manifest
+  const offer = {
+    site: { siteId: peer.siteId, name: peer.name },
+    purpose,
+    profile,
+    facts: factsOf(peer, manifest, now),
+  }
+  const { kind, rule, reason } = decideIncoming(offer, policy.document, now)
+  if (kind === 'deny' || rule === undefined)
+    throw new GatewayError('OFFER_REFUSED', reason, { context: { rule, policyVersion: policy.version } })
+  return { rule, policyVersion: policy.version, holdReason: kind === 'hold' ? reason : undefined }
+}
+
+const factsOf = (peer: Pick<TransferPeer, 'siteId'>, { objects, ...manifest }: Manifest, now: Date) => ({
+  OriginKind: ['peer'],
+  OriginPeer: [peer.siteId],
+  OfferPurpose: [manifest.purpose],
+  OfferProfile: [manifest.profile],
+  OfferPriority: [manifest.priority],
+  OfferBytes: [String(objects.reduce((sum, object) => sum + object.sizeBytes, 0))],
+  InstanceCount: [String(objects.length)],
+  SOPClassUID: [...new Set(objects.map(object => object.sopClassUid))],
+  StudyInstanceUID: manifest.studies.map(study => study.studyInstanceUid),
+  ...timeFacts(now),
+})

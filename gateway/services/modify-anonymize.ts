@@ -1,0 +1,198 @@
+/**
+ * Orthanc's anonymization by the engine of policy/deid: the options of a body become a profile for the Basic Profile, and
+ * what the body replaces and removes is done to the engine's verified output.
+ */
+import { authorize } from '../../policy/authorize.ts'
+import { Deidentifier, type Spool } from '../../policy/deid/engine.ts'
+import { addIdentifiers, type Identifiers, noIdentifiers } from '../../policy/deid/identifiers.ts'
+import { decodeProfile, type Profile } from '../../policy/deid/profile.ts'
+import { isObject } from '../decode.ts'
+import { planModification } from '../dicom/modification.ts'
+import { spliceEdits } from '../dicom/part10-splice.ts'
+import { formatTag, isPrivateTag } from '../dicom/tag.ts'
+import { GatewayError, isGatewayError } from '../errors.ts'
+import type { Principal } from '../principal.ts'
+import type { StagedFile } from '../store/blobs.ts'
+import { firstInstance, type ModifyParts } from './modify.ts'
+import { newSeed, type RewriteWishes } from './modify-jobs.ts'
+import { keyTags, type ModifyRequest, readFlag, readIds, readModifyRequest, readText } from './modify-request.ts'
+import { allResults, type Rewriter, singleResult } from './modify-run.ts'
+import { findResources, type Resource, type Selection, selectInstances, sourceInstances } from './modify-sources.ts'
+import { nativePixels } from './native-pixels.ts'
+
+/** Anonymizes instances as Orthanc's API asks for it. */
+export interface Anonymizations {
+  /**
+   * One instance, anonymized; nothing is stored. The caller discards the file.
+   *
+   * @throws GatewayError NOT_FOUND, BAD_REQUEST, POLICY_DENIED when the engine holds it
+   */
+  instance(principal: Principal, orthancId: string, body: unknown, signal: AbortSignal): Promise<StagedFile>
+  /** Plans the anonymization of one resource. @returns the job's id; @throws GatewayError NOT_FOUND, BAD_REQUEST */
+  resource(principal: Principal, resource: Resource, body: unknown, wishes: RewriteWishes): Promise<string>
+  /** Plans the anonymization of `Resources`. @returns the job's id; @throws GatewayError NOT_FOUND, BAD_REQUEST */
+  bulk(principal: Principal, body: unknown, wishes: RewriteWishes): Promise<string>
+}
+
+/** As Orthanc takes them; the tables are those of the engine, whichever is named. */
+const dicomVersions = ['2008', '2017c', '2021b', '2023b', '2026d']
+
+/** Opens anonymizations, and defines their jobs. */
+export function openAnonymizations(parts: ModifyParts): Anonymizations {
+  const { db, blobs, rewrites } = parts
+
+  rewrites.define('anonymization', async ({ resultLevel, seed, body, ...selection }, signal) => {
+    const request = readAnonymization(body)
+    return {
+      rewrite: await rewriter(parts, request, { selection, seed, signal }),
+      keepSource: request.keepSource,
+      issuerOf: () => undefined,
+      fields: made => ({
+        IsAnonymization: true,
+        ...(resultLevel ? singleResult(made, resultLevel) : allResults(made)),
+      }),
+    }
+  })
+
+  return {
+    async instance(principal, orthancId, body, signal) {
+      authorize(principal, 'study.deidentify')
+      const request = readAnonymization(body)
+      const selection = await selectInstances(db, await findResources(db, [orthancId], 'instance'))
+      const source = await firstInstance(parts, principal, selection, 'anonymization')
+      const rewrite = await rewriter(parts, request, { selection, seed: newSeed(), signal })
+      const rewritten = await rewrite(source, signal)
+      try {
+        return await blobs.stageFrom(rewritten.chunks, { expectedBytes: source.sizeBytes })
+      } finally {
+        await rewritten.close()
+      }
+    },
+
+    async resource(principal, { level, orthancId }, body, wishes) {
+      authorize(principal, 'study.deidentify')
+      readAnonymization(body)
+      const resources = await findResources(db, [orthancId], level)
+      const request = { kind: 'anonymization', resources, body, level, resultLevel: level } as const
+      return await rewrites.submit(principal, request, wishes)
+    },
+
+    async bulk(principal, body, wishes) {
+      authorize(principal, 'study.deidentify')
+      readAnonymization(body)
+      const resources = await findResources(db, readIds(body, 'Resources'))
+      return await rewrites.submit(principal, { kind: 'anonymization', resources, body, level: 'patient' }, wishes)
+    },
+  }
+}
+
+interface Anonymization extends ModifyRequest {
+  readonly profile: Profile
+}
+
+/** @throws GatewayError BAD_REQUEST */
+function readAnonymization(body: unknown): Anonymization {
+  const request = readModifyRequest(body)
+  if (!isObject(body)) throw new GatewayError('BAD_REQUEST', 'expected a JSON object')
+  const version = readText(body, 'DicomVersion')
+  if (version !== undefined && !dicomVersions.includes(version))
+    throw new GatewayError('BAD_REQUEST', 'DicomVersion: expected a version of the standard that is known')
+  const { kept, keep } = request
+  if (kept.has('patient')) throw new GatewayError('BAD_REQUEST', 'Keep: the PatientID is required to be changed')
+  const isEveryUidKept = kept.has('study') && kept.has('series') && kept.has('instance')
+  if (kept.has('instance') && !isEveryUidKept)
+    throw new GatewayError('BAD_REQUEST', 'Keep: SOPInstanceUID can only be kept with those of study and series')
+  const nested = keep.find(({ within, tag }) => within.length > 0 || isPrivateTag(tag))
+  if (nested) throw new GatewayError('BAD_REQUEST', 'Keep: expected standard tags of the top level')
+  const options = [
+    ...(isEveryUidKept ? ['retainUIDs'] : []),
+    ...(readFlag(body, 'KeepPrivateTags') ? ['retainSafePrivate'] : []),
+  ]
+  const attributes = keep.filter(({ tag }) => tag !== keyTags.instance).map(({ tag }) => tag)
+  try {
+    const profile = decodeProfile({
+      format: 'hanse-deid-1',
+      name: 'rest-api',
+      basis: 'expert-determination',
+      options,
+      overrides: (isEveryUidKept ? [] : [...new Set(attributes)]).map(tag => ({
+        attribute: formatTag(tag),
+        action: 'keep',
+        justification: 'asked for by the request',
+      })),
+    })
+    return { ...request, profile }
+  } catch (error) {
+    if (isGatewayError(error, 'POLICY_INVALID')) throw new GatewayError('BAD_REQUEST', `Keep: ${error.message}`)
+    throw error
+  }
+}
+
+/**
+ * Writes instances anonymized. The identifiers of all instances are read first, so that the text of each is searched for
+ * those of its whole study.
+ */
+async function rewriter(
+  { db, blobs, pixels }: ModifyParts,
+  request: Anonymization,
+  job: { readonly selection: Selection; readonly seed: string; readonly signal: AbortSignal },
+): Promise<Rewriter> {
+  const engine = new Deidentifier(request.profile, Buffer.from(job.seed, 'hex'))
+  const byStudy = new Map<string, Identifiers>()
+  for await (const page of sourceInstances(db, job.selection)) {
+    for (const { fileSha256 } of page) {
+      job.signal.throwIfAborted()
+      const blob = await blobs.open(fileSha256)
+      try {
+        const found = await engine.identifiersOf(blob)
+        if (!found) continue
+        const known = byStudy.get(found.studyUid) ?? noIdentifiers()
+        addIdentifiers(known, found.identifiers)
+        byStudy.set(found.studyUid, known)
+      } finally {
+        await blob.close()
+      }
+    }
+  }
+
+  return async (source, signal) => {
+    let output: StagedFile | undefined
+    const spool: Spool = async chunks => {
+      const before = output
+      output = await blobs.stageFrom(chunks, { expectedBytes: source.sizeBytes })
+      await before?.discard()
+      return output
+    }
+    const blob = await blobs.open(source.fileSha256)
+    try {
+      const outcome = await engine.run(blob, spool, {
+        knownOfStudy: uid => byStudy.get(uid),
+        subject: { id: source.patientId, issuer: source.issuer },
+        codec: nativePixels(async () => pixels, signal),
+      })
+      signal.throwIfAborted()
+      if (outcome.kind !== 'done' || !output) {
+        const reason = outcome.kind === 'done' ? 'there is no output' : outcome.reason
+        throw new GatewayError('POLICY_DENIED', `${source.orthancId} cannot be anonymized: ${reason}`)
+      }
+      const made = output
+      const { edits, isRecoded } = await planModification(made, wantedOf(request))
+      return { chunks: spliceEdits(made, edits, isRecoded ? 'recoded' : 'kept'), close: () => made.discard() }
+    } catch (error) {
+      await output?.discard()
+      throw error
+    } finally {
+      await blob.close()
+    }
+  }
+}
+
+/** What is replaced and removed of the engine's output. */
+function wantedOf({ modification, keys }: Anonymization) {
+  const levels = ['patient', 'study', 'series', 'instance'] as const
+  const replaced = levels.flatMap(level => {
+    const value = keys[level]
+    return value === undefined ? [] : [{ path: { within: [], tag: keyTags[level] }, value }]
+  })
+  return { ...modification, replace: [...modification.replace, ...replaced] }
+}

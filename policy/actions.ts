@@ -1,0 +1,78 @@
+/** The actions that somebody may or may not do, named by the field. `policy/roles.csv` says which role has which. */
+export const actions = [
+  // what the gateway is, without patients: system, status, metrics, the API's description
+  'site.read',
+  'study.search',
+  'study.read',
+  'study.store',
+  // labels, metadata, attachments: what stands beside the data set
+  'study.annotate',
+  'study.modify',
+  'study.deidentify',
+  'study.delete',
+  // to a destination of any kind
+  'study.send',
+  'transfer.read',
+  'transfer.cancel',
+  'transfer.retry',
+  // release or reject what is held
+  'transfer.decide',
+  'quarantine.read',
+  'quarantine.decide',
+  'conflict.read',
+  'conflict.decide',
+  'job.read',
+  'job.control',
+  'patient.link',
+  'worklist.read',
+  'worklist.write',
+  'procedure.read',
+  // modality performed procedure steps
+  'procedure.report',
+  'commitment.read',
+  'commitment.request',
+  'commitment.remove',
+  'modality.read',
+  // ask a modality: echo, find
+  'modality.query',
+  'modality.retrieve',
+  'modality.manage',
+  'peer.read',
+  'peer.manage',
+  'policy.read',
+  'policy.dry-run',
+  'policy.draft',
+  'policy.publish',
+  'consent.read',
+  'consent.write',
+  'pseudonym.read',
+  'pseudonym.write',
+  'pseudonym.reidentify',
+  'retention.read',
+  'retention.manage',
+  // legal holds
+  'hold.manage',
+  'audit.read',
+  'token.manage',
+  // compare database and files, repair
+  'store.verify',
+  // whatever has no action of its own
+  'gateway.administer',
+] as const
+
+/** One of `actions`. */
+export type Action = (typeof actions)[number]
+
+/** Roles of people and programs: what a token may have. */
+export const roles = [
+  'viewer',
+  'clinician',
+  'trial-coordinator',
+  'policy-author',
+  'policy-publisher',
+  'auditor',
+  'administrator',
+] as const
+
+/** One of `roles`. */
+export type Role = (typeof roles)[number]

@@ -1,0 +1,151 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { isObject } from '../../gateway/decode.ts'
+import { missingOrthanc } from '../support/orthanc.ts'
+import { orthancPair } from './orthanc-pair.ts'
+
+/** Tags whose values both decoders print alike; private names and binary values are each decoder's own. */
+function standardTags(body: unknown): unknown {
+  if (Array.isArray(body)) return body.map(standardTags)
+  if (!isObject(body)) return typeof body === 'string' ? body.trim() : body
+  return Object.fromEntries(
+    Object.entries(body)
+      .filter(
+        ([key, value]) => !/^....,0000$|^...[13579bdf],|GroupLength$|Private|^Unknown/.test(key) && !isPrivate(value),
+      )
+      .map(([key, value]) => [key, standardTags(value)]),
+  )
+}
+const isPrivate = (value: unknown): boolean => isObject(value) && /Private|^Unknown/.test(String(value['Name'] ?? ''))
+
+test('every way between the levels, and what each level holds, is answered as Orthanc does', {
+  skip: missingOrthanc,
+}, async t => {
+  const pair = await orthancPair(t)
+
+  for (const { ID, ParentSeries, ParentStudy, ParentPatient } of pair.instances.filter((_, at) => at % 3 === 0)) {
+    const paths = { patients: ParentPatient, studies: ParentStudy, series: ParentSeries, instances: ID }
+    for (const [path, id] of Object.entries(paths)) {
+      const names = [
+        '',
+        '?short',
+        '?full',
+        '/statistics',
+        '/patient',
+        '/study',
+        '/series',
+        '/studies',
+        '/instances',
+        '/nothing',
+      ]
+      for (const name of names) await pair.same(`/${path}/${id}${name}`)
+      await pair.same(`/${path}/00000000-00000000-00000000-00000000-00000000`)
+    }
+  }
+  await pair.same('/statistics', body => {
+    const { TotalDiskSize: _1, TotalUncompressedSize: _2, ...rest } = isObject(body) ? body : {}
+    return rest
+  })
+  for (const path of ['patients', 'studies', 'series', 'instances']) {
+    await pair.same(`/${path}`)
+    await pair.same(`/${path}?since=1&limit=2`)
+    await pair.same(`/${path}?since=0&limit=3&expand`)
+    await pair.same(`/${path}?limit=2`)
+    await pair.same(`/${path}?since=0&limit=x`)
+  }
+})
+
+test('tags, headers, modules, shared tags and raw values are those that Orthanc reads from the files', {
+  skip: missingOrthanc,
+}, async t => {
+  const pair = await orthancPair(t)
+
+  for (const { ID, ParentSeries, ParentStudy, ParentPatient } of pair.instances) {
+    for (const form of ['', '?short', '?simplify']) {
+      await pair.same(`/instances/${ID}/tags${form}`, standardTags)
+      await pair.same(`/instances/${ID}/module${form}`, standardTags)
+      await pair.same(`/instances/${ID}/header${form}`)
+      await pair.same(`/series/${ParentSeries}/module${form}`, standardTags)
+      await pair.same(`/studies/${ParentStudy}/module${form}`, standardTags)
+      await pair.same(`/studies/${ParentStudy}/module-patient${form}`, standardTags)
+      await pair.same(`/patients/${ParentPatient}/module${form}`, standardTags)
+      await pair.same(`/series/${ParentSeries}/shared-tags${form}`, standardTags)
+      await pair.same(`/studies/${ParentStudy}/instances-tags${form}`, standardTags)
+    }
+    await pair.same(`/instances/${ID}/simplified-tags`, standardTags)
+    const elements = (await pair.same(`/instances/${ID}/content`)).body
+    assert.ok(Array.isArray(elements))
+    for (const element of elements) await pair.same(`/instances/${ID}/content/${element}`)
+    for (const path of [
+      'PatientName',
+      'PixelData/0',
+      'PixelData/7',
+      'ContentSequence/0',
+      'ContentSequence/99',
+      '0010-9999',
+      'PatientID/0',
+    ]) {
+      await pair.same(`/instances/${ID}/content/${path}`)
+    }
+  }
+})
+
+test('tools answer as Orthanc’s do', { skip: missingOrthanc }, async t => {
+  const pair = await orthancPair(t, { files: [] })
+  const put = (path: string, body: string) => pair.same({ method: 'PUT', path, body })
+
+  await pair.same('/tools')
+  for (const level of ['patient', 'study', 'series', 'instance']) {
+    const { body } = await pair.ours({ method: 'GET', path: `/tools/generate-uid?level=${level}` })
+    assert.match(String(body), level === 'patient' ? /^[0-9a-f-]{36}$/ : /^2\.25\.\d{20,39}$/)
+  }
+  await pair.same('/tools/generate-uid?level=other')
+  await pair.same('/tools/now', body => String(body).length)
+  await pair.same('/tools/now-local', body => String(body).length)
+  await pair.same('/tools/dicom-conformance', body => typeof body)
+  for (const name of [
+    'default-encoding',
+    'log-level',
+    'log-level-dicom',
+    'unknown-sop-class-accepted',
+    'metrics',
+    'nothing',
+  ]) {
+    await pair.same(`/tools/${name}`)
+  }
+  await put('/tools/default-encoding', 'Latin1')
+  await put('/tools/default-encoding', 'nonsense')
+  await put('/tools/log-level-jobs', 'verbose')
+  await pair.same('/tools/log-level-jobs')
+  await put('/tools/log-level-jobs', 'nonsense')
+  await put('/tools/log-level', 'trace')
+  await pair.same('/tools/log-level')
+  await put('/tools/metrics', '1')
+  await put('/tools/metrics', 'nonsense')
+  await put('/tools/accepted-transfer-syntaxes', '1.2.840.10008.1.2.1')
+  for (const body of ['', '1.2.3']) await pair.same({ method: 'POST', path: '/tools/lookup', body })
+  await pair.same({ method: 'POST', path: '/tools/invalidate-tags', body: '' })
+  await pair.same({ method: 'POST', path: '/tools/execute-script', body: 'print(1)' })
+  assert.match(
+    String((await pair.same('/tools/metrics-prometheus', () => '')).body),
+    /^orthanc_count_instances 0 \d+$/m,
+  )
+  await pair.same('/plugins/explorer.js', body => String(body).trim())
+})
+
+test('a look-up finds every level by its DICOM identifier', { skip: missingOrthanc }, async t => {
+  const pair = await orthancPair(t)
+  const { ParentPatient, ParentStudy, ParentSeries, ID } = pair.instances[0] ?? assert.fail()
+
+  for (const [path, id, name] of [
+    ['patients', ParentPatient, 'PatientID'],
+    ['studies', ParentStudy, 'StudyInstanceUID'],
+    ['series', ParentSeries, 'SeriesInstanceUID'],
+    ['instances', ID, 'SOPInstanceUID'],
+  ]) {
+    const { body } = await pair.ours({ method: 'GET', path: `/${path}/${id}` })
+    const tags = isObject(body) && isObject(body['MainDicomTags']) ? body['MainDicomTags'] : {}
+    const { body: found } = await pair.same({ method: 'POST', path: '/tools/lookup', body: String(tags[name ?? '']) })
+    assert.ok(Array.isArray(found) && found.length === 1)
+  }
+})
