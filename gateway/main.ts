@@ -459,7 +459,11 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         place: { path: config.dicomweb.path, publicUrl: config.http.publicUrl },
       })
       imageRoutes(app, { rendering })
-      await archiveRoutes(app, openZipArchives({ db, blobs, pixels }))
+      await archiveRoutes(app, {
+        archives: openZipArchives({ db, blobs, pixels }),
+        jobs: backgroundJobs,
+        assertRoom: bytes => blobs.assertRoom(bytes),
+      })
       worklistsRoutes(app, { worklist })
       const outside = openOutsideSends({ db, routing })
       const remote = openRemote({ db, findNode, node, aeTitle: config.dicom.aeTitle })

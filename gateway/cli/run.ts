@@ -111,6 +111,10 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
     summary: 'ask a modality whether it answers',
     load: async () => (await import('./modality.ts')).modalityEcho,
   },
+  'import disc': {
+    summary: 'store studies from a disc, stick, folder or disc image',
+    load: async () => (await import('./import-disc.ts')).importDisc,
+  },
   query: { summary: 'ask a modality what it holds', load: async () => (await import('./query.ts')).query },
   retrieve: {
     summary: 'fetch studies from a modality',
