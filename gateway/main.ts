@@ -11,6 +11,7 @@ import { openClockWatch } from '../peers/clock.ts'
 import { openSiteKeys } from '../peers/keys.ts'
 import { openPairing } from '../peers/pairing.ts'
 import { openPeers } from '../peers/registry.ts'
+import { seal } from '../peers/seal.ts'
 import { openFederation } from '../peers/server.ts'
 import { openFederationTls, type RefusedConnection } from '../peers/tls.ts'
 import { openAuthorizer, type Refusal } from '../policy/authorize.ts'
@@ -75,6 +76,7 @@ import { openModalityJobs } from './services/modality-jobs.ts'
 import { openModifications } from './services/modify.ts'
 import { openAnonymizations } from './services/modify-anonymize.ts'
 import { openRewriteJobs } from './services/modify-jobs.ts'
+import { openStudyChanges } from './services/modify-studies.ts'
 import { openMpps } from './services/mpps.ts'
 import { nativePixels } from './services/native-pixels.ts'
 import { openOutbound } from './services/outbound.ts'
@@ -86,6 +88,7 @@ import { openPolicies } from './services/policies.ts'
 import { openPrefetch } from './services/prefetch.ts'
 import { openProjectKeys } from './services/project-keys.ts'
 import { openPseudonyms } from './services/pseudonyms.ts'
+import { openQuarantine } from './services/quarantine.ts'
 import { openQuery } from './services/query.ts'
 import { openRefusals } from './services/refusals.ts'
 import { openReidentification } from './services/reidentification.ts'
@@ -96,8 +99,13 @@ import { openRemoval } from './services/removal.ts'
 import { openRendering } from './services/rendering.ts'
 import { openResourceAttachments } from './services/resource-attachments.ts'
 import { openResourceDatasets } from './services/resource-datasets.ts'
+import { openResourceFind } from './services/resource-find.ts'
 import { openResourceMetadata } from './services/resource-metadata.ts'
+import { openRestPeers } from './services/rest-peers.ts'
+import { peerOfDestination, withRestPeers } from './services/rest-send.ts'
+import { openRestStore } from './services/rest-store.ts'
 import { openRetrieve } from './services/retrieve.ts'
+import type { FindArchive } from './services/route-target.ts'
 import { startRouting } from './services/routing.ts'
 import { loadStatus } from './services/status.ts'
 import { openTokens } from './services/tokens.ts'
@@ -167,6 +175,20 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       credentials: () => dicomCredentials.current(),
     }),
   )
+  const restPeers = use(
+    starting,
+    await openRestPeers({
+      db,
+      log,
+      sealing: { seal: bytes => seal(bytes, keys.sealingKey), open: box => keys.openSealed(box) },
+    }),
+  )
+  const findArchive: FindArchive = name => {
+    const peer = peerOfDestination(name)
+    const found = peer === undefined ? undefined : restPeers.find(peer)
+    if (peer === undefined) return modalities.find(name)
+    return found && { name, aeTitle: name, zone: found.zone }
+  }
   const dueAt = ({ callingAe, purpose }: Origin): Date | undefined =>
     purpose === 'prefetch'
       ? undefined
@@ -200,6 +222,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const modifyParts = { ...rewriting, rewrites }
   const modifications = openModifications(modifyParts)
   const anonymizations = openAnonymizations(modifyParts)
+  const studyChanges = openStudyChanges(modifyParts)
   const stopping = new AbortController()
   starting.defer(() => stopping.abort(new GatewayError('UNAVAILABLE', 'the gateway is stopping')))
   const converter = (name: string): Converter | undefined => {
@@ -220,9 +243,9 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     prefetch.run(study, signal, attempt),
   )
   const onArrived = (tx: Tx, study: number): Promise<void> => prefetch.arrived(tx, study)
-  const routing = use(starting, startRouting({ db, queue, log, findArchive: name => modalities.find(name), onArrived }))
+  const routing = use(starting, startRouting({ db, queue, log, findArchive, onArrived }))
   const { twoPersons } = config.policy
-  const policies = openPolicies({ db, signer: keys, findModality: name => modalities.find(name), twoPersons })
+  const policies = openPolicies({ db, signer: keys, findModality: findArchive, twoPersons })
   const checkpoint = async (): Promise<string> => (await audit.checkpoint()).note
   const inbound = await openInbound({ db, blobs, queue, keys, checkpoint, log, dataDir: config.data })
   const consents = openConsents({ db, queue })
@@ -232,7 +255,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     openDeidentify({ codec: nativePixels(() => Promise.resolve(pixels), stopping.signal) }),
   )
   const projects = openProjectKeys({ db, dir: join(config.data, 'keys', 'projects') })
-  const pseudonyms = openPseudonyms({ db, keyPath: join(config.data, 'keys', 'pseudonyms.json') })
+  const pseudonyms = openPseudonyms({ db, keyPath: join(config.data, 'keys', 'pseudonyms.json'), projects })
   const outbox = openOutbox(config.data)
   const preparing = { outbox, ...createPreparing({ db, blobs, outbox, deidentify, projects, pseudonyms, log }) }
   const { obstacle } = consents
@@ -251,8 +274,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     keys,
     checkpoint,
     commitments,
-    wire: archiveWire({ target: findNode, converter }),
-    findArchive: name => modalities.find(name),
+    wire: withRestPeers(archiveWire({ target: findNode, converter }), name => restPeers.target(name)),
+    findArchive,
     obstacle,
     aeTitle,
     log,
@@ -373,7 +396,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         datasets: openResourceDatasets({ db, blobs }),
         changes,
         removal,
-        modify: { jobs: backgroundJobs, log, modifications, anonymizations },
+        modify: { jobs: backgroundJobs, log, modifications, anonymizations, studyChanges },
+        find: openResourceFind({ db, query: openQuery({ db }) }),
         metadata: openResourceMetadata({ db, requireSeen: config.orthanc.checkRevisions }),
         metadataNames: config.orthanc.userMetadata,
         attachments: openResourceAttachments({
@@ -411,6 +435,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         assertRoom: bytes => blobs.assertRoom(bytes),
       })
       worklistsRoutes(app, { worklist })
+      const outside = openOutsideSends({ db, routing })
       const remote = openRemote({ db, findNode, node, aeTitle: config.dicom.aeTitle })
       await orthancModalityRoutes(app, { modalities, remote })
       await orthancRemoteRoutes(app, {
@@ -419,7 +444,9 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         queries: openRemoteQueries({ db, remote }),
         jobs: backgroundJobs,
         answers: { jobs: backgroundJobs, log },
-        remoteStore: openRemoteStore({ db, findNode, retrieve, node, outside: openOutsideSends({ db, routing }) }),
+        remoteStore: openRemoteStore({ db, findNode, retrieve, node, outside }),
+        restPeers,
+        restStore: openRestStore({ db, blobs, retrieve, peers: restPeers, outside }),
         ingest,
         limitBytes: config.limits.instanceBytes,
         aeTitle: config.dicom.aeTitle,
@@ -434,8 +461,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         queue,
         peers,
         pairing,
-        projects,
         pseudonyms,
+        quarantine: openQuarantine({ db, queue, inbound }),
         reidentification: openReidentification({ db, pseudonyms }),
         routing,
         policies,

@@ -37,6 +37,26 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
     summary: 'de-identify files and folders',
     load: async () => (await import('./deidentify.ts')).deidentify,
   },
+  'quarantine list': {
+    summary: 'list what is held',
+    load: async () => (await import('./quarantine.ts')).quarantineList,
+  },
+  'quarantine show': {
+    summary: 'show why a transfer is held',
+    load: async () => (await import('./quarantine.ts')).quarantineShow,
+  },
+  'quarantine release': {
+    summary: 'try a held transfer again',
+    load: async () => (await import('./quarantine.ts')).quarantineRelease,
+  },
+  'quarantine reject': {
+    summary: 'end a held transfer for good',
+    load: async () => (await import('./quarantine.ts')).quarantineReject,
+  },
+  'quarantine rerun': {
+    summary: 'send it under another profile',
+    load: async () => (await import('./quarantine.ts')).quarantineRerun,
+  },
   'pseudonym projects': {
     summary: 'list projects',
     load: async () => (await import('./pseudonym.ts')).pseudonymProjects,

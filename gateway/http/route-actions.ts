@@ -43,7 +43,7 @@ const own: readonly Rule[] = [
   [read, '/consents(?:/.*)?', 'consent.read'],
   [['POST'], '/consents/search', 'consent.read'],
   [any, '/consents(?:/.*)?', 'consent.write'],
-  [any, '/pseudonyms/reidentif.*', 'pseudonym.reidentify'],
+  [any, '/pseudonyms/requests(?:/.*)?', 'pseudonym.reidentify'],
   [read, '/pseudonyms(?:/.*)?', 'pseudonym.read'],
   [any, '/pseudonyms(?:/.*)?', 'pseudonym.write'],
   [read, '/(?:retention|legal-holds)(?:/.*)?', 'retention.read'],

@@ -47,8 +47,8 @@ const maxDepth = 16
 export function readModifyRequest(body: unknown): ModifyRequest {
   if (!isObject(body)) throw bad('expected a JSON object')
   const force = readFlag(body, 'Force') ?? false
-  const remove = readPaths(body, 'Remove', force, 'removed')
-  const keep = readPaths(body, 'Keep', force, 'kept')
+  const remove = readForcedPaths(body, 'Remove', force, 'removed')
+  const keep = readForcedPaths(body, 'Keep', force, 'kept')
   const replace = readReplacements(body, force)
   const keys: Partial<Record<Level, string>> = {}
   for (const level of levels) {
@@ -136,16 +136,21 @@ export function readTagValues(raw: unknown, field: string): { path: TagPath; val
   return entries.map(([name, value]) => ({ path: readTagPath(name), value: readValue(value, name, 0) }))
 }
 
-function readPaths(body: Record<string, unknown>, field: string, force: boolean, what: string): TagPath[] {
+/** A list of tags by their names or paths; none where the field is missing. @throws GatewayError BAD_REQUEST */
+export function readPaths(body: Readonly<Record<string, unknown>>, field: string): TagPath[] {
   const list = body[field]
   if (list === undefined) return []
   if (!Array.isArray(list) || list.length > maxEdits) throw bad(`${field}: expected a list of tags`)
   return list.map((name: unknown) => {
     if (typeof name !== 'string') throw bad(`${field}: expected a list of tags`)
-    const path = readTagPath(name)
-    assertForced(path, force, what)
-    return path
+    return readTagPath(name)
   })
+}
+
+function readForcedPaths(body: Record<string, unknown>, field: string, force: boolean, what: string): TagPath[] {
+  const paths = readPaths(body, field)
+  for (const path of paths) assertForced(path, force, what)
+  return paths
 }
 
 function readReplacements(body: Record<string, unknown>, force: boolean) {

@@ -36,8 +36,16 @@ export interface Selection {
 
 const pageSize = 100
 
-/** The resources that have these ids. @throws GatewayError NOT_FOUND when one has none */
+/** The resources that have these ids, in their order. @throws GatewayError NOT_FOUND when an id has none of the level */
 export async function findResources(db: Db, ids: readonly string[], only?: Level): Promise<Resource[]> {
+  const known = await findKnownResources(db, ids)
+  if (known.length < ids.length || (only && known.some(({ level }) => level !== only)))
+    throw new GatewayError('NOT_FOUND', `no such ${only ?? 'resource'}`)
+  return known
+}
+
+/** The resources that have these ids, in their order; unknown ids are left out. */
+export async function findKnownResources(db: Db, ids: readonly string[]): Promise<Resource[]> {
   const { rows } = await sql<{ level: Level; orthanc_id: string }>`
     select 'patient' as level, orthanc_id from patients where orthanc_id = any(${ids}::text[])
     union all select 'study', orthanc_id from studies where orthanc_id = any(${ids}::text[])
@@ -45,12 +53,7 @@ export async function findResources(db: Db, ids: readonly string[], only?: Level
     union all select 'instance', orthanc_id from instances where orthanc_id = any(${ids}::text[])
   `.execute(db.kysely)
   const found = new Map(rows.map(row => [row.orthanc_id, { level: row.level, orthancId: row.orthanc_id }]))
-  return ids.map(id => {
-    const resource = found.get(id)
-    if (!resource || (only && resource.level !== only))
-      throw new GatewayError('NOT_FOUND', `no such ${only ?? 'resource'}`)
-    return resource
-  })
+  return ids.flatMap(id => found.get(id) ?? [])
 }
 
 /** Fixes what is to be worked on. */

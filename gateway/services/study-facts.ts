@@ -1,14 +1,15 @@
 /**
- * What policy is told of a study: the values of its patient, study and series attributes by DICOM
- * keyword, and what the gateway itself knows. Facts of what came from peers are kept apart from the
- * rest, because they trigger nothing unless a rule names that origin.
+ * What policy is told of studies: the values of their patient, study and series attributes by DICOM keyword, and what the
+ * gateway itself knows. Facts of what came from peers, or was fetched, are kept apart from the rest, because they trigger
+ * nothing unless a rule names that origin. Many studies are asked for in the same few statements as one.
  */
-import { sql } from 'kysely'
+import { type Kysely, sql } from 'kysely'
 import type { Facts } from '../../policy/conditions.ts'
 import { quietPurposes } from '../../policy/decide.ts'
 import type { Tx } from '../db/db.ts'
+import type { Schema } from '../db/schema.ts'
 import { isObject } from '../decode.ts'
-import { keywordOf, parseTag } from '../dicom/tag.ts'
+import { FactCollector } from './fact-collector.ts'
 import { timeFacts } from './time-facts.ts'
 
 /** An instance as it would be sent. */
@@ -33,8 +34,6 @@ export interface StudySnapshot {
   readonly items: readonly SnapshotItem[]
 }
 
-const maxValues = 1000
-
 /**
  * Instances of one origin class: `imported` came from peers, `fetched` were fetched or moved here by the gateway itself
  * (`quietPurposes`), `local` are the others.
@@ -43,30 +42,29 @@ export type OriginClass = 'local' | 'imported' | 'fetched'
 export const originClasses: readonly OriginClass[] = ['local', 'imported', 'fetched']
 
 /** SQL for the class of an instance. */
-const originClass = sql`case when instances.origin ->> 'kind' = 'peer' then 'imported'
+const originClass = sql<OriginClass>`case when instances.origin ->> 'kind' = 'peer' then 'imported'
   when instances.origin ->> 'purpose' = any(${[...quietPurposes]}) then 'fetched' else 'local' end`
 
-/** Loads a study with its instances of one origin class, or with all; undefined when it is gone. */
+/** What is known of a study's instances of one class, or of all. */
+export interface StudyFacts {
+  readonly study: number
+  readonly studyInstanceUid: string
+  readonly domain: string
+  readonly patientId: string
+  readonly issuer: string
+  readonly origin: OriginClass | 'all'
+  readonly facts: Facts
+}
+
+/** Loads a study with its instances of one origin class, or with all; undefined when it has none. */
 export async function loadSnapshot(
   tx: Tx,
   studyId: number,
   which: OriginClass | 'all',
 ): Promise<StudySnapshot | undefined> {
-  const study = await tx
-    .selectFrom('studies')
-    .innerJoin('patients', 'patients.id', 'studies.patient')
-    .select([
-      'studies.id',
-      'studies.study_instance_uid',
-      'studies.domain',
-      'studies.attributes as study_attributes',
-      'patients.attributes as patient_attributes',
-      'patients.patient_id',
-      'patients.issuer',
-    ])
-    .where('studies.id', '=', studyId)
-    .executeTakeFirst()
-  if (!study) return undefined
+  const all = await loadFacts(tx, [studyId], { at: new Date(), by: which === 'all' ? 'study' : 'class' })
+  const known = all.find(({ origin }) => origin === which)
+  if (!known) return undefined
   const rows = await tx
     .selectFrom('instances')
     .innerJoin('series', 'series.id', 'instances.series')
@@ -77,50 +75,14 @@ export async function loadSnapshot(
       'size_bytes',
       'file_sha256',
       'instances.origin as origin',
-      'series.id as series_id',
     ])
     .where('series.study', '=', studyId)
     .$if(which !== 'all', query => query.where(sql<boolean>`${originClass} = ${which}`))
     .orderBy('series.series_instance_uid')
     .orderBy('sop_instance_uid')
     .execute()
-  const seriesIds = [...new Set(rows.map(row => row.series_id))]
-  const series =
-    seriesIds.length > 0
-      ? await tx.selectFrom('series').select('attributes').where('id', 'in', seriesIds).execute()
-      : []
-
-  const said = await tx
-    .selectFrom('consents')
-    .select(['kind', 'purpose'])
-    .where('patient_id', '=', study.patient_id)
-    .where('issuer', '=', study.issuer)
-    .where(sql<boolean>`withdrawn_at is null and now() >= valid_from and (valid_until is null or valid_until > now())`)
-    .execute()
-
-  const facts = new FactCollector()
-  facts.addAttributes(study.patient_attributes)
-  facts.addAttributes(study.study_attributes)
-  for (const row of series) facts.addAttributes(row.attributes)
-  for (const row of rows) {
-    const origin = isObject(row.origin) ? row.origin : {}
-    facts.add('OriginKind', origin['kind'])
-    facts.add('OriginPeer', origin['peerId'])
-    facts.add('OriginPurpose', origin['purpose'])
-    facts.add('CallingAETitle', origin['callingAe'])
-    facts.add('CalledAETitle', origin['calledAe'])
-    facts.add('SOPClassUID', row.sop_class_uid)
-  }
-  for (const { kind, purpose } of said) facts.add(kind === 'consent' ? 'ConsentPurpose' : 'ObjectionPurpose', purpose)
-  facts.add('InstanceCount', String(rows.length))
-  facts.add('StudyInstanceUID', study.study_instance_uid)
   return {
-    study: study.id,
-    studyInstanceUid: study.study_instance_uid,
-    domain: study.domain,
-    patientId: study.patient_id,
-    issuer: study.issuer,
-    facts: { ...facts.take(), ...timeFacts(new Date()) },
+    ...known,
     items: rows.map(row => ({
       sopInstanceUid: row.sop_instance_uid,
       sopClassUid: row.sop_class_uid,
@@ -133,43 +95,105 @@ export async function loadSnapshot(
   }
 }
 
+/**
+ * The facts of studies, by origin class of their instances or of all instances together; classes without an instance are
+ * left out. Ordered by study.
+ */
+export async function loadFacts(
+  db: Kysely<Schema> | Tx,
+  studies: readonly number[],
+  { at, by }: { readonly at: Date; readonly by: 'class' | 'study' },
+): Promise<readonly StudyFacts[]> {
+  if (studies.length === 0) return []
+  const ids = [...studies]
+  const origin = by === 'class' ? originClass : sql<'all'>`'all'`
+  // Grouped by the database: what comes here is per series and kind of origin, not per instance.
+  const { rows: groups } = await sql<Group>`
+    select series.study, series.id as series, ${origin} as origin, instances.origin ->> 'kind' as kind,
+           instances.origin ->> 'peerId' as peer, instances.origin ->> 'purpose' as purpose,
+           instances.origin ->> 'callingAe' as calling, instances.origin ->> 'calledAe' as called,
+           instances.sop_class_uid as "sopClass", count(*)::int as count
+      from series join instances on instances.series = series.id
+     where series.study = any(${ids}) group by 1, 2, 3, 4, 5, 6, 7, 8, 9`.execute(db)
+  const rows = await db
+    .selectFrom('studies')
+    .innerJoin('patients', 'patients.id', 'studies.patient')
+    .select(['studies.id', 'studies.study_instance_uid', 'studies.domain', 'patients.patient_id', 'patients.issuer'])
+    .select(['studies.attributes as study_attributes', 'patients.attributes as patient_attributes'])
+    .where('studies.id', 'in', ids)
+    .orderBy('studies.id')
+    .execute()
+  const series = await db.selectFrom('series').select(['id', 'attributes']).where('study', 'in', ids).execute()
+  const attributes = new Map(series.map(row => [row.id, row.attributes]))
+  const beside = await loadBeside(db, ids)
+
+  const found = new Map<string, { collector: FactCollector; series: Set<number>; instances: number }>()
+  for (const group of groups) {
+    const key = `${group.study} ${group.origin}`
+    const one = found.get(key) ?? { collector: new FactCollector(), series: new Set(), instances: 0 }
+    found.set(key, one)
+    one.series.add(group.series)
+    one.instances += group.count
+    one.collector.add('OriginKind', group.kind)
+    one.collector.add('OriginPeer', group.peer)
+    one.collector.add('OriginPurpose', group.purpose)
+    one.collector.add('CallingAETitle', group.calling)
+    one.collector.add('CalledAETitle', group.called)
+    one.collector.add('SOPClassUID', group.sopClass)
+  }
+  return rows.flatMap(row =>
+    [...originClasses, 'all' as const].flatMap(origin => {
+      const one = found.get(`${row.id} ${origin}`)
+      if (!one) return []
+      const { collector } = one
+      collector.addAttributes(row.patient_attributes)
+      collector.addAttributes(row.study_attributes)
+      for (const id of one.series) collector.addAttributes(attributes.get(id))
+      for (const { name, value } of beside.get(row.id) ?? []) collector.add(name, value)
+      collector.add('InstanceCount', String(one.instances))
+      collector.add('StudyInstanceUID', row.study_instance_uid)
+      const { id: study, study_instance_uid: studyInstanceUid, domain, patient_id: patientId, issuer } = row
+      const facts = { ...collector.take(), ...timeFacts(at) }
+      return [{ study, studyInstanceUid, domain, patientId, issuer, origin, facts }]
+    }),
+  )
+}
+
+interface Group {
+  readonly study: number
+  readonly series: number
+  readonly origin: OriginClass | 'all'
+  readonly kind: string | null
+  readonly peer: string | null
+  readonly purpose: string | null
+  readonly calling: string | null
+  readonly called: string | null
+  readonly sopClass: string
+  readonly count: number
+}
+
+/** What stands beside the data sets: labels, and what the patient has said. */
+async function loadBeside(
+  db: Kysely<Schema> | Tx,
+  studies: readonly number[],
+): Promise<ReadonlyMap<number, readonly { readonly name: string; readonly value: string }[]>> {
+  const { rows } = await sql<{ study: number; name: string; value: string }>`
+    select s.id as study, case c.kind when 'consent' then 'ConsentPurpose' else 'ObjectionPurpose' end as name, c.purpose as value
+      from studies s join patients p on p.id = s.patient
+      join consents c on c.patient_id = p.patient_id and c.issuer = p.issuer
+     where s.id = any(${[...studies]}) and c.withdrawn_at is null and c.valid_from <= now()
+       and (c.valid_until is null or c.valid_until > now())
+    union
+    select s.id, 'Label', l.label from studies s
+      join resource_labels l on (l.level = 'study' and l.resource = s.id) or (l.level = 'patient' and l.resource = s.patient)
+     where s.id = any(${[...studies]})
+    union
+    select e.study, 'Label', l.label from series e join resource_labels l on l.level = 'series' and l.resource = e.id
+     where e.study = any(${[...studies]})`.execute(db)
+  return Map.groupBy(rows, row => row.study)
+}
+
 function originText(origin: unknown, key: string): string | undefined {
   const value = isObject(origin) ? origin[key] : undefined
   return typeof value === 'string' ? value : undefined
-}
-
-/** Gathers distinct values by name, bounded. */
-class FactCollector {
-  readonly #values = new Map<string, Set<string>>()
-
-  add(name: string, value: unknown): void {
-    const text = textOf(value)
-    if (text === undefined) return
-    const set = this.#values.get(name) ?? new Set<string>()
-    if (set.size < maxValues) set.add(text)
-    this.#values.set(name, set)
-  }
-
-  /** Adds the top-level elements of a DICOM JSON object. */
-  addAttributes(json: unknown): void {
-    if (!isObject(json)) return
-    for (const [key, element] of Object.entries(json)) {
-      const tag = parseTag(key)
-      const keyword = tag === undefined ? undefined : keywordOf(tag)
-      if (!keyword || !isObject(element) || !Array.isArray(element['Value'])) continue
-      for (const value of element['Value']) this.add(keyword, value)
-    }
-  }
-
-  take(): Facts {
-    return Object.fromEntries([...this.#values].map(([name, values]) => [name, [...values]]))
-  }
-}
-
-function textOf(value: unknown): string | undefined {
-  if (typeof value === 'string') return value
-  if (typeof value === 'number') return String(value)
-  // A person name (PS3.18 F.2.2): its alphabetic group.
-  if (isObject(value) && typeof value['Alphabetic'] === 'string') return value['Alphabetic']
-  return undefined
 }

@@ -21,7 +21,7 @@ interface Node {
   readonly updatedAt: Date
 }
 
-export type PatientNode = Node
+export type PatientNode = Node & { readonly isProtected: boolean }
 /** Its attributes include the patient's as this study names them. */
 export type StudyNode = Node & { readonly patient: string }
 export type SeriesNode = Node & {
@@ -91,7 +91,7 @@ const tables: Record<Level, string> = {
 /** Patients in the order of the ids given; unknown ids are left out. */
 export async function loadPatients(db: Db, orthancIds: readonly string[]): Promise<PatientNode[]> {
   const { rows } = await sql<PatientNode>`
-    select p.orthanc_id as "orthancId", p.attributes, p.updated_at as "updatedAt",
+    select p.orthanc_id as "orthancId", p.attributes, p.updated_at as "updatedAt", p.is_protected as "isProtected",
            coalesce(child.ids, '{}') as children, coalesce(child.stable, true) as stable
       from unnest(${orthancIds}::text[]) with ordinality as wanted (id, place)
       join patients p on p.orthanc_id = wanted.id

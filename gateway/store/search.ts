@@ -10,6 +10,7 @@ import type { Level } from '../dicom/levels.ts'
 import { type MatchSpec, matches } from '../dicom/matching.ts'
 import { formatTag, type Tag } from '../dicom/tag.ts'
 import { candidateConditions } from './candidates.ts'
+import { type SearchScope, scopeConditions } from './search-scope.ts'
 
 /** What was found. */
 export interface Match {
@@ -28,6 +29,8 @@ export interface SearchOptions {
   readonly order?: 'oldest-first' | 'newest-first' | undefined
   /** Matches that are passed over. */
   readonly offset?: number | undefined
+  /** What it is limited to beside the attributes. */
+  readonly scope?: SearchScope | undefined
   /** Matches at most; all unless given. */
   readonly limit?: number | undefined
   readonly signal?: AbortSignal
@@ -74,7 +77,10 @@ export async function searchPage(
 ): Promise<MatchPage> {
   const { offset = 0, limit } = options
   if (spec.keys.length === 0) {
-    const [matches, total] = await Promise.all([everything(db, spec.level, options), countOf(db, spec.level)])
+    const [matches, total] = await Promise.all([
+      everything(db, spec.level, options),
+      countOf(db, spec.level, options.scope),
+    ])
     return { matches, remaining: Math.max(0, total - offset - limit), isCounted: true }
   }
   let skip = offset
@@ -95,16 +101,26 @@ export async function searchPage(
 async function everything(db: Db, level: Level, options: SearchOptions): Promise<readonly Match[]> {
   const { offset = 0, limit, order, returned, recording } = options
   const isNewestFirst = order === 'newest-first'
+  const id = sql.ref(`${alias[level]}.id`)
+  const limits = scopeConditions(options.scope, level)
+  const from = limits.length > 0 ? tables[level] : sql`${sql.table(tableNames[level])} ${sql.ref(alias[level])}`
   const ids = sql`array(
-    select id from ${sql.table(tableNames[level])} order by id ${isNewestFirst ? sql`desc` : sql`asc`}
-     limit ${limit} offset ${offset}
+    select ${id} from ${from} ${limits.length > 0 ? sql`where ${sql.join(limits, sql` and `)}` : sql``}
+     order by ${id} ${isNewestFirst ? sql`desc` : sql`asc`} limit ${limit} offset ${offset}
   )`
   const rows = await load[level](db, { ids, wanted: returned, also: recording })
   return isNewestFirst ? rows.reverse() : rows
 }
 
 /** How many there are of a level; instances by the counters of their studies. */
-async function countOf(db: Db, level: Level): Promise<number> {
+async function countOf(db: Db, level: Level, scope: SearchScope | undefined): Promise<number> {
+  const limits = scopeConditions(scope, level)
+  if (limits.length > 0) {
+    const { rows } = await sql<{ total: number }>`
+      select count(*) as total from ${tables[level]} where ${sql.join(limits, sql` and `)}
+    `.execute(db.kysely)
+    return rows[0]?.total ?? 0
+  }
   const { rows } = await (level === 'instance'
     ? sql<{ total: number }>`select coalesce(sum(instance_count), 0) as total from studies`
     : sql<{ total: number }>`select count(*) as total from ${sql.table(tableNames[level])}`
@@ -140,7 +156,7 @@ async function* pages(
   options: SearchOptions,
 ): AsyncGenerator<Candidates, void, void> {
   const { signal, recording, order } = options
-  const conditions = candidateConditions(keys, level)
+  const conditions = [...candidateConditions(keys, level), ...scopeConditions(options.scope, level)]
   const wanted = new Set([...options.returned, ...keys.map(key => key.tag)])
   const id = sql.ref(`${alias[level]}.id`)
   const isNewestFirst = order === 'newest-first'
@@ -213,15 +229,17 @@ export async function loadMatches(
   orthancIds: readonly string[],
   returned: ReadonlySet<Tag>,
 ): Promise<Map<string, Match>> {
-  const ids = sql`array(select t.id from ${hierarchy[level]} t where t.orthanc_id = any(${orthancIds}::text[]))`
+  const ids = sql`array(select t.id from ${sql.table(tableNames[level])} t where t.orthanc_id = any(${orthancIds}::text[]))`
   return new Map((await load[level](db, { ids, wanted: returned })).map(match => [match.orthancId, match]))
 }
 
-const hierarchy: Readonly<Record<Level, RawBuilder<unknown>>> = {
-  patient: sql`patients`,
-  study: sql`studies`,
-  series: sql`series`,
-  instance: sql`instances`,
+/** The resources of `level` that matches of a level below it belong to, in order of arrival, each once. */
+export async function ancestorsOf(db: Db, from: Level, orthancIds: readonly string[], level: Level): Promise<string[]> {
+  const { rows } = await sql<{ id: number; orthancId: string }>`
+    select distinct ${sql.ref(`${alias[level]}.id`)} as id, ${sql.ref(`${alias[level]}.orthanc_id`)} as "orthancId"
+      from ${tables[from]} where ${sql.ref(`${alias[from]}.orthanc_id`)} = any(${orthancIds}::text[]) order by 1
+  `.execute(db.kysely)
+  return rows.map(row => row.orthancId)
 }
 
 /** Loads rows by id, in their order. */

@@ -22,8 +22,8 @@ test('a gateway is run, asked, given tokens and checked by the command line, and
 
   const status = await here('status')
   const check = await here('status', '--check')
-  const token = await here('token', 'create', '--name', 'grafana')
-  const again = await here('token', 'create', '--name', 'grafana')
+  const token = await here('token', 'create', '--name', 'grafana', '--role', 'viewer')
+  const again = await here('token', 'create', '--name', 'grafana', '--role', 'viewer')
   const verify = await here('audit', 'verify')
   const fsck = await here('fsck', '--json')
 

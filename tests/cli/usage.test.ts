@@ -22,6 +22,7 @@ const commands = [
     'policy explain',
   ],
   ...['token create', 'token list', 'token revoke'],
+  ...['list', 'show', 'release', 'reject', 'rerun'].map(verb => `quarantine ${verb}`),
   ...['projects', 'import', 'request', 'requests', 'approve', 'refuse', 'reveal'].map(verb => `pseudonym ${verb}`),
 ]
 

@@ -91,6 +91,23 @@ test('studies, series and instances come as parts or alone, in the transfer synt
   assert.equal(kinds.filter(kind => kind === '110103').length, 2)
 })
 
+test('one instance is had by query parameters', async t => {
+  const web = await webApp(t)
+  const built = buildInstance({ ...first, sopInstanceUid: '1.2.3.1.0.1' })
+  await web.store(built.bytes)
+  const wado = (more: string): Promise<Response> =>
+    fetch(`${web.url.replace('/dicom-web', '')}/wado?studyUID=1.2.3.1&seriesUID=1.2.3.1.0&objectUID=1.2.3.1.0.1${more}`)
+  const dicom = '&requestType=WADO&contentType=application%2Fdicom'
+  assert.deepEqual(Buffer.from(await (await wado(dicom)).arrayBuffer()), Buffer.from(built.bytes))
+  const compressed = await wado(`${dicom}&transferSyntax=${jls}`)
+  const read = await readPart10(bufferSource(Buffer.from(await compressed.arrayBuffer())))
+  assert.equal(read.transferSyntaxUid, jls)
+  assert.equal((await wado('&requestType=WADO')).status, 406)
+  assert.equal((await wado(`${dicom}&anonymize=yes`)).status, 406)
+  assert.equal((await wado('&requestType=other')).status, 400)
+  assert.equal((await wado('')).status, 400)
+})
+
 test('metadata give bulk data by reference, whole and in ranges', async t => {
   const web = await webApp(t)
   const long = Buffer.alloc(5000, 'abcdefgh')

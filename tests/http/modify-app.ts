@@ -14,9 +14,12 @@ import { openIngest } from '../../gateway/services/ingest.ts'
 import { openModifications } from '../../gateway/services/modify.ts'
 import { openAnonymizations } from '../../gateway/services/modify-anonymize.ts'
 import { openRewriteJobs } from '../../gateway/services/modify-jobs.ts'
+import { openStudyChanges } from '../../gateway/services/modify-studies.ts'
+import { openQuery } from '../../gateway/services/query.ts'
 import { openRemoval } from '../../gateway/services/removal.ts'
 import { openResourceAttachments } from '../../gateway/services/resource-attachments.ts'
 import { openResourceDatasets } from '../../gateway/services/resource-datasets.ts'
+import { openResourceFind } from '../../gateway/services/resource-find.ts'
 import { openResourceMetadata } from '../../gateway/services/resource-metadata.ts'
 import { openRetrieve } from '../../gateway/services/retrieve.ts'
 import { testBlobs } from '../support/blobs.ts'
@@ -57,7 +60,9 @@ export async function modifyApp(t: TestContext): Promise<ModifyApp> {
           log: quietLog,
           modifications: openModifications(parts),
           anonymizations: openAnonymizations(parts),
+          studyChanges: openStudyChanges(parts),
         },
+        find: openResourceFind({ db, query: openQuery({ db }) }),
         metadata: openResourceMetadata({ db, requireSeen: false }),
         attachments: openResourceAttachments({ db, blobs, limitBytes, requireSeen: false }),
         upload: { db, ingest, limitBytes, concurrency: 4 },

@@ -13,9 +13,19 @@ function standardTags(body: unknown): unknown {
       .filter(
         ([key, value]) => !/^....,0000$|^...[13579bdf],|GroupLength$|Private|^Unknown/.test(key) && !isPrivate(value),
       )
-      .map(([key, value]) => [key, standardTags(value)]),
+      .filter(([key]) => key !== 'Name')
+      // DCMTK's dictionary marks what is retired.
+      .map(([key, value]) => [key.replace('RETIRED_', ''), standardTags(value)]),
   )
 }
+
+/** Without sequences: a module is read from any one instance, and those of one series refer to different ones. */
+const plainTags = (body: unknown): unknown =>
+  Object.fromEntries(
+    Object.entries(Object(standardTags(body))).filter(
+      ([, value]) => !Array.isArray(value) && !(isObject(value) && Array.isArray(value['Value'])),
+    ),
+  )
 const isPrivate = (value: unknown): boolean => isObject(value) && /Private|^Unknown/.test(String(value['Name'] ?? ''))
 
 test('every way between the levels, and what each level holds, is answered as Orthanc does', {
@@ -63,12 +73,12 @@ test('tags, headers, modules, shared tags and raw values are those that Orthanc 
   for (const { ID, ParentSeries, ParentStudy, ParentPatient } of pair.instances) {
     for (const form of ['', '?short', '?simplify']) {
       await pair.same(`/instances/${ID}/tags${form}`, standardTags)
-      await pair.same(`/instances/${ID}/module${form}`, standardTags)
+      await pair.same(`/instances/${ID}/module${form}`, plainTags)
       await pair.same(`/instances/${ID}/header${form}`)
-      await pair.same(`/series/${ParentSeries}/module${form}`, standardTags)
-      await pair.same(`/studies/${ParentStudy}/module${form}`, standardTags)
-      await pair.same(`/studies/${ParentStudy}/module-patient${form}`, standardTags)
-      await pair.same(`/patients/${ParentPatient}/module${form}`, standardTags)
+      await pair.same(`/series/${ParentSeries}/module${form}`, plainTags)
+      await pair.same(`/studies/${ParentStudy}/module${form}`, plainTags)
+      await pair.same(`/studies/${ParentStudy}/module-patient${form}`, plainTags)
+      await pair.same(`/patients/${ParentPatient}/module${form}`, plainTags)
       await pair.same(`/series/${ParentSeries}/shared-tags${form}`, standardTags)
       await pair.same(`/studies/${ParentStudy}/instances-tags${form}`, standardTags)
     }

@@ -4,11 +4,12 @@ import { existsSync, globSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { TestContext } from 'node:test'
 import { isObject } from '../../gateway/decode.ts'
+import { corpusFolder } from '../support/corpus.ts'
 import { buildInstance } from '../support/dicom-builder.ts'
 import { startOrthanc } from '../support/orthanc.ts'
 import { type StoreApp, storeApp } from './store-app.ts'
 
-const samples = join(import.meta.dirname, '../../../shared/dicom')
+const samples = corpusFolder()
 
 /** An answer, its body parsed where it is JSON. */
 export interface Answer {
@@ -38,13 +39,14 @@ export interface OrthancPair extends StoreApp {
 }
 
 /** What differs always: when it arrived, how Orthanc names its files, and what depends on the time that passed. */
-const ownFields = new Set(['LastUpdate', 'FileUuid', 'IsStable', 'ReceptionDate', 'Uuid', 'Labels'])
+const ownFields = new Set(['LastUpdate', 'FileUuid', 'IsStable', 'ReceptionDate', 'Uuid', 'Labels', 'IsProtected'])
 
 /** A body without the fields that differ always; lists of ids in one order. */
 export function withoutOwn(body: unknown): unknown {
   if (Array.isArray(body)) {
     const items = body.map(withoutOwn)
-    return items.every(item => typeof item === 'string') ? items.sort() : items
+    if (items.every(item => typeof item === 'string')) return items.sort()
+    return items.every(item => isObject(item) && 'ID' in item && !('Seq' in item)) ? items.sort(byId) : items
   }
   if (!isObject(body)) return body
   return Object.fromEntries(
@@ -53,6 +55,9 @@ export function withoutOwn(body: unknown): unknown {
       .map(([key, value]) => [key, withoutOwn(value)]),
   )
 }
+
+const byId = (one: unknown, other: unknown): number => (idOf(one) < idOf(other) ? -1 : 1)
+const idOf = (item: unknown): string => (isObject(item) ? String(item['ID']) : '')
 
 /** Starts both with a few files of each kind, small ones. */
 export async function orthancPair(
@@ -145,7 +150,7 @@ function someFiles(): Uint8Array[] {
       .slice(0, 3)
       .map(file => join(folder, file)),
   )
-  names.push('modalities/US/dicom-test-files__color-px.dcm', 'non-image/dicomParser__report_dfl.dcm')
+  names.push('modalities/US/dicom-test-files__color-px.dcm', 'non-image/weasis-dicom-tools__prLUTs.dcm')
   return [
     ...series,
     ...names.filter(name => existsSync(join(samples, name))).map(name => readFileSync(join(samples, name))),

@@ -11,9 +11,11 @@ import { openLog } from '../../gateway/log.ts'
 import { openChangeFeed } from '../../gateway/services/change-feed.ts'
 import { openConflicts } from '../../gateway/services/conflicts.ts'
 import { openIngest } from '../../gateway/services/ingest.ts'
+import { openQuery } from '../../gateway/services/query.ts'
 import { openRemoval } from '../../gateway/services/removal.ts'
 import { openResourceAttachments } from '../../gateway/services/resource-attachments.ts'
 import { openResourceDatasets } from '../../gateway/services/resource-datasets.ts'
+import { openResourceFind } from '../../gateway/services/resource-find.ts'
 import { openResourceMetadata } from '../../gateway/services/resource-metadata.ts'
 import { openRetrieve } from '../../gateway/services/retrieve.ts'
 import type { Blobs } from '../../gateway/store/blobs.ts'
@@ -62,6 +64,7 @@ export async function storeApp(
         datasets: openResourceDatasets({ db, blobs }),
         changes: openChangeFeed({ db, log: openLog({ level: 'silent' }), background: false }),
         removal: openRemoval({ db }),
+        find: openResourceFind({ db, query: openQuery({ db }) }),
         metadata: openResourceMetadata({ db, requireSeen: options.checkRevisions ?? false }),
         metadataNames: { MyMetadata: 1030 },
         attachments: openResourceAttachments({

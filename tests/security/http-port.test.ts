@@ -194,7 +194,7 @@ test('the HTTP port of a gateway stands up to a hostile machine and a hostile we
   })
 
   await t.test('secrets lie in files that only their owner reads, and in no row of the database', async () => {
-    const created = await gateway.api('POST', '/api/v1/tokens', { name: 'script' })
+    const created = await gateway.api('POST', '/api/v1/tokens', { name: 'script', role: 'administrator' })
     const { invitation } = await gateway.api('POST', '/api/v1/peers/invitations', { name: 'other' })
     const key = String(at(invitation, 'online', 'credential', 'key'))
     const siteKeys = JSON.parse(await readFile(join(gateway.data, 'keys/site.json'), 'utf8'))

@@ -111,7 +111,7 @@ export async function startFederationSite(t: TestContext, options: FederationSit
   onEnd(t, () => deidentify.close())
   const outbox = openOutbox(dataDir)
   const projects = openProjectKeys({ db, dir: join(dataDir, 'keys', 'projects') })
-  const pseudonyms = openPseudonyms({ db, keyPath: join(dataDir, 'keys', 'pseudonyms.json') })
+  const pseudonyms = openPseudonyms({ db, keyPath: join(dataDir, 'keys', 'pseudonyms.json'), projects })
   const preparing = {
     outbox,
     ...createPreparing({ db, blobs, outbox, deidentify, projects, pseudonyms, log }),

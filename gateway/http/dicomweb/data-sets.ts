@@ -20,6 +20,22 @@ export function formatOf(request: FastifyRequest<{ Querystring: { readonly accep
   throw new GatewayError('NOT_ACCEPTABLE', 'expected application/dicom+json or application/dicom+xml to be accepted')
 }
 
+/** Sends a few data sets at once. */
+export async function sendDataSetPage(
+  reply: FastifyReply,
+  format: MetadataFormat,
+  page: readonly DicomJson[],
+): Promise<FastifyReply> {
+  if (format === 'json') return reply.type('application/dicom+json').send(Buffer.from(JSON.stringify(page)))
+  return sendDataSets(
+    reply,
+    format,
+    (async function* () {
+      yield page
+    })(),
+  )
+}
+
 /** Sends data sets as they come. Nothing is kept; `pages` is closed when the client goes away. */
 export function sendDataSets(
   reply: FastifyReply,

@@ -68,9 +68,23 @@ interface Retrieval {
   readonly parties: RetrieveParties
 }
 
+/** Sends one instance alone, in a transfer syntax or the default one. @throws GatewayError NOT_FOUND, NOT_ACCEPTABLE */
+export async function sendInstance(
+  services: InstanceServices,
+  request: FastifyRequest,
+  reply: FastifyReply,
+  wanted: { readonly uids: Readonly<Record<string, string>>; readonly transferSyntaxUid: string | undefined },
+): Promise<FastifyReply> {
+  const plan = await services.retrieve.plan(keysOf(wanted.uids))
+  const reader = readerOf(request.principal)
+  const { transferSyntaxUid } = wanted
+  const chosen = [{ isMultipart: false, type: 'application/dicom', transferSyntaxUid, quality: 1 }]
+  return await sendOne(services, request, reply, { plan, chosen, parties: { requestor: reader, destination: reader } })
+}
+
 async function sendOne(
   services: InstanceServices,
-  request: UidRequest,
+  request: FastifyRequest,
   reply: FastifyReply,
   { plan, chosen, parties }: Retrieval,
 ): Promise<FastifyReply> {

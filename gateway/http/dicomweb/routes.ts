@@ -8,12 +8,14 @@ import { metadataRoutes } from './metadata.ts'
 import { type RemoveServices, removeRoutes } from './remove.ts'
 import { type SearchServices, searchRoutes } from './search.ts'
 import { type StoreServices, storeRoutes } from './store.ts'
+import { wadoUriRoute } from './wado-uri.ts'
 
 /** What DICOMweb needs. */
 export type DicomwebServices = SearchServices & InstanceServices & FrameServices & StoreServices & RemoveServices
 
 /** Registers all routes below the service's path. */
 export async function dicomwebRoutes(app: FastifyInstance, services: DicomwebServices): Promise<void> {
+  wadoUriRoute(app, services)
   await app.register(
     async scope => {
       capabilitiesRoute(scope, services.place)

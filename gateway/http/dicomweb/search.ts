@@ -5,7 +5,7 @@ import type { Tag } from '../../dicom/tag.ts'
 import type { Query } from '../../services/query.ts'
 import type { Match } from '../../store/search.ts'
 import { baseUrlOf, type ServicePlace } from './base-url.ts'
-import { formatOf, sendDataSets } from './data-sets.ts'
+import { formatOf, sendDataSetPage, sendDataSets } from './data-sets.ts'
 import { resultTags, resultWriter } from './results.ts'
 import { type QueryString, readSearch } from './search-query.ts'
 import { pathUids, uidParams } from './uids.ts'
@@ -84,6 +84,14 @@ async function answer(
   const first = await firstOf(matches)
   if (!first) return reply.code(204).send()
   const write = resultWriter({ level, tags: returned, included, baseUrl: baseUrlOf(request, place) })
+  // A page comes whole, and a stream would cost as much again as the page.
+  if (limit !== undefined && first.length === limit) {
+    return await sendDataSetPage(
+      reply,
+      format,
+      first.map(({ attributes }) => write(attributes)),
+    )
+  }
   return sendDataSets(reply, format, results(first, matches, write))
 }
 

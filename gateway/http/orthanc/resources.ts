@@ -16,6 +16,7 @@ export const levelName: Readonly<Record<Level, string>> = {
 export function patientJson(node: PatientNode, format: TagFormat = 'simple') {
   return {
     ID: node.orthancId,
+    IsProtected: node.isProtected,
     IsStable: node.stable,
     LastUpdate: orthancTime(node.updatedAt),
     MainDicomTags: mainDicomTags('patient', node.attributes, format),

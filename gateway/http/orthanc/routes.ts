@@ -12,20 +12,23 @@ import type { ResourceDatasets } from '../../services/resource-datasets.ts'
 import type { Retrieve } from '../../services/retrieve.ts'
 import { sendFile } from '../send-file.ts'
 import { type AttachmentServices, attachmentRoutes } from './attachments.ts'
+import { bulkRoutes } from './bulk.ts'
 import { changeRoutes } from './changes.ts'
 import { contentRoutes } from './content-route.ts'
 import { deletionRoutes } from './deletion.ts'
+import { type FindServices, findRoutes } from './find.ts'
 import { type OrthancJobServices, orthancJobRoutes } from './jobs.ts'
 import { type MetadataServices, metadataRoutes } from './metadata.ts'
 import { type ModifyServices, modifyRoutes } from './modify.ts'
 import { idParams, navigationRoutes } from './navigation.ts'
 import { type StorageCommitmentServices, storageCommitmentRoutes } from './storage-commitment.ts'
+import { type StudyChangeServices, studyChangeRoutes } from './study-changes.ts'
 import { type SystemFacts, systemRoutes } from './system.ts'
 import { tagRoutes } from './tag-routes.ts'
 import { toolRoutes } from './tools.ts'
 import { type Upload, uploadRoute } from './upload-route.ts'
 
-export interface OrthancServices extends MetadataServices, AttachmentServices {
+export interface OrthancServices extends MetadataServices, AttachmentServices, FindServices {
   readonly db: Db
   readonly retrieve: Retrieve
   readonly datasets: ResourceDatasets
@@ -39,7 +42,7 @@ export interface OrthancServices extends MetadataServices, AttachmentServices {
   /** Jobs; where there are none their routes are missing. */
   readonly jobs?: OrthancJobServices
   /** What makes new instances of stored ones; where there is none its routes are missing. */
-  readonly modify?: ModifyServices
+  readonly modify?: ModifyServices & StudyChangeServices
 }
 
 /** Registers the routes. */
@@ -48,16 +51,21 @@ export function orthancRoutes(app: FastifyInstance, services: OrthancServices): 
   toolRoutes(app, services)
   navigationRoutes(app, services)
   tagRoutes(app, services)
+  findRoutes(app, services)
   contentRoutes(app, services)
   fileRoute(app, services)
   metadataRoutes(app, services)
   attachmentRoutes(app, services)
   changeRoutes(app, services)
   deletionRoutes(app, services)
+  bulkRoutes(app, services)
   uploadRoute(app, services.upload)
   if (services.commitment) storageCommitmentRoutes(app, services.commitment)
   if (services.jobs) orthancJobRoutes(app, services.jobs)
-  if (services.modify) modifyRoutes(app, services.modify)
+  if (services.modify) {
+    modifyRoutes(app, services.modify)
+    studyChangeRoutes(app, services.modify)
+  }
 }
 
 function fileRoute(app: FastifyInstance, { retrieve }: { readonly retrieve: Retrieve }): void {

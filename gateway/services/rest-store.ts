@@ -1,0 +1,139 @@
+/** Sends stored resources to a server by its REST API: directly inside of the hospital, by transfers out of it. */
+import { sql } from 'kysely'
+import { authorize } from '../../policy/authorize.ts'
+import { beginTransferring, instancesTransferred } from '../audit/event.ts'
+import { appendAudit } from '../audit/log.ts'
+import type { Db } from '../db/db.ts'
+import { GatewayError, isGatewayError } from '../errors.ts'
+import type { Principal } from '../principal.ts'
+import type { Blobs } from '../store/blobs.ts'
+import type { OutsideSends } from './outside-sends.ts'
+import type { RemoteInstance } from './remote.ts'
+import { assertKnown } from './remote-store.ts'
+import { callRest, readJson } from './rest-client.ts'
+import type { RestPeers } from './rest-peers.ts'
+import { destinationOfPeer, sendFileTo } from './rest-send.ts'
+import type { Retrieve } from './retrieve.ts'
+import { belowResources } from './retrieve-plan.ts'
+
+/** A send that is planned. */
+export interface RestStorePlan {
+  readonly url: string
+  readonly username: string
+  readonly instanceCount: number
+  readonly sizeBytes: number
+  /** @returns how many instances were not stored there; those are thrown unless permissive */
+  run(onProgress: (done: number, total: number) => void, signal: AbortSignal): Promise<number>
+}
+
+/** What REST peers are used for. */
+export interface RestStore {
+  /** Its `/system`. @throws GatewayError NOT_FOUND, PEER_UNREACHABLE, REMOTE_STATUS, PEER_PROTOCOL */
+  system(principal: Principal, name: string, signal: AbortSignal): Promise<unknown>
+  /** @throws GatewayError NOT_FOUND for an unknown peer or resource */
+  plan(
+    principal: Principal,
+    name: string,
+    request: { readonly resources: readonly string[]; readonly compress: boolean; readonly permissive: boolean },
+  ): Promise<RestStorePlan>
+  /** Sends an instance that is in no store; the peer's answer. @throws GatewayError FORBIDDEN for a peer outside */
+  send(principal: Principal, name: string, instance: RemoteInstance, signal: AbortSignal): Promise<unknown>
+}
+
+export function openRestStore(options: {
+  readonly db: Db
+  readonly blobs: Pick<Blobs, 'open'>
+  readonly retrieve: Retrieve
+  readonly peers: RestPeers
+  readonly outside: OutsideSends
+}): RestStore {
+  const { db, blobs, retrieve, peers, outside } = options
+  const isOutside = (name: string): boolean => peers.find(name)?.zone !== 'inside'
+  const partiesOf = (principal: Principal, name: string) => ({
+    requestor: { userId: principal.id, ...(principal.address !== undefined && { address: principal.address }) },
+    destination: { userId: destinationOfPeer(name), address: new URL(peers.target(name).url).hostname },
+  })
+
+  return {
+    async system(principal, name, signal) {
+      authorize(principal, 'peer.read')
+      const target = peers.target(name)
+      return await readJson(await callRest(target, { method: 'GET', path: '/system' }, signal), name)
+    },
+
+    async plan(principal, name, { resources, compress, permissive }) {
+      authorize(principal, 'study.send')
+      const target = peers.target(name)
+      await assertKnown(db, resources)
+      const plan = await retrieve.plan({ level: 'instance', resources })
+      const { instanceCount } = plan
+      const { rows } = await sql<{ bytes: number }>`
+        select coalesce(sum(i.size_bytes), 0)::bigint as bytes from instances i where ${belowResources(resources)}
+      `.execute(db.kysely)
+      return {
+        url: target.url,
+        username: target.username ?? '',
+        instanceCount,
+        sizeBytes: Number(rows[0]?.bytes ?? 0),
+        async run(onProgress, signal) {
+          if (instanceCount === 0) return 0
+          if (isOutside(name)) {
+            await outside.send(principal, { modality: destinationOfPeer(name) }, resources, signal)
+            onProgress(instanceCount, instanceCount)
+            return 0
+          }
+          const parties = partiesOf(principal, name)
+          const sent = new Map<number, number>()
+          let [done, failed] = [0, 0]
+          await plan.begin(parties)
+          try {
+            for await (const { fileSha256, study } of plan.instances()) {
+              await using blob = closing(await blobs.open(fileSha256))
+              try {
+                await sendFileTo(target, blob, { compress }, signal)
+                sent.set(study, (sent.get(study) ?? 0) + 1)
+              } catch (error) {
+                if (!permissive || !isGatewayError(error, 'REMOTE_STATUS')) throw error
+                failed += 1
+              }
+              done += 1
+              onProgress(done, instanceCount)
+            }
+          } finally {
+            await plan.end(parties, sent)
+          }
+          return failed
+        },
+      }
+    },
+
+    async send(principal, name, { source, studyInstanceUid, patientId }, signal) {
+      authorize(principal, 'study.send')
+      const target = peers.target(name)
+      if (isOutside(name)) {
+        throw new GatewayError('FORBIDDEN', `${name} is outside of the hospital: nothing is sent there directly`)
+      }
+      const event = {
+        ...partiesOf(principal, name),
+        source: { userId: 'gateway' },
+        objects: [
+          { kind: 'patient' as const, patientId },
+          { kind: 'study' as const, studyInstanceUid, instanceCount: 1 },
+        ],
+      }
+      await db.inTransaction(tx => appendAudit(tx, beginTransferring(event)))
+      let outcome: 'success' | 'serious-failure' = 'serious-failure'
+      try {
+        const answer = await sendFileTo(target, source, { compress: false }, signal)
+        outcome = 'success'
+        return answer
+      } finally {
+        await db.inTransaction(tx => appendAudit(tx, instancesTransferred({ ...event, action: 'R', outcome })))
+      }
+    },
+  }
+}
+
+function closing<T extends { close(): Promise<void> }>(blob: T): T & AsyncDisposable {
+  return Object.assign(blob, { [Symbol.asyncDispose]: () => blob.close() })
+}
