@@ -80,6 +80,7 @@ import { openRewriteJobs } from './services/modify-jobs.ts'
 import { openStudyChanges } from './services/modify-studies.ts'
 import { openMpps } from './services/mpps.ts'
 import { nativePixels } from './services/native-pixels.ts'
+import { openOrthancImports } from './services/orthanc-import.ts'
 import { openOutbound } from './services/outbound.ts'
 import { createPreparing } from './services/outbound-prepare.ts'
 import { openOutbox } from './services/outbox.ts'
@@ -102,7 +103,7 @@ import { openResourceAttachments } from './services/resource-attachments.ts'
 import { openResourceDatasets } from './services/resource-datasets.ts'
 import { openResourceFind } from './services/resource-find.ts'
 import { openResourceMetadata } from './services/resource-metadata.ts'
-import { openRestPeers } from './services/rest-peers.ts'
+import { openRestPeers, type Sealing } from './services/rest-peers.ts'
 import { peerOfDestination, withRestPeers } from './services/rest-send.ts'
 import { openRestStore } from './services/rest-store.ts'
 import { openRetrieve } from './services/retrieve.ts'
@@ -176,14 +177,8 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
       credentials: () => dicomCredentials.current(),
     }),
   )
-  const restPeers = use(
-    starting,
-    await openRestPeers({
-      db,
-      log,
-      sealing: { seal: bytes => seal(bytes, keys.sealingKey), open: box => keys.openSealed(box) },
-    }),
-  )
+  const sealing: Sealing = { seal: bytes => seal(bytes, keys.sealingKey), open: box => keys.openSealed(box) }
+  const restPeers = use(starting, await openRestPeers({ db, log, sealing }))
   const passwordUsers = openPasswordUsers({ db })
   if (orthanc) await takeOverOrthanc(orthanc, { modalities, restPeers, passwordUsers })
   const findArchive: FindArchive = name => {
@@ -193,7 +188,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
     return found && { name, aeTitle: name, zone: found.zone }
   }
   const dueAt = ({ callingAe, purpose }: Origin): Date | undefined =>
-    purpose === 'prefetch'
+    purpose === 'prefetch' || purpose === 'import'
       ? undefined
       : new Date(Date.now() + (modalities.stableAgeMs(callingAe) ?? config.studies.stableAgeMs))
   const ingest = use(
@@ -284,6 +279,8 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
     log,
   })
   queue.work('archive', { concurrency: 4 }, ({ transfer }, signal) => archive.run(transfer, signal))
+  const { instanceBytes: limitBytes } = config.limits
+  const orthancImports = openOrthancImports({ db, ingest, jobs: backgroundJobs, sealing, limitBytes })
   backgroundJobs.start()
   use(
     starting,
@@ -472,6 +469,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         modalities,
         remote,
         modalityJobs,
+        orthancImports,
         prefetch,
         patientLinks: openPatientLinks({ db, queue }),
         audit,
