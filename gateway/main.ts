@@ -82,6 +82,7 @@ import { openRewriteJobs } from './services/modify-jobs.ts'
 import { openStudyChanges } from './services/modify-studies.ts'
 import { openMpps } from './services/mpps.ts'
 import { nativePixels } from './services/native-pixels.ts'
+import { openOrthancImports } from './services/orthanc-import.ts'
 import { openOutbound } from './services/outbound.ts'
 import { createPreparing } from './services/outbound-prepare.ts'
 import { openOutbox } from './services/outbox.ts'
@@ -106,7 +107,7 @@ import { openResourceDatasets } from './services/resource-datasets.ts'
 import { openResourceFind } from './services/resource-find.ts'
 import { openResourceMetadata } from './services/resource-metadata.ts'
 import { openReconstruction } from './services/resource-reconstruct.ts'
-import { openRestPeers } from './services/rest-peers.ts'
+import { openRestPeers, type Sealing } from './services/rest-peers.ts'
 import { peerOfDestination, withRestPeers } from './services/rest-send.ts'
 import { openRestStore } from './services/rest-store.ts'
 import { openRetrieve } from './services/retrieve.ts'
@@ -182,14 +183,8 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
       credentials: () => dicomCredentials.current(),
     }),
   )
-  const restPeers = use(
-    starting,
-    await openRestPeers({
-      db,
-      log,
-      sealing: { seal: bytes => seal(bytes, keys.sealingKey), open: box => keys.openSealed(box) },
-    }),
-  )
+  const sealing: Sealing = { seal: bytes => seal(bytes, keys.sealingKey), open: box => keys.openSealed(box) }
+  const restPeers = use(starting, await openRestPeers({ db, log, sealing }))
   const passwordUsers = openPasswordUsers({ db })
   if (orthanc) await takeOverOrthanc(orthanc, { modalities, restPeers, passwordUsers })
   const findArchive: FindArchive = name => {
@@ -199,7 +194,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
     return found && { name, aeTitle: name, zone: found.zone }
   }
   const dueAt = ({ callingAe, purpose }: Origin): Date | undefined =>
-    purpose === 'prefetch'
+    purpose === 'prefetch' || purpose === 'import'
       ? undefined
       : new Date(Date.now() + (modalities.stableAgeMs(callingAe) ?? config.studies.stableAgeMs))
   const ingest = use(
@@ -294,6 +289,8 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
     log,
   })
   queue.work('archive', { concurrency: 4 }, ({ transfer }, signal) => archive.run(transfer, signal))
+  const { instanceBytes: limitBytes } = config.limits
+  const orthancImports = openOrthancImports({ db, ingest, jobs: backgroundJobs, sealing, limitBytes })
   backgroundJobs.start()
   use(
     starting,
@@ -503,6 +500,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         modalities,
         remote,
         modalityJobs,
+        orthancImports,
         prefetch,
         patientLinks: openPatientLinks({ db, queue }),
         audit,

@@ -17,6 +17,7 @@ import { conflictRoutes } from './conflicts.ts'
 import { consentRoutes } from './consents.ts'
 import { dryRunRoutes } from './dry-runs.ts'
 import { type Health, healthRoutes } from './health.ts'
+import { type ImportServices, importRoutes } from './imports.ts'
 import { modalityRoutes } from './modalities.ts'
 import { type PeerServices, peerRoutes } from './peers.ts'
 import { policiesRoutes } from './policies.ts'
@@ -35,6 +36,7 @@ export interface ApiServices
     TransferServices,
     StoreServices,
     RemoteServices,
+    ImportServices,
     CommitmentServices,
     PseudonymServices,
     WorklistServices {
@@ -103,6 +105,7 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       certificateRoutes(scope, services.db)
       modalityRoutes(scope, services.modalities)
       remoteRoutes(scope, services)
+      importRoutes(scope, services)
       commitmentRoutes(scope, services)
       conflictRoutes(scope, services.conflicts)
       pseudonymRoutes(scope, services)
