@@ -21,6 +21,10 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
   'policy publish': { summary: 'publish a policy', load: async () => (await import('./policy.ts')).policyPublish },
   'policy lint': { summary: 'check a policy document', load: async () => (await import('./policy.ts')).policyLint },
   'policy diff': { summary: 'compare two policies', load: async () => (await import('./policy.ts')).policyDiff },
+  'policy dry-run': {
+    summary: 'what a policy would do',
+    load: async () => (await import('./policy.ts')).policyDryRun,
+  },
   'policy history': {
     summary: 'list versions and drafts of the policy',
     load: async () => (await import('./policy.ts')).policyHistory,
@@ -106,6 +110,10 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
   'modality echo': {
     summary: 'ask a modality whether it answers',
     load: async () => (await import('./modality.ts')).modalityEcho,
+  },
+  'import disc': {
+    summary: 'store studies from a disc, stick, folder or disc image',
+    load: async () => (await import('./import-disc.ts')).importDisc,
   },
   query: { summary: 'ask a modality what it holds', load: async () => (await import('./query.ts')).query },
   retrieve: {

@@ -63,6 +63,7 @@ export interface Schema {
   remote_queries: RemoteQueriesTable
   remote_answers: RemoteAnswersTable
   background_jobs: BackgroundJobsTable
+  workitems: WorkitemsTable
 }
 
 /** A row of table `T` as it is read. */
@@ -720,4 +721,13 @@ export interface LegalHoldsTable {
   created_at: DefaultDate
   released_at: ColumnType<Date | null, Date | undefined, Date | null>
   released_by: ColumnType<string | null, string | undefined, string | null>
+export interface WorkitemsTable {
+  id: Generated<number>
+  uid: string
+  state: 'SCHEDULED' | 'IN PROGRESS' | 'COMPLETED' | 'CANCELED'
+  transaction_uid: string | null
+  document: Json
+  created_by: string
+  created_at: DefaultDate
+  updated_at: DefaultDate
 }

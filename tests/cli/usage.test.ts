@@ -8,6 +8,7 @@ import { hanse } from './terminal.ts'
 
 const commands = [
   ...['start', 'demo', 'status', 'send', 'fsck', 'audit verify', 'config check', 'deidentify', 'query', 'retrieve'],
+  'import disc',
   ...['peer invite', 'peer accept', 'peer confirm', 'peer list', 'peer revoke'],
   ...['modality list', 'modality add', 'modality remove', 'modality echo'],
   ...['worklist list', 'worklist add', 'worklist remove'],
@@ -16,6 +17,7 @@ const commands = [
     'policy publish',
     'policy lint',
     'policy diff',
+    'policy dry-run',
     'policy history',
     'policy rollback',
     'policy explain',

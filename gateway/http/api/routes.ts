@@ -3,6 +3,7 @@ import swagger from '@fastify/swagger'
 import type { FastifyInstance } from 'fastify'
 import type { Conflicts } from '../../services/conflicts.ts'
 import type { Consents } from '../../services/consents.ts'
+import type { DryRuns } from '../../services/dry-run.ts'
 import type { Modalities } from '../../services/modalities.ts'
 import type { Policies } from '../../services/policies.ts'
 import type { Quarantine } from '../../services/quarantine.ts'
@@ -14,6 +15,7 @@ import { certificateRoutes } from './certificates.ts'
 import { type CommitmentServices, commitmentRoutes } from './commitments.ts'
 import { conflictRoutes } from './conflicts.ts'
 import { consentRoutes } from './consents.ts'
+import { dryRunRoutes } from './dry-runs.ts'
 import { type Health, healthRoutes } from './health.ts'
 import { modalityRoutes } from './modalities.ts'
 import { type PeerServices, peerRoutes } from './peers.ts'
@@ -43,6 +45,7 @@ export interface ApiServices
   readonly routing: Routing
   readonly policies: Policies
   readonly consents: Consents
+  readonly dryRuns: DryRuns
   readonly conflicts: Conflicts
   readonly quarantine: Quarantine
   readonly modalities: Modalities
@@ -110,6 +113,7 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       policyRoutes(scope, services)
       policiesRoutes(scope, services)
       consentRoutes(scope, services)
+      dryRunRoutes(scope, services)
       auditRoutes(scope, services)
       storeRoutes(scope, services)
       tokenRoutes(scope, services.tokens)
