@@ -74,6 +74,7 @@ import { startHousekeeping } from './services/housekeeping.ts'
 import { openImageFrames } from './services/image-frames.ts'
 import { openInbound } from './services/inbound.ts'
 import { openIngest } from './services/ingest.ts'
+import { openLegalHolds } from './services/legal-holds.ts'
 import { type Modalities, openModalities } from './services/modalities.ts'
 import { openModalityJobs } from './services/modality-jobs.ts'
 import { openModifications } from './services/modify.ts'
@@ -110,6 +111,7 @@ import { openReconstruction } from './services/resource-reconstruct.ts'
 import { openRestPeers, type Sealing } from './services/rest-peers.ts'
 import { peerOfDestination, withRestPeers } from './services/rest-send.ts'
 import { openRestStore } from './services/rest-store.ts'
+import { openRetention } from './services/retention.ts'
 import { openRetrieve } from './services/retrieve.ts'
 import type { FindArchive } from './services/route-target.ts'
 import { startRouting } from './services/routing.ts'
@@ -208,6 +210,12 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
   )
   const query = openQuery({ db })
   const removal = openRemoval({ db })
+  const retention = openRetention({
+    db,
+    removal,
+    freeBytes: async () => (await blobs.freeSpace()).freeBytes,
+    log,
+  })
   const retrieve = openRetrieve({ db, blobs, ownIssuers })
   const pixels = use(
     starting,
@@ -294,7 +302,19 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
   backgroundJobs.start()
   use(
     starting,
-    startHousekeeping({ db, blobs, inbound, outbound, preparing, archive, commitments, backgroundJobs, consents, log }),
+    startHousekeeping({
+      db,
+      blobs,
+      inbound,
+      outbound,
+      preparing,
+      archive,
+      commitments,
+      backgroundJobs,
+      consents,
+      retention,
+      log,
+    }),
   )
 
   const changes = use(starting, openChangeFeed({ db, log }))
@@ -505,6 +525,8 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         patientLinks: openPatientLinks({ db, queue }),
         audit,
         tokens: openTokens({ db }),
+        retention,
+        legalHolds: openLegalHolds({ db }),
         health: { isReady },
         status: () =>
           loadStatus({

@@ -128,6 +128,20 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
   'token create': { summary: 'create an API token', load: async () => (await import('./token.ts')).tokenCreate },
   'token list': { summary: 'list API tokens', load: async () => (await import('./token.ts')).tokenList },
   'token revoke': { summary: 'revoke an API token', load: async () => (await import('./token.ts')).tokenRevoke },
+  'retention show': {
+    summary: 'show how long studies are kept',
+    load: async () => (await import('./retention.ts')).retentionShow,
+  },
+  'retention set': {
+    summary: 'set how long studies are kept',
+    load: async () => (await import('./retention.ts')).retentionSet,
+  },
+  'retention holds': { summary: 'list legal holds', load: async () => (await import('./retention.ts')).retentionHolds },
+  'retention hold': { summary: 'place a legal hold', load: async () => (await import('./retention.ts')).retentionHold },
+  'retention release': {
+    summary: 'release a legal hold',
+    load: async () => (await import('./retention.ts')).retentionRelease,
+  },
   fsck: { summary: 'compare database and stored files', load: async () => (await import('./fsck.ts')).fsck },
   'config check': { summary: 'check the configuration', load: async () => (await import('./config.ts')).configCheck },
 }

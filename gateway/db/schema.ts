@@ -35,6 +35,7 @@ export interface Schema {
   commitments: CommitmentsTable
   commitment_items: CommitmentItemsTable
   patient_links: PatientLinksTable
+  legal_holds: LegalHoldsTable
   audit_events: AuditEventsTable
   audit_leaves: AuditLeavesTable
   audit_tree: AuditTreeTable
@@ -711,6 +712,16 @@ export interface BackgroundJobsTable {
   ended_at: Date | null
 }
 
+export interface LegalHoldsTable {
+  id: string
+  issuer: ColumnType<string | null, string | undefined, string | null>
+  patient_id: ColumnType<string | null, string | undefined, string | null>
+  study_instance_uid: ColumnType<string | null, string | undefined, string | null>
+  reason: string
+  placed_by: string
+  created_at: DefaultDate
+  released_at: ColumnType<Date | null, Date | undefined, Date | null>
+  released_by: ColumnType<string | null, string | undefined, string | null>
 export interface WorkitemsTable {
   id: Generated<number>
   uid: string

@@ -25,6 +25,7 @@ import { policyRoutes } from './policy.ts'
 import { type PseudonymServices, pseudonymRoutes } from './pseudonyms.ts'
 import { quarantineRoutes } from './quarantine.ts'
 import { type RemoteServices, remoteRoutes } from './remote.ts'
+import { type RetentionServices, retentionRoutes } from './retention.ts'
 import { statusRoute } from './status.ts'
 import { type StoreServices, storeRoutes } from './store.ts'
 import { tokenRoutes } from './tokens.ts'
@@ -39,7 +40,8 @@ export interface ApiServices
     ImportServices,
     CommitmentServices,
     PseudonymServices,
-    WorklistServices {
+    WorklistServices,
+    RetentionServices {
   readonly health: Health
   readonly status: () => Promise<GatewayStatus>
   readonly routing: Routing
@@ -83,6 +85,7 @@ export async function installOpenApi(app: FastifyInstance, version: string): Pro
         { name: 'Audit' },
         { name: 'Store' },
         { name: 'Tokens' },
+        { name: 'Retention' },
         { name: 'Worklist' },
         { name: 'Orthanc', description: 'Compatible with Orthanc 1.10' },
       ],
@@ -117,6 +120,7 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       auditRoutes(scope, services)
       storeRoutes(scope, services)
       tokenRoutes(scope, services.tokens)
+      retentionRoutes(scope, services)
       worklistRoutes(scope, services)
       scope.get('/openapi.json', { schema: { hide: true } }, async () => scope.swagger())
     },
