@@ -50,6 +50,7 @@ import { imageRoutes } from './http/orthanc/images.ts'
 import { orthancModalityRoutes } from './http/orthanc/modalities.ts'
 import { orthancRemoteRoutes } from './http/orthanc/remote-nodes.ts'
 import { orthancRoutes } from './http/orthanc/routes.ts'
+import { type OrthancSettings, takeOverOrthanc } from './http/orthanc/take-over.ts'
 import { worklistsRoutes } from './http/orthanc/worklists.ts'
 import { limitRefusals } from './http/refusals.ts'
 import { buildHttpServer } from './http/server.ts'
@@ -66,6 +67,7 @@ import { openChangeFeed } from './services/change-feed.ts'
 import { openCommitments } from './services/commitment.ts'
 import { openConflicts } from './services/conflicts.ts'
 import { openConsents } from './services/consents.ts'
+import { openDicomCreation } from './services/create-dicom.ts'
 import { openDeidentify } from './services/deidentify.ts'
 import type { NodeTarget } from './services/dicom-node.ts'
 import { openDryRuns } from './services/dry-run.ts'
@@ -85,11 +87,13 @@ import { openOutbound } from './services/outbound.ts'
 import { createPreparing } from './services/outbound-prepare.ts'
 import { openOutbox } from './services/outbox.ts'
 import { openOutsideSends } from './services/outside-sends.ts'
+import { openPasswordUsers } from './services/password-users.ts'
 import { openPatientLinks } from './services/patient-links.ts'
 import { openPolicies } from './services/policies.ts'
 import { openPrefetch } from './services/prefetch.ts'
 import { openProjectKeys } from './services/project-keys.ts'
 import { openPseudonyms } from './services/pseudonyms.ts'
+import { openQuarantine } from './services/quarantine.ts'
 import { openQuery } from './services/query.ts'
 import { openRefusals } from './services/refusals.ts'
 import { openReidentification } from './services/reidentification.ts'
@@ -102,6 +106,7 @@ import { openResourceAttachments } from './services/resource-attachments.ts'
 import { openResourceDatasets } from './services/resource-datasets.ts'
 import { openResourceFind } from './services/resource-find.ts'
 import { openResourceMetadata } from './services/resource-metadata.ts'
+import { openReconstruction } from './services/resource-reconstruct.ts'
 import { openRestPeers } from './services/rest-peers.ts'
 import { peerOfDestination, withRestPeers } from './services/rest-send.ts'
 import { openRestStore } from './services/rest-store.ts'
@@ -110,6 +115,8 @@ import type { FindArchive } from './services/route-target.ts'
 import { startRouting } from './services/routing.ts'
 import { loadStatus } from './services/status.ts'
 import { openTokens } from './services/tokens.ts'
+import { openWebClient } from './services/web-client.ts'
+import { openWorkitems } from './services/workitems.ts'
 import { openWorklist, type Worklist } from './services/worklist.ts'
 import { openWorklistFolder, type WorklistFolder } from './services/worklist-folder.ts'
 import { openZipArchives } from './services/zip-archive.ts'
@@ -127,7 +134,7 @@ export interface Gateway {
 }
 
 /** Builds and starts a gateway. What was opened is closed again when a later part fails. */
-export async function startGateway(config: Config, log: Log): Promise<Gateway> {
+export async function startGateway(config: Config, log: Log, orthanc?: OrthancSettings): Promise<Gateway> {
   await using starting = new AsyncDisposableStack()
   const startedAt = new Date()
   await mkdir(config.data, { recursive: true, mode: 0o700 })
@@ -184,6 +191,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       sealing: { seal: bytes => seal(bytes, keys.sealingKey), open: box => keys.openSealed(box) },
     }),
   )
+  const passwordUsers = openPasswordUsers({ db })
+  if (orthanc) await takeOverOrthanc(orthanc, { modalities, restPeers, passwordUsers })
   const findArchive: FindArchive = name => {
     const peer = peerOfDestination(name)
     const found = peer === undefined ? undefined : restPeers.find(peer)
@@ -210,6 +219,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     starting,
     await openPixels({ dir: join(config.data, 'spool'), assertRoom: bytes => blobs.assertRoom(bytes) }),
   )
+  const rendering = openRendering({ retrieve, pixels })
   const backgroundJobs = openBackgroundJobs({
     db,
     queue,
@@ -222,8 +232,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const rewrites = openRewriteJobs({ ...rewriting, jobs: backgroundJobs })
   const modifyParts = { ...rewriting, rewrites }
   const modifications = openModifications(modifyParts)
-  const anonymizations = openAnonymizations(modifyParts)
   const studyChanges = openStudyChanges(modifyParts)
+  const creation = openDicomCreation(rewriting)
   const stopping = new AbortController()
   starting.defer(() => stopping.abort(new GatewayError('UNAVAILABLE', 'the gateway is stopping')))
   const converter = (name: string): Converter | undefined => {
@@ -256,8 +266,9 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const consents = openConsents({ db, queue })
   const openCarrier = carrierOpener({ keys, clocks, proxy })
   const deidentify = use(starting, openDeidentify({ codec }))
+  const anonymizations = openAnonymizations({ ...modifyParts, deidentify, spoolDir: join(config.data, 'spool') })
   const projects = openProjectKeys({ db, dir: join(config.data, 'keys', 'projects') })
-  const pseudonyms = openPseudonyms({ db, keyPath: join(config.data, 'keys', 'pseudonyms.json') })
+  const pseudonyms = openPseudonyms({ db, keyPath: join(config.data, 'keys', 'pseudonyms.json'), projects })
   const outbox = openOutbox(config.data)
   const preparing = { outbox, ...createPreparing({ db, blobs, outbox, deidentify, projects, pseudonyms, log }) }
   const { obstacle } = consents
@@ -380,6 +391,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     metrics,
     auth: {
       adminTokenSha256: tokenDigest(await adminToken(config.data)),
+      verifyPassword: (name, password) => passwordUsers.verify(name, password),
       findToken: sha256 => findToken(db, sha256),
       rights,
       publicUrl: config.http.publicUrl,
@@ -398,7 +410,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         datasets: openResourceDatasets({ db, blobs }),
         changes,
         removal,
-        modify: { jobs: backgroundJobs, log, modifications, anonymizations, studyChanges },
+        reconstruction: openReconstruction({ db, blobs }),
+        modify: { jobs: backgroundJobs, log, modifications, anonymizations, studyChanges, creation },
         find: openResourceFind({ db, query: openQuery({ db }) }),
         metadata: openResourceMetadata({ db, requireSeen: config.orthanc.checkRevisions }),
         metadataNames: config.orthanc.userMetadata,
@@ -417,21 +430,40 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
           dicomPort: listeners?.dicom.port ?? config.dicom.port,
           httpPort: listeners?.http.port ?? config.http.port,
           version,
+          checkRevisions: config.orthanc.checkRevisions,
+          userMetadata: config.orthanc.userMetadata,
         }),
       })
       await dicomwebRoutes(app, {
         query,
         retrieve,
         pixels,
+        rendering,
         frames: openImageFrames({ retrieve, pixels }),
         ingest,
         removal,
         limitBytes: config.limits.instanceBytes,
         concurrency: config.limits.uploads,
+        workitems: openWorkitems({ db }),
+        servers: config.dicomweb.servers,
+        client: openWebClient({
+          db,
+          servers: config.dicomweb.servers,
+          retrieve,
+          ingest,
+          pixels,
+          limitBytes: config.limits.instanceBytes,
+        }),
+        jobs: backgroundJobs,
+        answers: { jobs: backgroundJobs, log },
         place: { path: config.dicomweb.path, publicUrl: config.http.publicUrl },
       })
-      imageRoutes(app, { rendering: openRendering({ retrieve, pixels }) })
-      await archiveRoutes(app, openZipArchives({ db, blobs, pixels }))
+      imageRoutes(app, { rendering })
+      await archiveRoutes(app, {
+        archives: openZipArchives({ db, blobs, pixels }),
+        jobs: backgroundJobs,
+        assertRoom: bytes => blobs.assertRoom(bytes),
+      })
       worklistsRoutes(app, { worklist })
       const outside = openOutsideSends({ db, routing })
       const remote = openRemote({ db, findNode, node, aeTitle: config.dicom.aeTitle })
@@ -439,7 +471,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       await orthancRemoteRoutes(app, {
         modalities,
         remote,
-        queries: openRemoteQueries({ db, remote }),
+        queries: openRemoteQueries({ db, remote, mostQueries: config.orthanc.queryRetrieveSize }),
         jobs: backgroundJobs,
         answers: { jobs: backgroundJobs, log },
         remoteStore: openRemoteStore({ db, findNode, retrieve, node, outside }),
@@ -459,8 +491,8 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         queue,
         peers,
         pairing,
-        projects,
         pseudonyms,
+        quarantine: openQuarantine({ db, queue, inbound }),
         reidentification: openReidentification({ db, pseudonyms }),
         routing,
         policies,

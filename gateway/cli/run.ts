@@ -41,6 +41,26 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
     summary: 'de-identify files and folders',
     load: async () => (await import('./deidentify.ts')).deidentify,
   },
+  'quarantine list': {
+    summary: 'list what is held',
+    load: async () => (await import('./quarantine.ts')).quarantineList,
+  },
+  'quarantine show': {
+    summary: 'show why a transfer is held',
+    load: async () => (await import('./quarantine.ts')).quarantineShow,
+  },
+  'quarantine release': {
+    summary: 'try a held transfer again',
+    load: async () => (await import('./quarantine.ts')).quarantineRelease,
+  },
+  'quarantine reject': {
+    summary: 'end a held transfer for good',
+    load: async () => (await import('./quarantine.ts')).quarantineReject,
+  },
+  'quarantine rerun': {
+    summary: 'send it under another profile',
+    load: async () => (await import('./quarantine.ts')).quarantineRerun,
+  },
   'pseudonym projects': {
     summary: 'list projects',
     load: async () => (await import('./pseudonym.ts')).pseudonymProjects,
@@ -90,6 +110,10 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
   'modality echo': {
     summary: 'ask a modality whether it answers',
     load: async () => (await import('./modality.ts')).modalityEcho,
+  },
+  'import disc': {
+    summary: 'store studies from a disc, stick, folder or disc image',
+    load: async () => (await import('./import-disc.ts')).importDisc,
   },
   query: { summary: 'ask a modality what it holds', load: async () => (await import('./query.ts')).query },
   retrieve: {

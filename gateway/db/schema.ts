@@ -62,6 +62,7 @@ export interface Schema {
   remote_queries: RemoteQueriesTable
   remote_answers: RemoteAnswersTable
   background_jobs: BackgroundJobsTable
+  workitems: WorkitemsTable
 }
 
 /** A row of table `T` as it is read. */
@@ -707,4 +708,15 @@ export interface BackgroundJobsTable {
   created_at: DefaultDate
   started_at: Date | null
   ended_at: Date | null
+}
+
+export interface WorkitemsTable {
+  id: Generated<number>
+  uid: string
+  state: 'SCHEDULED' | 'IN PROGRESS' | 'COMPLETED' | 'CANCELED'
+  transaction_uid: string | null
+  document: Json
+  created_by: string
+  created_at: DefaultDate
+  updated_at: DefaultDate
 }

@@ -1,4 +1,4 @@
-/** Stored queries of other nodes. */
+/** Stored queries of other nodes, users by password, what is being moved in, uploads. */
 import { type Kysely, sql } from 'kysely'
 
 export async function up(db: Kysely<never>): Promise<void> {
@@ -20,5 +20,11 @@ const statements = [
      place integer not null,
      document jsonb not null,
      primary key (query, place)
+   )`,
+  `create table password_users (
+     name text primary key,
+     salt bytea not null,
+     hash bytea not null,
+     updated_at timestamptz not null default now()
    )`,
 ]

@@ -7,6 +7,7 @@ import type { Consents } from '../../services/consents.ts'
 import type { DryRuns } from '../../services/dry-run.ts'
 import type { Modalities } from '../../services/modalities.ts'
 import type { Policies } from '../../services/policies.ts'
+import type { Quarantine } from '../../services/quarantine.ts'
 import type { Routing } from '../../services/routing.ts'
 import type { GatewayStatus } from '../../services/status.ts'
 import type { Tokens } from '../../services/tokens.ts'
@@ -23,6 +24,7 @@ import { type PeerServices, peerRoutes } from './peers.ts'
 import { policiesRoutes } from './policies.ts'
 import { policyRoutes } from './policy.ts'
 import { type PseudonymServices, pseudonymRoutes } from './pseudonyms.ts'
+import { quarantineRoutes } from './quarantine.ts'
 import { type RemoteServices, remoteRoutes } from './remote.ts'
 import { statusRoute } from './status.ts'
 import { type StoreServices, storeRoutes } from './store.ts'
@@ -46,6 +48,7 @@ export interface ApiServices
   readonly dryRuns: DryRuns
   readonly attributeDiffs: AttributeDiffs
   readonly conflicts: Conflicts
+  readonly quarantine: Quarantine
   readonly modalities: Modalities
   readonly audit: AuditService
   readonly tokens: Tokens
@@ -75,6 +78,7 @@ export async function installOpenApi(app: FastifyInstance, version: string): Pro
         { name: 'Commitments', description: 'Storage commitment, and on to the archive' },
         { name: 'Conflicts' },
         { name: 'Policy' },
+        { name: 'Quarantine' },
         { name: 'Pseudonyms', description: 'Projects, pseudonyms, and re-identification by two people' },
         { name: 'Consents' },
         { name: 'Audit' },
@@ -105,6 +109,7 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       commitmentRoutes(scope, services)
       conflictRoutes(scope, services.conflicts)
       pseudonymRoutes(scope, services)
+      quarantineRoutes(scope, services.quarantine)
       policyRoutes(scope, services)
       policiesRoutes(scope, services)
       consentRoutes(scope, services)
