@@ -60,6 +60,7 @@ import { openPixels } from './pixels/pixels.ts'
 import { type Rights, systemPrincipal } from './principal.ts'
 import { adminToken, type Listeners, writeListeners } from './run-files.ts'
 import { openArchive } from './services/archive.ts'
+import { openAttributeDiffs } from './services/attribute-diff.ts'
 import { openAuditLog } from './services/audit-log.ts'
 import { openBackgroundJobs } from './services/background-jobs.ts'
 import { openChangeFeed } from './services/change-feed.ts'
@@ -261,14 +262,13 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
   const policies = openPolicies({ db, signer: keys, findModality: findArchive, twoPersons })
   const dryRuns = openDryRuns({ db, queue, policies, findArchive })
   queue.work('dry-run', { concurrency: 1 }, ({ run }, signal) => dryRuns.run(run, signal))
+  const codec = nativePixels(() => Promise.resolve(pixels), stopping.signal)
+  const attributeDiffs = openAttributeDiffs({ db, blobs, policies, codec })
   const checkpoint = async (): Promise<string> => (await audit.checkpoint()).note
   const inbound = await openInbound({ db, blobs, queue, keys, checkpoint, log, dataDir: config.data })
   const consents = openConsents({ db, queue })
   const openCarrier = carrierOpener({ keys, clocks, proxy })
-  const deidentify = use(
-    starting,
-    openDeidentify({ codec: nativePixels(() => Promise.resolve(pixels), stopping.signal) }),
-  )
+  const deidentify = use(starting, openDeidentify({ codec }))
   const anonymizations = openAnonymizations({ ...modifyParts, deidentify, spoolDir: join(config.data, 'spool') })
   const projects = openProjectKeys({ db, dir: join(config.data, 'keys', 'projects') })
   const pseudonyms = openPseudonyms({ db, keyPath: join(config.data, 'keys', 'pseudonyms.json'), projects })
@@ -515,6 +515,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         policies,
         consents,
         dryRuns,
+        attributeDiffs,
         inbound,
         conflicts: openConflicts({ db, blobs, dueAt, ownIssuers }),
         modalities,

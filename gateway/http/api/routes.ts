@@ -1,6 +1,7 @@
 /** Our own API under `/api/v1`, described by the OpenAPI document that its schemas make. */
 import swagger from '@fastify/swagger'
 import type { FastifyInstance } from 'fastify'
+import type { AttributeDiffs } from '../../services/attribute-diff.ts'
 import type { Conflicts } from '../../services/conflicts.ts'
 import type { Consents } from '../../services/consents.ts'
 import type { DryRuns } from '../../services/dry-run.ts'
@@ -10,6 +11,7 @@ import type { Quarantine } from '../../services/quarantine.ts'
 import type { Routing } from '../../services/routing.ts'
 import type { GatewayStatus } from '../../services/status.ts'
 import type { Tokens } from '../../services/tokens.ts'
+import { attributeDiffRoutes } from './attribute-diff.ts'
 import { type AuditService, auditRoutes } from './audit.ts'
 import { certificateRoutes } from './certificates.ts'
 import { type CommitmentServices, commitmentRoutes } from './commitments.ts'
@@ -48,6 +50,7 @@ export interface ApiServices
   readonly policies: Policies
   readonly consents: Consents
   readonly dryRuns: DryRuns
+  readonly attributeDiffs: AttributeDiffs
   readonly conflicts: Conflicts
   readonly quarantine: Quarantine
   readonly modalities: Modalities
@@ -117,6 +120,7 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       policiesRoutes(scope, services)
       consentRoutes(scope, services)
       dryRunRoutes(scope, services)
+      attributeDiffRoutes(scope, services)
       auditRoutes(scope, services)
       storeRoutes(scope, services)
       tokenRoutes(scope, services.tokens)
