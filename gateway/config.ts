@@ -113,7 +113,22 @@ const shape = {
     publicUrl: optional(url(['http', 'https'])),
     tls: optional(object({ certificateFile: filePath, keyFile: filePath })),
   }),
-  dicomweb: section({ path: optional(webPath, '/dicom-web') }),
+  dicomweb: section({
+    path: optional(webPath, '/dicom-web'),
+    /** Other servers by name; what is outside of the hospital is sent nothing but transfers. */
+    servers: optional(
+      record(
+        object({
+          url: url(['http', 'https'], { path: 'allow' }),
+          zone: optional(oneOf('inside', 'outside'), 'outside'),
+          loginFile: optional(filePath),
+          tokenFile: optional(filePath),
+        }),
+        { max: 64 },
+      ),
+      {},
+    ),
+  }),
   dicom: section({
     host: optional(host, '127.0.0.1'),
     port: optional(port, 4242),
@@ -152,6 +167,7 @@ const shape = {
     checkRevisions: optional(boolean, false),
     userMetadata: optional(record(integer({ min: 1024, max: 65_535 }), { max: 1000 }), {}),
     userContentTypes: optional(record(integer({ min: 1024, max: 65_535 }), { max: 1000 }), {}),
+    queryRetrieveSize: optional(integer({ min: 1, max: 10_000 }), 100),
   }),
   worklist: section({ folder: optional(filePath) }),
   /** Without a port there is no HL7 listener. */
@@ -260,6 +276,7 @@ export const variables: Readonly<Record<string, Variable>> = {
 /** Variables that name something other than a setting of the file. */
 export const otherVariables: Readonly<Record<string, string>> = {
   HANSE_CONFIG: 'configuration file (default: `config.json` in the data directory, if there is one)',
+  HANSE_ORTHANC_CONFIG: 'for `hanse start`: configuration of an Orthanc that is taken over, see deploy/ORTHANC.md',
   HANSE_POSTGRES_BIN: 'directory with the PostgreSQL programs for the private database',
   HANSE_URL: 'for the command line: the gateway to talk to',
   HANSE_TOKEN_FILE: 'for the command line: file with a token for that gateway',
@@ -268,6 +285,8 @@ export const otherVariables: Readonly<Record<string, string>> = {
 export interface ConfigSource {
   /** Configuration file; a file named here must exist. Default: HANSE_CONFIG, else `<data>/config.json` if it is there. */
   readonly file?: string
+  /** Settings like a file's that are weaker than the file, such as those of an Orthanc that is moved in from. */
+  readonly base?: Readonly<Record<string, unknown>>
   /** Data directory of the command line; stronger than file and environment. */
   readonly data?: string
   readonly env?: Readonly<Record<string, string | undefined>>
@@ -304,7 +323,7 @@ export function checkConfig(
   if (!read.ok) return { ok: false, problems: [read.problem] }
   if (!isObject(read.value)) return { ok: false, problems: [{ path: file ?? '', message: 'expected a JSON object' }] }
 
-  const raw = structuredClone(read.value)
+  const raw = merged(source.base ?? {}, structuredClone(read.value))
   const names = override(raw, env)
   if (source.data !== undefined) {
     raw['data'] = source.data
@@ -347,6 +366,19 @@ function configFile(
   if (named) return resolve(cwd, named)
   const usual = join(resolve(cwd, source.data ?? env['HANSE_DATA'] ?? './data'), 'config.json')
   return isFile(usual) ? usual : undefined
+}
+
+/** `strong` over `weak`, section by section. */
+function merged(
+  weak: Readonly<Record<string, unknown>>,
+  strong: Readonly<Record<string, unknown>>,
+): Record<string, unknown> {
+  const out: Record<string, unknown> = structuredClone({ ...weak, ...strong })
+  for (const [name, section] of Object.entries(weak)) {
+    const other = strong[name]
+    if (isObject(section) && isObject(other)) out[name] = structuredClone({ ...section, ...other })
+  }
+  return out
 }
 
 function readJson(file: string): { ok: true; value: unknown } | { ok: false; problem: Problem } {
@@ -427,6 +459,20 @@ function absolute(value: ObjectValue<typeof shape>, base: (path: string) => stri
         caFile: dicomTls.caFile && resolve(base('dicom.tls.caFile'), dicomTls.caFile),
       },
     },
+    dicomweb: {
+      ...rest.dicomweb,
+      servers: Object.fromEntries(
+        Object.entries(rest.dicomweb.servers).map(([name, server]) => [
+          name,
+          {
+            ...server,
+            url: server.url.replace(/\/+$/, ''),
+            loginFile: server.loginFile && resolve(base('dicomweb.servers'), server.loginFile),
+            tokenFile: server.tokenFile && resolve(base('dicomweb.servers'), server.tokenFile),
+          },
+        ]),
+      ),
+    },
     worklist: { folder: rest.worklist.folder && resolve(base('worklist.folder'), rest.worklist.folder) },
     hl7: {
       ...rest.hl7,
@@ -488,6 +534,12 @@ function crossCheck(config: Config): Problem[] {
     'hl7.tls.clientCaFile': hl7.tls?.clientCaFile,
     'database.passwordFile': database.passwordFile,
     'proxy.loginFile': config.proxy?.loginFile,
+    ...Object.fromEntries(
+      Object.entries(config.dicomweb.servers).flatMap(([name, { loginFile, tokenFile }]) => [
+        [`dicomweb.servers.${name}.loginFile`, loginFile],
+        [`dicomweb.servers.${name}.tokenFile`, tokenFile],
+      ]),
+    ),
   }
   for (const [path, file] of Object.entries(files)) {
     if (file && !isFile(file)) problems.push({ path, message: `expected a readable file, got "${file}"` })

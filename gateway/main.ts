@@ -50,6 +50,7 @@ import { imageRoutes } from './http/orthanc/images.ts'
 import { orthancModalityRoutes } from './http/orthanc/modalities.ts'
 import { orthancRemoteRoutes } from './http/orthanc/remote-nodes.ts'
 import { orthancRoutes } from './http/orthanc/routes.ts'
+import { type OrthancSettings, takeOverOrthanc } from './http/orthanc/take-over.ts'
 import { worklistsRoutes } from './http/orthanc/worklists.ts'
 import { limitRefusals } from './http/refusals.ts'
 import { buildHttpServer } from './http/server.ts'
@@ -59,6 +60,7 @@ import { openPixels } from './pixels/pixels.ts'
 import { type Rights, systemPrincipal } from './principal.ts'
 import { adminToken, type Listeners, writeListeners } from './run-files.ts'
 import { openArchive } from './services/archive.ts'
+import { openAttributeDiffs } from './services/attribute-diff.ts'
 import { openAuditLog } from './services/audit-log.ts'
 import { openBackgroundJobs } from './services/background-jobs.ts'
 import { openChangeFeed } from './services/change-feed.ts'
@@ -68,10 +70,12 @@ import { openConsents } from './services/consents.ts'
 import { openDicomCreation } from './services/create-dicom.ts'
 import { openDeidentify } from './services/deidentify.ts'
 import type { NodeTarget } from './services/dicom-node.ts'
+import { openDryRuns } from './services/dry-run.ts'
 import { startHousekeeping } from './services/housekeeping.ts'
 import { openImageFrames } from './services/image-frames.ts'
 import { openInbound } from './services/inbound.ts'
 import { openIngest } from './services/ingest.ts'
+import { openLegalHolds } from './services/legal-holds.ts'
 import { type Modalities, openModalities } from './services/modalities.ts'
 import { openModalityJobs } from './services/modality-jobs.ts'
 import { openModifications } from './services/modify.ts'
@@ -80,10 +84,12 @@ import { openRewriteJobs } from './services/modify-jobs.ts'
 import { openStudyChanges } from './services/modify-studies.ts'
 import { openMpps } from './services/mpps.ts'
 import { nativePixels } from './services/native-pixels.ts'
+import { openOrthancImports } from './services/orthanc-import.ts'
 import { openOutbound } from './services/outbound.ts'
 import { createPreparing } from './services/outbound-prepare.ts'
 import { openOutbox } from './services/outbox.ts'
 import { openOutsideSends } from './services/outside-sends.ts'
+import { openPasswordUsers } from './services/password-users.ts'
 import { openPatientLinks } from './services/patient-links.ts'
 import { openPolicies } from './services/policies.ts'
 import { openPrefetch } from './services/prefetch.ts'
@@ -102,14 +108,18 @@ import { openResourceAttachments } from './services/resource-attachments.ts'
 import { openResourceDatasets } from './services/resource-datasets.ts'
 import { openResourceFind } from './services/resource-find.ts'
 import { openResourceMetadata } from './services/resource-metadata.ts'
-import { openRestPeers } from './services/rest-peers.ts'
+import { openReconstruction } from './services/resource-reconstruct.ts'
+import { openRestPeers, type Sealing } from './services/rest-peers.ts'
 import { peerOfDestination, withRestPeers } from './services/rest-send.ts'
 import { openRestStore } from './services/rest-store.ts'
+import { openRetention } from './services/retention.ts'
 import { openRetrieve } from './services/retrieve.ts'
 import type { FindArchive } from './services/route-target.ts'
 import { startRouting } from './services/routing.ts'
 import { loadStatus } from './services/status.ts'
 import { openTokens } from './services/tokens.ts'
+import { openWebClient } from './services/web-client.ts'
+import { openWorkitems } from './services/workitems.ts'
 import { openWorklist, type Worklist } from './services/worklist.ts'
 import { openWorklistFolder, type WorklistFolder } from './services/worklist-folder.ts'
 import { openZipArchives } from './services/zip-archive.ts'
@@ -127,7 +137,7 @@ export interface Gateway {
 }
 
 /** Builds and starts a gateway. What was opened is closed again when a later part fails. */
-export async function startGateway(config: Config, log: Log): Promise<Gateway> {
+export async function startGateway(config: Config, log: Log, orthanc?: OrthancSettings): Promise<Gateway> {
   await using starting = new AsyncDisposableStack()
   const startedAt = new Date()
   await mkdir(config.data, { recursive: true, mode: 0o700 })
@@ -176,14 +186,10 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       credentials: () => dicomCredentials.current(),
     }),
   )
-  const restPeers = use(
-    starting,
-    await openRestPeers({
-      db,
-      log,
-      sealing: { seal: bytes => seal(bytes, keys.sealingKey), open: box => keys.openSealed(box) },
-    }),
-  )
+  const sealing: Sealing = { seal: bytes => seal(bytes, keys.sealingKey), open: box => keys.openSealed(box) }
+  const restPeers = use(starting, await openRestPeers({ db, log, sealing }))
+  const passwordUsers = openPasswordUsers({ db })
+  if (orthanc) await takeOverOrthanc(orthanc, { modalities, restPeers, passwordUsers })
   const findArchive: FindArchive = name => {
     const peer = peerOfDestination(name)
     const found = peer === undefined ? undefined : restPeers.find(peer)
@@ -191,7 +197,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     return found && { name, aeTitle: name, zone: found.zone }
   }
   const dueAt = ({ callingAe, purpose }: Origin): Date | undefined =>
-    purpose === 'prefetch'
+    purpose === 'prefetch' || purpose === 'import'
       ? undefined
       : new Date(Date.now() + (modalities.stableAgeMs(callingAe) ?? config.studies.stableAgeMs))
   const ingest = use(
@@ -205,11 +211,18 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   )
   const query = openQuery({ db })
   const removal = openRemoval({ db })
+  const retention = openRetention({
+    db,
+    removal,
+    freeBytes: async () => (await blobs.freeSpace()).freeBytes,
+    log,
+  })
   const retrieve = openRetrieve({ db, blobs, ownIssuers })
   const pixels = use(
     starting,
     await openPixels({ dir: join(config.data, 'spool'), assertRoom: bytes => blobs.assertRoom(bytes) }),
   )
+  const rendering = openRendering({ retrieve, pixels })
   const backgroundJobs = openBackgroundJobs({
     db,
     queue,
@@ -247,14 +260,15 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
   const routing = use(starting, startRouting({ db, queue, log, findArchive, onArrived }))
   const { twoPersons } = config.policy
   const policies = openPolicies({ db, signer: keys, findModality: findArchive, twoPersons })
+  const dryRuns = openDryRuns({ db, queue, policies, findArchive })
+  queue.work('dry-run', { concurrency: 1 }, ({ run }, signal) => dryRuns.run(run, signal))
+  const codec = nativePixels(() => Promise.resolve(pixels), stopping.signal)
+  const attributeDiffs = openAttributeDiffs({ db, blobs, policies, codec })
   const checkpoint = async (): Promise<string> => (await audit.checkpoint()).note
   const inbound = await openInbound({ db, blobs, queue, keys, checkpoint, log, dataDir: config.data })
   const consents = openConsents({ db, queue })
   const openCarrier = carrierOpener({ keys, clocks, proxy })
-  const deidentify = use(
-    starting,
-    openDeidentify({ codec: nativePixels(() => Promise.resolve(pixels), stopping.signal) }),
-  )
+  const deidentify = use(starting, openDeidentify({ codec }))
   const anonymizations = openAnonymizations({ ...modifyParts, deidentify, spoolDir: join(config.data, 'spool') })
   const projects = openProjectKeys({ db, dir: join(config.data, 'keys', 'projects') })
   const pseudonyms = openPseudonyms({ db, keyPath: join(config.data, 'keys', 'pseudonyms.json'), projects })
@@ -283,10 +297,24 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     log,
   })
   queue.work('archive', { concurrency: 4 }, ({ transfer }, signal) => archive.run(transfer, signal))
+  const { instanceBytes: limitBytes } = config.limits
+  const orthancImports = openOrthancImports({ db, ingest, jobs: backgroundJobs, sealing, limitBytes })
   backgroundJobs.start()
   use(
     starting,
-    startHousekeeping({ db, blobs, inbound, outbound, preparing, archive, commitments, backgroundJobs, consents, log }),
+    startHousekeeping({
+      db,
+      blobs,
+      inbound,
+      outbound,
+      preparing,
+      archive,
+      commitments,
+      backgroundJobs,
+      consents,
+      retention,
+      log,
+    }),
   )
 
   const changes = use(starting, openChangeFeed({ db, log }))
@@ -380,6 +408,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
     metrics,
     auth: {
       adminTokenSha256: tokenDigest(await adminToken(config.data)),
+      verifyPassword: (name, password) => passwordUsers.verify(name, password),
       findToken: sha256 => findToken(db, sha256),
       rights,
       publicUrl: config.http.publicUrl,
@@ -398,6 +427,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         datasets: openResourceDatasets({ db, blobs }),
         changes,
         removal,
+        reconstruction: openReconstruction({ db, blobs }),
         modify: { jobs: backgroundJobs, log, modifications, anonymizations, studyChanges, creation },
         find: openResourceFind({ db, query: openQuery({ db }) }),
         metadata: openResourceMetadata({ db, requireSeen: config.orthanc.checkRevisions }),
@@ -417,21 +447,40 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
           dicomPort: listeners?.dicom.port ?? config.dicom.port,
           httpPort: listeners?.http.port ?? config.http.port,
           version,
+          checkRevisions: config.orthanc.checkRevisions,
+          userMetadata: config.orthanc.userMetadata,
         }),
       })
       await dicomwebRoutes(app, {
         query,
         retrieve,
         pixels,
+        rendering,
         frames: openImageFrames({ retrieve, pixels }),
         ingest,
         removal,
         limitBytes: config.limits.instanceBytes,
         concurrency: config.limits.uploads,
+        workitems: openWorkitems({ db }),
+        servers: config.dicomweb.servers,
+        client: openWebClient({
+          db,
+          servers: config.dicomweb.servers,
+          retrieve,
+          ingest,
+          pixels,
+          limitBytes: config.limits.instanceBytes,
+        }),
+        jobs: backgroundJobs,
+        answers: { jobs: backgroundJobs, log },
         place: { path: config.dicomweb.path, publicUrl: config.http.publicUrl },
       })
-      imageRoutes(app, { rendering: openRendering({ retrieve, pixels }) })
-      await archiveRoutes(app, openZipArchives({ db, blobs, pixels }))
+      imageRoutes(app, { rendering })
+      await archiveRoutes(app, {
+        archives: openZipArchives({ db, blobs, pixels }),
+        jobs: backgroundJobs,
+        assertRoom: bytes => blobs.assertRoom(bytes),
+      })
       worklistsRoutes(app, { worklist })
       const outside = openOutsideSends({ db, routing })
       const remote = openRemote({ db, findNode, node, aeTitle: config.dicom.aeTitle })
@@ -439,7 +488,7 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
       await orthancRemoteRoutes(app, {
         modalities,
         remote,
-        queries: openRemoteQueries({ db, remote }),
+        queries: openRemoteQueries({ db, remote, mostQueries: config.orthanc.queryRetrieveSize }),
         jobs: backgroundJobs,
         answers: { jobs: backgroundJobs, log },
         remoteStore: openRemoteStore({ db, findNode, retrieve, node, outside }),
@@ -465,15 +514,20 @@ export async function startGateway(config: Config, log: Log): Promise<Gateway> {
         routing,
         policies,
         consents,
+        dryRuns,
+        attributeDiffs,
         inbound,
         conflicts: openConflicts({ db, blobs, dueAt, ownIssuers }),
         modalities,
         remote,
         modalityJobs,
+        orthancImports,
         prefetch,
         patientLinks: openPatientLinks({ db, queue }),
         audit,
         tokens: openTokens({ db }),
+        retention,
+        legalHolds: openLegalHolds({ db }),
         health: { isReady },
         status: () =>
           loadStatus({

@@ -40,6 +40,8 @@ export interface AuthOptions {
   readonly adminTokenSha256: Buffer
   /** Whose token has this digest, if it is valid. */
   findToken(sha256: Buffer): Promise<TokenHolder | undefined>
+  /** Is this the user's password? Where absent nobody has one. */
+  verifyPassword?(name: string, password: string): Promise<boolean>
   /** What the callers' roles permit. */
   readonly rights: Rights
   /** Public URL of this listener, if one is configured. */
@@ -87,11 +89,27 @@ async function authenticate(request: FastifyRequest, options: AuthOptions, trust
       const { name, role, domain } = holder
       return { id: `token:${name}`, address, roles: [role], ...(domain !== undefined && { domain }), rights }
     }
+    // Passwords are for who has come from Orthanc: its routes and DICOMweb, not our own.
+    const login = isOwnRoute(request) ? undefined : basicLogin(authorization)
+    if (login && (await options.verifyPassword?.(login.name, login.password))) {
+      return { id: `user:${login.name}`, address, roles: ['administrator'], rights }
+    }
   } else if (trustLoopback && isLocal(request, address)) {
     return local
   }
   // One answer for every reason: a caller who is nobody learns nothing about the checks.
   throw new GatewayError('UNAUTHENTICATED', 'a bearer token is needed')
+}
+
+const isOwnRoute = (request: FastifyRequest): boolean => request.routeOptions.url?.startsWith('/api/') ?? true
+
+/** Name and password of RFC 7617 §2; undefined for anything else. */
+function basicLogin(authorization: string): { readonly name: string; readonly password: string } | undefined {
+  const encoded = /^Basic +([A-Za-z0-9+/]{1,2048}={0,2})$/i.exec(authorization)?.[1]
+  if (encoded === undefined) return undefined
+  const text = Buffer.from(encoded, 'base64').toString('utf8')
+  const colon = text.indexOf(':')
+  return colon <= 0 || text.includes('\0') ? undefined : { name: text.slice(0, colon), password: text.slice(colon + 1) }
 }
 
 const proxyHeaders = ['forwarded', 'x-forwarded-for', 'x-forwarded-host', 'x-real-ip', 'via'] as const

@@ -149,6 +149,13 @@ export function openQuarantine(options: {
   }
 }
 
+/** How many held instances wait of which the engine, or its verification, raised an alarm. */
+export async function countAlerts(db: Db): Promise<number> {
+  const { rows } = await sql<{ count: number }>`
+    select count(*) as count from quarantine where state = 'held' and is_alert`.execute(db.kysely)
+  return rows[0]?.count ?? 0
+}
+
 function receiverDecides(): GatewayError {
   return new GatewayError('STATE_CONFLICT', 'the receiver holds it and has to decide')
 }

@@ -23,6 +23,7 @@ import { openResourceAttachments } from '../../gateway/services/resource-attachm
 import { openResourceDatasets } from '../../gateway/services/resource-datasets.ts'
 import { openResourceFind } from '../../gateway/services/resource-find.ts'
 import { openResourceMetadata } from '../../gateway/services/resource-metadata.ts'
+import { openReconstruction } from '../../gateway/services/resource-reconstruct.ts'
 import { openRetrieve } from '../../gateway/services/retrieve.ts'
 import { testBlobs } from '../support/blobs.ts'
 import { onEnd } from '../support/cleanup.ts'
@@ -68,6 +69,7 @@ export async function modifyApp(t: TestContext): Promise<ModifyApp> {
           studyChanges: openStudyChanges(parts),
           creation: openDicomCreation(parts),
         },
+        reconstruction: openReconstruction({ db, blobs }),
         find: openResourceFind({ db, query: openQuery({ db }) }),
         metadata: openResourceMetadata({ db, requireSeen: false }),
         attachments: openResourceAttachments({ db, blobs, limitBytes, requireSeen: false }),

@@ -9,6 +9,7 @@ import type { LogThreshold } from '../../log.ts'
 import type { ChangeFeed } from '../../services/change-feed.ts'
 import type { Removal } from '../../services/removal.ts'
 import type { ResourceDatasets } from '../../services/resource-datasets.ts'
+import type { Reconstruction } from '../../services/resource-reconstruct.ts'
 import type { Retrieve } from '../../services/retrieve.ts'
 import { sendFile } from '../send-file.ts'
 import { type AttachmentServices, attachmentRoutes } from './attachments.ts'
@@ -22,6 +23,7 @@ import { type OrthancJobServices, orthancJobRoutes } from './jobs.ts'
 import { type MetadataServices, metadataRoutes } from './metadata.ts'
 import { type ModifyServices, modifyRoutes } from './modify.ts'
 import { idParams, navigationRoutes } from './navigation.ts'
+import { reconstructRoutes } from './reconstruct.ts'
 import { type StorageCommitmentServices, storageCommitmentRoutes } from './storage-commitment.ts'
 import { type StudyChangeServices, studyChangeRoutes } from './study-changes.ts'
 import { type SystemFacts, systemRoutes } from './system.ts'
@@ -35,6 +37,7 @@ export interface OrthancServices extends MetadataServices, AttachmentServices, F
   readonly datasets: ResourceDatasets
   readonly changes: ChangeFeed
   readonly removal: Removal
+  readonly reconstruction: Reconstruction
   readonly upload: Upload
   /** Storage commitment; where there is none its routes are missing. */
   readonly commitment?: StorageCommitmentServices
@@ -59,6 +62,7 @@ export function orthancRoutes(app: FastifyInstance, services: OrthancServices): 
   attachmentRoutes(app, services)
   changeRoutes(app, services)
   deletionRoutes(app, services)
+  reconstructRoutes(app, services)
   bulkRoutes(app, services)
   uploadRoute(app, services.upload)
   if (services.commitment) storageCommitmentRoutes(app, services.commitment)
