@@ -113,7 +113,22 @@ const shape = {
     publicUrl: optional(url(['http', 'https'])),
     tls: optional(object({ certificateFile: filePath, keyFile: filePath })),
   }),
-  dicomweb: section({ path: optional(webPath, '/dicom-web') }),
+  dicomweb: section({
+    path: optional(webPath, '/dicom-web'),
+    /** Other servers by name; what is outside of the hospital is sent nothing but transfers. */
+    servers: optional(
+      record(
+        object({
+          url: url(['http', 'https'], { path: 'allow' }),
+          zone: optional(oneOf('inside', 'outside'), 'outside'),
+          loginFile: optional(filePath),
+          tokenFile: optional(filePath),
+        }),
+        { max: 64 },
+      ),
+      {},
+    ),
+  }),
   dicom: section({
     host: optional(host, '127.0.0.1'),
     port: optional(port, 4242),
@@ -444,6 +459,20 @@ function absolute(value: ObjectValue<typeof shape>, base: (path: string) => stri
         caFile: dicomTls.caFile && resolve(base('dicom.tls.caFile'), dicomTls.caFile),
       },
     },
+    dicomweb: {
+      ...rest.dicomweb,
+      servers: Object.fromEntries(
+        Object.entries(rest.dicomweb.servers).map(([name, server]) => [
+          name,
+          {
+            ...server,
+            url: server.url.replace(/\/+$/, ''),
+            loginFile: server.loginFile && resolve(base('dicomweb.servers'), server.loginFile),
+            tokenFile: server.tokenFile && resolve(base('dicomweb.servers'), server.tokenFile),
+          },
+        ]),
+      ),
+    },
     worklist: { folder: rest.worklist.folder && resolve(base('worklist.folder'), rest.worklist.folder) },
     hl7: {
       ...rest.hl7,
@@ -505,6 +534,12 @@ function crossCheck(config: Config): Problem[] {
     'hl7.tls.clientCaFile': hl7.tls?.clientCaFile,
     'database.passwordFile': database.passwordFile,
     'proxy.loginFile': config.proxy?.loginFile,
+    ...Object.fromEntries(
+      Object.entries(config.dicomweb.servers).flatMap(([name, { loginFile, tokenFile }]) => [
+        [`dicomweb.servers.${name}.loginFile`, loginFile],
+        [`dicomweb.servers.${name}.tokenFile`, tokenFile],
+      ]),
+    ),
   }
   for (const [path, file] of Object.entries(files)) {
     if (file && !isFile(file)) problems.push({ path, message: `expected a readable file, got "${file}"` })

@@ -60,18 +60,22 @@ import { openPixels } from './pixels/pixels.ts'
 import { type Rights, systemPrincipal } from './principal.ts'
 import { adminToken, type Listeners, writeListeners } from './run-files.ts'
 import { openArchive } from './services/archive.ts'
+import { openAttributeDiffs } from './services/attribute-diff.ts'
 import { openAuditLog } from './services/audit-log.ts'
 import { openBackgroundJobs } from './services/background-jobs.ts'
 import { openChangeFeed } from './services/change-feed.ts'
 import { openCommitments } from './services/commitment.ts'
 import { openConflicts } from './services/conflicts.ts'
 import { openConsents } from './services/consents.ts'
+import { openDicomCreation } from './services/create-dicom.ts'
 import { openDeidentify } from './services/deidentify.ts'
 import type { NodeTarget } from './services/dicom-node.ts'
+import { openDryRuns } from './services/dry-run.ts'
 import { startHousekeeping } from './services/housekeeping.ts'
 import { openImageFrames } from './services/image-frames.ts'
 import { openInbound } from './services/inbound.ts'
 import { openIngest } from './services/ingest.ts'
+import { openLegalHolds } from './services/legal-holds.ts'
 import { type Modalities, openModalities } from './services/modalities.ts'
 import { openModalityJobs } from './services/modality-jobs.ts'
 import { openModifications } from './services/modify.ts'
@@ -91,6 +95,7 @@ import { openPolicies } from './services/policies.ts'
 import { openPrefetch } from './services/prefetch.ts'
 import { openProjectKeys } from './services/project-keys.ts'
 import { openPseudonyms } from './services/pseudonyms.ts'
+import { openQuarantine } from './services/quarantine.ts'
 import { openQuery } from './services/query.ts'
 import { openRefusals } from './services/refusals.ts'
 import { openReidentification } from './services/reidentification.ts'
@@ -103,14 +108,18 @@ import { openResourceAttachments } from './services/resource-attachments.ts'
 import { openResourceDatasets } from './services/resource-datasets.ts'
 import { openResourceFind } from './services/resource-find.ts'
 import { openResourceMetadata } from './services/resource-metadata.ts'
+import { openReconstruction } from './services/resource-reconstruct.ts'
 import { openRestPeers, type Sealing } from './services/rest-peers.ts'
 import { peerOfDestination, withRestPeers } from './services/rest-send.ts'
 import { openRestStore } from './services/rest-store.ts'
+import { openRetention } from './services/retention.ts'
 import { openRetrieve } from './services/retrieve.ts'
 import type { FindArchive } from './services/route-target.ts'
 import { startRouting } from './services/routing.ts'
 import { loadStatus } from './services/status.ts'
 import { openTokens } from './services/tokens.ts'
+import { openWebClient } from './services/web-client.ts'
+import { openWorkitems } from './services/workitems.ts'
 import { openWorklist, type Worklist } from './services/worklist.ts'
 import { openWorklistFolder, type WorklistFolder } from './services/worklist-folder.ts'
 import { openZipArchives } from './services/zip-archive.ts'
@@ -202,11 +211,18 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
   )
   const query = openQuery({ db })
   const removal = openRemoval({ db })
+  const retention = openRetention({
+    db,
+    removal,
+    freeBytes: async () => (await blobs.freeSpace()).freeBytes,
+    log,
+  })
   const retrieve = openRetrieve({ db, blobs, ownIssuers })
   const pixels = use(
     starting,
     await openPixels({ dir: join(config.data, 'spool'), assertRoom: bytes => blobs.assertRoom(bytes) }),
   )
+  const rendering = openRendering({ retrieve, pixels })
   const backgroundJobs = openBackgroundJobs({
     db,
     queue,
@@ -219,8 +235,8 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
   const rewrites = openRewriteJobs({ ...rewriting, jobs: backgroundJobs })
   const modifyParts = { ...rewriting, rewrites }
   const modifications = openModifications(modifyParts)
-  const anonymizations = openAnonymizations(modifyParts)
   const studyChanges = openStudyChanges(modifyParts)
+  const creation = openDicomCreation(rewriting)
   const stopping = new AbortController()
   starting.defer(() => stopping.abort(new GatewayError('UNAVAILABLE', 'the gateway is stopping')))
   const converter = (name: string): Converter | undefined => {
@@ -244,16 +260,18 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
   const routing = use(starting, startRouting({ db, queue, log, findArchive, onArrived }))
   const { twoPersons } = config.policy
   const policies = openPolicies({ db, signer: keys, findModality: findArchive, twoPersons })
+  const dryRuns = openDryRuns({ db, queue, policies, findArchive })
+  queue.work('dry-run', { concurrency: 1 }, ({ run }, signal) => dryRuns.run(run, signal))
+  const codec = nativePixels(() => Promise.resolve(pixels), stopping.signal)
+  const attributeDiffs = openAttributeDiffs({ db, blobs, policies, codec })
   const checkpoint = async (): Promise<string> => (await audit.checkpoint()).note
   const inbound = await openInbound({ db, blobs, queue, keys, checkpoint, log, dataDir: config.data })
   const consents = openConsents({ db, queue })
   const openCarrier = carrierOpener({ keys, clocks, proxy })
-  const deidentify = use(
-    starting,
-    openDeidentify({ codec: nativePixels(() => Promise.resolve(pixels), stopping.signal) }),
-  )
+  const deidentify = use(starting, openDeidentify({ codec }))
+  const anonymizations = openAnonymizations({ ...modifyParts, deidentify, spoolDir: join(config.data, 'spool') })
   const projects = openProjectKeys({ db, dir: join(config.data, 'keys', 'projects') })
-  const pseudonyms = openPseudonyms({ db, keyPath: join(config.data, 'keys', 'pseudonyms.json') })
+  const pseudonyms = openPseudonyms({ db, keyPath: join(config.data, 'keys', 'pseudonyms.json'), projects })
   const outbox = openOutbox(config.data)
   const preparing = { outbox, ...createPreparing({ db, blobs, outbox, deidentify, projects, pseudonyms, log }) }
   const { obstacle } = consents
@@ -284,7 +302,19 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
   backgroundJobs.start()
   use(
     starting,
-    startHousekeeping({ db, blobs, inbound, outbound, preparing, archive, commitments, backgroundJobs, consents, log }),
+    startHousekeeping({
+      db,
+      blobs,
+      inbound,
+      outbound,
+      preparing,
+      archive,
+      commitments,
+      backgroundJobs,
+      consents,
+      retention,
+      log,
+    }),
   )
 
   const changes = use(starting, openChangeFeed({ db, log }))
@@ -397,7 +427,8 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         datasets: openResourceDatasets({ db, blobs }),
         changes,
         removal,
-        modify: { jobs: backgroundJobs, log, modifications, anonymizations, studyChanges },
+        reconstruction: openReconstruction({ db, blobs }),
+        modify: { jobs: backgroundJobs, log, modifications, anonymizations, studyChanges, creation },
         find: openResourceFind({ db, query: openQuery({ db }) }),
         metadata: openResourceMetadata({ db, requireSeen: config.orthanc.checkRevisions }),
         metadataNames: config.orthanc.userMetadata,
@@ -416,21 +447,40 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
           dicomPort: listeners?.dicom.port ?? config.dicom.port,
           httpPort: listeners?.http.port ?? config.http.port,
           version,
+          checkRevisions: config.orthanc.checkRevisions,
+          userMetadata: config.orthanc.userMetadata,
         }),
       })
       await dicomwebRoutes(app, {
         query,
         retrieve,
         pixels,
+        rendering,
         frames: openImageFrames({ retrieve, pixels }),
         ingest,
         removal,
         limitBytes: config.limits.instanceBytes,
         concurrency: config.limits.uploads,
+        workitems: openWorkitems({ db }),
+        servers: config.dicomweb.servers,
+        client: openWebClient({
+          db,
+          servers: config.dicomweb.servers,
+          retrieve,
+          ingest,
+          pixels,
+          limitBytes: config.limits.instanceBytes,
+        }),
+        jobs: backgroundJobs,
+        answers: { jobs: backgroundJobs, log },
         place: { path: config.dicomweb.path, publicUrl: config.http.publicUrl },
       })
-      imageRoutes(app, { rendering: openRendering({ retrieve, pixels }) })
-      await archiveRoutes(app, openZipArchives({ db, blobs, pixels }))
+      imageRoutes(app, { rendering })
+      await archiveRoutes(app, {
+        archives: openZipArchives({ db, blobs, pixels }),
+        jobs: backgroundJobs,
+        assertRoom: bytes => blobs.assertRoom(bytes),
+      })
       worklistsRoutes(app, { worklist })
       const outside = openOutsideSends({ db, routing })
       const remote = openRemote({ db, findNode, node, aeTitle: config.dicom.aeTitle })
@@ -458,12 +508,14 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         queue,
         peers,
         pairing,
-        projects,
         pseudonyms,
+        quarantine: openQuarantine({ db, queue, inbound }),
         reidentification: openReidentification({ db, pseudonyms }),
         routing,
         policies,
         consents,
+        dryRuns,
+        attributeDiffs,
         inbound,
         conflicts: openConflicts({ db, blobs, dueAt, ownIssuers }),
         modalities,
@@ -474,6 +526,8 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         patientLinks: openPatientLinks({ db, queue }),
         audit,
         tokens: openTokens({ db }),
+        retention,
+        legalHolds: openLegalHolds({ db }),
         health: { isReady },
         status: () =>
           loadStatus({

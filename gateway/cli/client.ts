@@ -31,6 +31,8 @@ export interface Client {
   readonly url: string
   /** JSON of `/api/v1<path>`; undefined for an empty answer. @throws UnreachableError, ProblemError */
   call(method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE', path: string, body?: unknown): Promise<unknown>
+  /** Stores an instance; the JSON of the answer. @throws UnreachableError, ProblemError */
+  upload(bytes: AsyncIterable<Uint8Array>): Promise<unknown>
 }
 
 /** Where a gateway on a data directory says how to reach it. */
@@ -56,7 +58,22 @@ export function openClient(args: Args, io: Io): Client {
   // The administrator token of this data directory is for the gateway that runs on it, nobody else.
   const token = readToken(args, io, named === undefined ? adminTokenFile(data) : undefined)
   const base = url.replace(/\/$/, '')
-  return { url: base, call: (method, path, body) => call(base, token, io.signal, method, path, body) }
+  return {
+    url: base,
+    call: (method, path, body) =>
+      send({ base, path: `/api/v1${path}`, token, signal: io.signal }, method, {
+        ...(body !== undefined && {
+          body: JSON.stringify(body),
+          headers: { 'content-type': 'application/json' },
+        }),
+      }),
+    upload: bytes =>
+      send({ base, path: '/instances', token, signal: io.signal }, 'POST', {
+        body: ReadableStream.from(bytes),
+        duplex: 'half',
+        headers: { 'content-type': 'application/dicom' },
+      }),
+  }
 }
 
 /** The data directory that the arguments, the environment and the configuration file name. */
@@ -94,26 +111,23 @@ function readToken(args: Args, io: Io, usual: string | undefined): string | unde
   }
 }
 
-async function call(
-  base: string,
-  token: string | undefined,
-  signal: AbortSignal,
+async function send(
+  { base, path, token, signal }: { base: string; path: string; token: string | undefined; signal: AbortSignal },
   method: string,
-  path: string,
-  body: unknown,
+  { headers = {}, ...rest }: Pick<RequestInit, 'body' | 'duplex'> & { headers?: Record<string, string> },
 ): Promise<unknown> {
   let response: Response
   let text: string
   try {
-    response = await fetch(`${base}/api/v1${path}`, {
+    response = await fetch(`${base}${path}`, {
       method,
       signal,
       headers: {
         accept: 'application/json',
-        ...(body !== undefined && { 'content-type': 'application/json' }),
+        ...headers,
         ...(token !== undefined && { authorization: `Bearer ${token}` }),
       },
-      ...(body !== undefined && { body: JSON.stringify(body) }),
+      ...rest,
     })
     text = await response.text()
   } catch (cause) {

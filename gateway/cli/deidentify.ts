@@ -1,22 +1,23 @@
 /** `hanse deidentify`: files and folders, without a gateway. */
 import { randomBytes } from 'node:crypto'
-import { createWriteStream } from 'node:fs'
+import { createWriteStream, rmSync } from 'node:fs'
 import { mkdir, rm } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { finished } from 'node:stream/promises'
-import { Deidentifier, type Done, type PixelCodec } from '../../policy/deid/engine.ts'
+import type { Certificate } from '../../policy/deid/certificate.ts'
 import type { Held } from '../../policy/deid/hold.ts'
 import { addIdentifiers, type Identifiers, noIdentifiers } from '../../policy/deid/identifiers.ts'
 import { basicWith, presetNames, presetProfile } from '../../policy/deid/presets.ts'
 import { decodeProfile, type Profile } from '../../policy/deid/profile.ts'
-import { projectKeyBytes } from '../../policy/deid/project.ts'
-import { type ByteSource, bufferSource } from '../dicom/byte-source.ts'
+import { type PseudonymLookup, projectKeyBytes } from '../../policy/deid/project.ts'
 import { isGatewayError } from '../errors.ts'
 import { openPixels, type Pixels } from '../pixels/pixels.ts'
+import { type Deidentify, openDeidentify, type Session } from '../services/deidentify.ts'
+import { type FileDone, openInput } from '../services/deidentify-file.ts'
 import { nativePixels } from '../services/native-pixels.ts'
 import { type Args, type Command, exitCodes, type Io, UsageError } from './command.ts'
-import { inputFiles, openInput, refuseOverlap } from './deidentify/inputs.ts'
-import { maxMemoryBytes, openDraft, type Written } from './deidentify/output-folder.ts'
+import { inputFiles, refuseOverlap } from './deidentify/inputs.ts'
+import { keepOutput, type Written } from './deidentify/output-folder.ts'
 import { createProjectKey, readJson, readProjectKey, readPseudonyms } from './deidentify/project-file.ts'
 import { counted } from './table.ts'
 
@@ -60,24 +61,25 @@ export const deidentify: Command = {
       throw new UsageError('--pseudonyms: expected with a profile that looks pseudonyms up, and only then')
     await mkdir(out, { recursive: true })
     await refuseOverlap(args.operands, out, io.cwd)
-    const engine = new Deidentifier(
-      profile,
-      key,
-      table === undefined ? undefined : readPseudonyms(resolve(io.cwd, table)),
-    )
+    const lookup = table === undefined ? undefined : readPseudonyms(resolve(io.cwd, table))
     await using report = openReport(args.text('report'), io)
     await using pixels = new LazyPixels(join(out, `.hanse-spool-${process.pid}`))
-    const codec = nativePixels(() => pixels.open(), io.signal)
-    return await deidentifyAll(args.operands, { engine, out, report, codec, io, written: new Map() })
+    const threads = openDeidentify({ codec: nativePixels(() => pixels.open(), io.signal) })
+    try {
+      return await deidentifyAll(args.operands, { profile, key, lookup, threads, out, report, io })
+    } finally {
+      await threads.close()
+    }
   },
 }
 
 interface Run {
-  readonly engine: Deidentifier
+  readonly profile: Profile
+  readonly key: Uint8Array
+  readonly lookup: PseudonymLookup | undefined
+  readonly threads: Deidentify
   readonly out: string
   readonly report: Report
-  readonly codec: PixelCodec
-  readonly written: Written
   readonly io: Io
 }
 
@@ -105,71 +107,120 @@ class LazyPixels implements AsyncDisposable {
 async function deidentifyAll(names: readonly string[], run: Run): Promise<number> {
   const { io, report } = run
   const files: string[] = []
-  const byStudy = new Map<string, Identifiers>()
-  for await (const path of inputFiles(names, io.cwd)) {
-    io.signal.throwIfAborted()
-    files.push(path)
-    await collect(path, run.engine, byStudy)
-    progress(io, `${files.length} files read`)
-  }
+  for await (const path of inputFiles(names, io.cwd)) files.push(path)
+  const sessionOf = await inspectAll(files, run)
+  const written: Written = new Map()
   const counts = { written: 0, held: 0, skipped: 0 }
-  for (const [index, path] of files.entries()) {
-    io.signal.throwIfAborted()
-    const outcome = await deidentifyFile(path, byStudy, run)
-    counts[outcome.result]++
-    await report.write({ source: path, ...outcome })
-    if (outcome.result === 'held') {
-      progress(io, '')
-      io.print(`held: ${path}: ${outcome.reason}`)
-    }
-    progress(io, `${index + 1} of ${files.length} files, ${counts.held} held`)
-  }
+  let done = 0
+  await inOrder(files, run, (path, place) => deidentifyOne(path, place, sessionOf(path), run), {
+    async take(path, { outcome, part }) {
+      const told = outcome.kind === 'done' ? keep(run, written, part, outcome.certificate) : await whyNot(path, outcome)
+      counts[told.result]++
+      await report.write({ source: path, ...told })
+      if (told.result === 'held') {
+        progress(io, '')
+        io.print(`held: ${path}: ${told.reason}`)
+      }
+      progress(io, `${++done} of ${files.length} files, ${counts.held} held`)
+    },
+    drop: async ({ part }) => rmSync(part, { force: true }),
+  })
   progress(io, '')
-  await report.write({ result: 'summary', profile: run.engine.profile.name, ...counts })
+  await report.write({ result: 'summary', profile: run.profile.name, ...counts })
   const others = counts.skipped === 0 ? '' : `, ${counts.skipped} skipped that are no instances`
   io.print(`${counted(counts.written, 'file')} written, ${counts.held} held${others}`)
   return counts.held > 0 ? exitCodes.failed : exitCodes.ok
 }
 
-async function collect(path: string, engine: Deidentifier, byStudy: Map<string, Identifiers>): Promise<void> {
-  using file = openInput(path)
-  const found = file && (await engine.identifiersOf(file.source))
-  if (found === undefined) return
-  const known = byStudy.get(found.studyUid) ?? noIdentifiers()
-  addIdentifiers(known, found.identifiers)
-  byStudy.set(found.studyUid, known)
+/** Reads what all files say of their patients; gives each file what it has in common with its study. */
+async function inspectAll(files: readonly string[], run: Run): Promise<(path: string) => Session> {
+  const { profile, key, lookup, threads, io } = run
+  const bare: Session = { id: 'no study', profile, key }
+  const studies = new Map<string, { identifiers: Identifiers; pseudonyms: Map<string, string> }>()
+  const studyOf = new Map<string, string>()
+  await inOrder(files, run, path => threads.inspect(bare, path), {
+    async take(path, found) {
+      progress(io, `${studyOf.size} files read`)
+      if (found === undefined) return // it is held when its turn comes
+      const study = studies.get(found.studyUid) ?? { identifiers: noIdentifiers(), pseudonyms: new Map() }
+      studies.set(found.studyUid, study)
+      studyOf.set(path, found.studyUid)
+      addIdentifiers(study.identifiers, found.identifiers)
+      const { issuer, id } = found.subject
+      const pseudonym = lookup?.(found.subject)
+      if (pseudonym !== undefined) study.pseudonyms.set(JSON.stringify([issuer, id]), pseudonym)
+    },
+    drop: async () => {},
+  })
+  const sessions = new Map<string, Session>()
+  for (const [studyUid, { identifiers, pseudonyms }] of studies)
+    sessions.set(studyUid, { ...bare, id: `study ${studyUid}`, identifiers, pseudonyms: [...pseudonyms] })
+  return path => sessions.get(studyOf.get(path) ?? '') ?? bare
 }
 
-type FileOutcome =
-  | { readonly result: 'written'; readonly file: string; readonly certificate: Done['certificate'] }
+/**
+ * Works on several files at a time and takes what comes of them in the order of the files. After a failure or an
+ * interruption what is still under way is waited for and dropped.
+ */
+async function inOrder<T>(
+  files: readonly string[],
+  { threads, io }: Run,
+  work: (path: string, place: number) => Promise<T>,
+  { take, drop }: { take: (path: string, made: T) => Promise<void>; drop: (made: T) => Promise<void> },
+): Promise<void> {
+  const underWay: { path: string; made: Promise<T> }[] = []
+  let next = 0
+  try {
+    for (;;) {
+      io.signal.throwIfAborted()
+      while (underWay.length < threads.threads * 2 && next < files.length) {
+        const path = files[next] ?? ''
+        const made = work(path, next++)
+        made.catch(() => {}) // thrown where it is taken
+        underWay.push({ path, made })
+      }
+      const first = underWay[0]
+      if (first === undefined) return
+      const made = await first.made
+      // An interruption may have held it; that is not what the report should say.
+      io.signal.throwIfAborted()
+      underWay.shift()
+      await take(first.path, made)
+    }
+  } finally {
+    for (const { made } of underWay) await made.then(drop, () => {})
+  }
+}
+
+interface Made {
+  readonly outcome: FileDone | Held
+  /** Where the output is until it is kept. */
+  readonly part: string
+}
+
+async function deidentifyOne(path: string, place: number, session: Session, { threads, out }: Run): Promise<Made> {
+  const part = join(out, `.hanse-${process.pid}-${place}.part`)
+  const task = { sourcePath: path, targetPath: part, isDurable: false }
+  return { outcome: await threads.run(session, task), part }
+}
+
+type Told =
+  | { readonly result: 'written'; readonly file: string; readonly certificate: Certificate }
   | ({ readonly result: 'held' | 'skipped' } & Omit<Held, 'kind'>)
 
-async function deidentifyFile(
-  path: string,
-  byStudy: ReadonlyMap<string, Identifiers>,
-  { engine, out, codec, written, io }: Run,
-): Promise<FileOutcome> {
-  using file = openInput(path)
-  if (file === undefined)
-    return { result: 'held', code: 'unreadable', reason: 'cannot be opened', evidence: [], isAlert: false }
-  const { sizeBytes } = file.source
-  const source = sizeBytes <= maxMemoryBytes ? bufferSource(await file.source.read(0, sizeBytes)) : file.source
-  await using draft = openDraft(out, written, sizeBytes)
-  const outcome = await engine.run(source, draft.spool, { knownOfStudy: uid => byStudy.get(uid), codec })
-  // An interruption held it; that is not what the report should say.
-  io.signal.throwIfAborted()
-  if (outcome.kind === 'done') {
-    const { certificate, output } = outcome
-    return { result: 'written', file: await draft.keep(output, certificate), certificate }
-  }
-  const { kind: _, ...held } = outcome
-  const isNoInstance = held.code === 'directory' || (held.code === 'unreadable' && !(await hasPrefix(source)))
+function keep({ out }: Run, written: Written, part: string, certificate: Certificate): Told {
+  return { result: 'written', file: keepOutput(out, written, part, certificate), certificate }
+}
+
+async function whyNot(path: string, { kind: _, ...held }: Held): Promise<Told> {
+  const isNoInstance = held.code === 'directory' || (held.code === 'unreadable' && !(await hasPrefix(path)))
   return { result: isNoInstance ? 'skipped' : 'held', ...held }
 }
 
 /** What does not even begin like DICOM is some other file of the folder. */
-async function hasPrefix(source: ByteSource): Promise<boolean> {
-  return Buffer.from(await source.read(128, 4)).toString('latin1') === 'DICM'
+async function hasPrefix(path: string): Promise<boolean> {
+  using file = openInput(path)
+  return file === undefined || Buffer.from(await file.source.read(128, 4)).toString('latin1') === 'DICM'
 }
 
 // ---- arguments --------------------------------------------------------------------------------------

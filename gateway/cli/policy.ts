@@ -1,6 +1,7 @@
 /** `hanse policy ...` */
 import { readFileSync } from 'node:fs'
 import { resolve } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import { at, field, items, number } from './answer.ts'
 import { openClient, ProblemError } from './client.ts'
 import {
@@ -165,6 +166,63 @@ export const policyRollback: Command = {
     io.print(args.flag('json') ? JSON.stringify(active, null, 2) : text)
     return exitCodes.ok
   },
+}
+
+export const policyDryRun: Command = {
+  name: 'policy dry-run',
+  summary: 'Show what a policy would do with the studies of the last days; nothing is sent.',
+  operands: '[FILE]',
+  arity: { min: 0, max: 1 },
+  options: {
+    policy: { type: 'string', value: 'NAME', help: 'instead of FILE: the id of a draft, or a version' },
+    days: { type: 'string', value: 'N', help: 'studies that arrived in so many days (default: 30)' },
+    all: { type: 'boolean', help: 'list every study that one of both policies decides about, not only what changes' },
+    ...common,
+  },
+  details: 'It is compared with the active version. Example: hanse policy dry-run policy.json --days 90',
+  async run(args, io) {
+    const [file] = args.operands
+    const policy = args.text('policy')
+    const days = Number(args.text('days') ?? 30)
+    if ((file === undefined) === (policy === undefined)) throw new UsageError('expected either FILE or --policy NAME')
+    if (!Number.isInteger(days) || days < 1) throw new UsageError('--days: expected a number of days')
+    const client = openClient(args, io)
+    const what = file === undefined ? { policy } : { document: readDocument(file, io) }
+    let run = await client.call('POST', '/dry-runs', { ...what, days })
+    const path = `/dry-runs/${field(run, 'id')}`
+    const onAbort = (): void =>
+      void openClient(args, { ...io, signal: AbortSignal.timeout(5000) }).call('POST', `${path}/cancel`)
+    io.signal.addEventListener('abort', onAbort, { once: true })
+    while (['waiting', 'running'].includes(field(run, 'state'))) {
+      await delay(200, undefined, { signal: io.signal })
+      run = await client.call('GET', path)
+      if (io.interactive) io.note(`${number(run, 'studiesDone')} of ${number(run, 'studies')} studies`)
+    }
+    io.signal.removeEventListener('abort', onAbort)
+    const wanted = args.flag('all') ? [''] : ['&change=gained', '&change=lost']
+    const results: unknown[] = []
+    for (const change of wanted) {
+      for (let cursor = ''; ; ) {
+        const page = await client.call('GET', `${path}/results?limit=1000${change}${cursor}`)
+        results.push(...items(page, 'results'))
+        if (at(page, 'next') === null || results.length >= 100_000) break
+        cursor = `&cursor=${field(page, 'next')}`
+      }
+    }
+    io.print(args.flag('json') ? JSON.stringify({ run, results }, null, 2) : describeDryRun(run, results))
+    return field(run, 'state') === 'done' ? exitCodes.ok : exitCodes.failed
+  },
+}
+
+function describeDryRun(run: unknown, results: readonly unknown[]): string {
+  const counts = ['go', 'held', 'denied', 'gained', 'lost'].map(name => `${number(run, 'counts', name)} ${name}`)
+  const summary = `${field(run, 'state')}: ${number(run, 'studiesDone')} studies; of studies and destinations ${counts.join(', ')}`
+  if (results.length === 0) return summary
+  const rows = results.map(entry => [
+    `${field(entry, 'before')} -> ${field(entry, 'outcome')}`,
+    ...['destination', 'studyInstanceUid', 'rule', 'profile', 'reason'].map(key => field(entry, key)),
+  ])
+  return `${summary}\n\n${table(['outcome', 'destination', 'study', 'rule', 'profile', 'reason'], rows)}`
 }
 
 /** A JSON document from a file, or from standard input as `-`. @throws UsageError */

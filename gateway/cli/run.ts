@@ -21,6 +21,10 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
   'policy publish': { summary: 'publish a policy', load: async () => (await import('./policy.ts')).policyPublish },
   'policy lint': { summary: 'check a policy document', load: async () => (await import('./policy.ts')).policyLint },
   'policy diff': { summary: 'compare two policies', load: async () => (await import('./policy.ts')).policyDiff },
+  'policy dry-run': {
+    summary: 'what a policy would do',
+    load: async () => (await import('./policy.ts')).policyDryRun,
+  },
   'policy history': {
     summary: 'list versions and drafts of the policy',
     load: async () => (await import('./policy.ts')).policyHistory,
@@ -36,6 +40,26 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
   deidentify: {
     summary: 'de-identify files and folders',
     load: async () => (await import('./deidentify.ts')).deidentify,
+  },
+  'quarantine list': {
+    summary: 'list what is held',
+    load: async () => (await import('./quarantine.ts')).quarantineList,
+  },
+  'quarantine show': {
+    summary: 'show why a transfer is held',
+    load: async () => (await import('./quarantine.ts')).quarantineShow,
+  },
+  'quarantine release': {
+    summary: 'try a held transfer again',
+    load: async () => (await import('./quarantine.ts')).quarantineRelease,
+  },
+  'quarantine reject': {
+    summary: 'end a held transfer for good',
+    load: async () => (await import('./quarantine.ts')).quarantineReject,
+  },
+  'quarantine rerun': {
+    summary: 'send it under another profile',
+    load: async () => (await import('./quarantine.ts')).quarantineRerun,
   },
   'pseudonym projects': {
     summary: 'list projects',
@@ -87,6 +111,10 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
     summary: 'ask a modality whether it answers',
     load: async () => (await import('./modality.ts')).modalityEcho,
   },
+  'import disc': {
+    summary: 'store studies from a disc, stick, folder or disc image',
+    load: async () => (await import('./import-disc.ts')).importDisc,
+  },
   query: { summary: 'ask a modality what it holds', load: async () => (await import('./query.ts')).query },
   retrieve: {
     summary: 'fetch studies from a modality',
@@ -100,6 +128,20 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
   'token create': { summary: 'create an API token', load: async () => (await import('./token.ts')).tokenCreate },
   'token list': { summary: 'list API tokens', load: async () => (await import('./token.ts')).tokenList },
   'token revoke': { summary: 'revoke an API token', load: async () => (await import('./token.ts')).tokenRevoke },
+  'retention show': {
+    summary: 'show how long studies are kept',
+    load: async () => (await import('./retention.ts')).retentionShow,
+  },
+  'retention set': {
+    summary: 'set how long studies are kept',
+    load: async () => (await import('./retention.ts')).retentionSet,
+  },
+  'retention holds': { summary: 'list legal holds', load: async () => (await import('./retention.ts')).retentionHolds },
+  'retention hold': { summary: 'place a legal hold', load: async () => (await import('./retention.ts')).retentionHold },
+  'retention release': {
+    summary: 'release a legal hold',
+    load: async () => (await import('./retention.ts')).retentionRelease,
+  },
   fsck: { summary: 'compare database and stored files', load: async () => (await import('./fsck.ts')).fsck },
   'config check': { summary: 'check the configuration', load: async () => (await import('./config.ts')).configCheck },
 }

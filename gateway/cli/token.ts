@@ -13,7 +13,6 @@ export const tokenCreate: Command = {
   options: {
     name: { type: 'string', value: 'NAME', help: 'who will use it' },
     role: { type: 'string', value: 'ROLE', help: `what its holder may do: ${roles.join(', ')}` },
-    domain: { type: 'string', value: 'DOMAIN', help: 'only in this domain (default: everywhere)' },
     expires: { type: 'string', value: 'DAYS', help: 'not accepted any more after DAYS days (default: until revoked)' },
     ...common,
   },
@@ -27,8 +26,7 @@ export const tokenCreate: Command = {
     const role = args.text('role')
     if (!roles.some(known => known === role)) throw new UsageError(`--role: expected one of ${roles.join(', ')}`)
     const expiresAt = expiryOf(args.text('expires'))
-    const domain = args.text('domain')
-    const wanted = { name, role, ...(domain !== undefined && { domain }), ...(expiresAt && { expiresAt }) }
+    const wanted = { name, role, ...(expiresAt && { expiresAt }) }
     const answer = await openClient(args, io).call('POST', '/tokens', wanted)
     io.print(args.flag('json') ? JSON.stringify(answer, null, 2) : field(answer, 'token'))
     io.note('Keep it now: only its digest is stored.')
@@ -43,15 +41,11 @@ export const tokenList: Command = {
   async run(args, io) {
     const answer = await openClient(args, io).call('GET', '/tokens')
     const rows = items(answer, 'tokens').map(token =>
-      ['name', 'role', 'domain', 'createdAt', 'createdBy', 'expiresAt', 'revokedAt'].map(key => field(token, key)),
+      ['name', 'role', 'createdAt', 'createdBy', 'expiresAt', 'revokedAt'].map(key => field(token, key)),
     )
     if (args.flag('json')) io.print(JSON.stringify(answer, null, 2))
     else
-      io.print(
-        rows.length === 0
-          ? 'no tokens'
-          : table(['name', 'role', 'domain', 'created', 'by', 'expires', 'revoked'], rows),
-      )
+      io.print(rows.length === 0 ? 'no tokens' : table(['name', 'role', 'created', 'by', 'expires', 'revoked'], rows))
     return exitCodes.ok
   },
 }

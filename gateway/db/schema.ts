@@ -35,6 +35,7 @@ export interface Schema {
   commitments: CommitmentsTable
   commitment_items: CommitmentItemsTable
   patient_links: PatientLinksTable
+  legal_holds: LegalHoldsTable
   audit_events: AuditEventsTable
   audit_leaves: AuditLeavesTable
   audit_tree: AuditTreeTable
@@ -62,6 +63,8 @@ export interface Schema {
   remote_queries: RemoteQueriesTable
   remote_answers: RemoteAnswersTable
   background_jobs: BackgroundJobsTable
+  workitems: WorkitemsTable
+  password_users: PasswordUsersTable
 }
 
 /** A row of table `T` as it is read. */
@@ -707,4 +710,33 @@ export interface BackgroundJobsTable {
   created_at: DefaultDate
   started_at: Date | null
   ended_at: Date | null
+}
+
+export interface LegalHoldsTable {
+  id: string
+  issuer: ColumnType<string | null, string | undefined, string | null>
+  patient_id: ColumnType<string | null, string | undefined, string | null>
+  study_instance_uid: ColumnType<string | null, string | undefined, string | null>
+  reason: string
+  placed_by: string
+  created_at: DefaultDate
+  released_at: ColumnType<Date | null, Date | undefined, Date | null>
+  released_by: ColumnType<string | null, string | undefined, string | null>
+export interface WorkitemsTable {
+  id: Generated<number>
+  uid: string
+  state: 'SCHEDULED' | 'IN PROGRESS' | 'COMPLETED' | 'CANCELED'
+  transaction_uid: string | null
+  document: Json
+  created_by: string
+  created_at: DefaultDate
+  updated_at: DefaultDate
+}
+
+/** Users of an Orthanc's configuration: scrypt over salt and password. */
+export interface PasswordUsersTable {
+  name: string
+  salt: Digest
+  hash: Digest
+  updated_at: DefaultDate
 }

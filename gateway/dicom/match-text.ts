@@ -17,6 +17,11 @@ export interface TextPattern {
   readonly literal: string
   /** Other values than `literal` match too. */
   readonly isWildcard: boolean
+  /**
+   * Where letters match in any case: what every match of plain ASCII begins with in small letters. Other matches hold
+   * characters beyond ASCII.
+   */
+  readonly folded?: string
   matches(value: string): boolean
 }
 
@@ -49,7 +54,9 @@ function anyCasePattern(vr: Vr, text: string): TextPattern | undefined {
   const pattern = textPattern(vr, plainText(text))
   if (!pattern) return undefined
   const literal = /^[0-9./_-]*/.exec(pattern.literal)?.[0] ?? ''
-  return { literal, isWildcard: true, matches: value => pattern.matches(plainText(value)) }
+  const matches = (value: string): boolean => pattern.matches(plainText(value))
+  const isPlain = pattern.literal !== '' && /^[ -~]*$/.test(pattern.literal)
+  return { literal, isWildcard: true, matches, ...(isPlain && { folded: pattern.literal }) }
 }
 
 /** Asterisks at words say what is meant anyway. */

@@ -168,7 +168,8 @@ function charsetAt(dataset: Dataset, within: readonly number[]): Charset {
   return item.charset
 }
 
-function isRepresentable(element: NewElement, charset: Charset): boolean {
+/** Can this character set write all text of an element? */
+export function isRepresentable(element: NewElement, charset: Charset): boolean {
   if ('items' in element) return element.items.every(item => item.every(inner => isRepresentable(inner, charset)))
   if ('fragments' in element || element.value instanceof Uint8Array) return true
   const vr = element.vr ?? vrOf(element.tag)

@@ -1,6 +1,7 @@
 /** What a monitoring system wants to see move: store, transfers, disk, queue, associations. */
 import type { Db } from '../db/db.ts'
 import { countCommitments } from '../services/commitment-rows.ts'
+import { countAlerts } from '../services/quarantine.ts'
 import { countTransfers, countUnarchived } from '../services/transfer-list.ts'
 import type { FreeSpaceState } from '../store/free-space.ts'
 import { loadCounts } from '../store/query.ts'
@@ -37,6 +38,11 @@ export function installGauges(metrics: Metrics, sources: GaugeSources): void {
     'hanse_archive_uncommitted_studies',
     'studies that go to an archive which has not committed to them',
     () => countUnarchived(db),
+  )
+  metrics.gauge(
+    'hanse_deidentification_alerts',
+    'held instances where the engine failed or its verification found what must not be there',
+    () => countAlerts(db),
   )
   metrics.gauge('hanse_storage_free_bytes', 'free bytes on the volume', async () => (await storage()).freeBytes)
   metrics.gauge('hanse_storage_refusing', '1 below the free-space watermark', async () =>

@@ -1,11 +1,15 @@
 /** Refuses text that PostgreSQL cannot hold, wherever in a request it stands: it would end as an error of ours. */
+import { Readable } from 'node:stream'
 import type { FastifyInstance } from 'fastify'
 import { GatewayError } from '../errors.ts'
 
 /** Installs the check of path, query and JSON body for every route. */
 export function installTextGuard(app: FastifyInstance): void {
   app.addHook('preValidation', async request => {
-    for (const part of [request.params, request.query, request.routeOptions.config.upload ? undefined : request.body]) {
+    const { body } = request
+    // A body that its handler reads itself is a stream: an object without end to whoever walks through it.
+    const isStream = request.routeOptions.config.upload === true || body instanceof Readable
+    for (const part of [request.params, request.query, isStream ? undefined : body]) {
       if (!isStorable(part))
         throw new GatewayError('BAD_REQUEST', 'expected text of whole Unicode characters without U+0000')
     }

@@ -51,6 +51,23 @@ export async function gapOfTransfer(
   return rows[0].gap ? describeGap(rows[0].gap) : undefined
 }
 
+/**
+ * Why a transfer may not go on, whatever its state: consents, and an identity that changed under way. A person who has
+ * looked sets it going again.
+ */
+export async function obstacleOf(
+  db: Executor,
+  id: string,
+): Promise<{ readonly code: ConsentGap | 'IDENTITY_CHANGED'; readonly message: string } | undefined> {
+  const { rows } = await sql<{ gap: ConsentGap | null; error: string | null }>`
+    select c.gap, case when t.state = 'held' and t.error_code = 'IDENTITY_CHANGED' then coalesce(t.error, '') end as error
+      from transfer_consents c join transfers t on t.id = c.id where c.id = ${id}`.execute(db)
+  const [row] = rows
+  if (!row) return describeGap('CONSENT_MISSING')
+  if (row.error !== null) return { code: 'IDENTITY_CHANGED', message: row.error }
+  return row.gap ? describeGap(row.gap) : undefined
+}
+
 interface Found {
   readonly id: string
   readonly state: string

@@ -15,7 +15,7 @@ import type { Row } from '../db/schema.ts'
 import { GatewayError } from '../errors.ts'
 import type { Queue } from '../jobs/queue.ts'
 import type { Principal } from '../principal.ts'
-import { type ConsentGap, gapOfTransfer, loadSent, type SentTransfer, settleTransfers } from './consent-transfers.ts'
+import { type ConsentGap, loadSent, obstacleOf, type SentTransfer, settleTransfers } from './consent-transfers.ts'
 
 /** A patient, issuer and all: two hospitals' 12345 are two patients. */
 export interface PatientName {
@@ -80,7 +80,9 @@ export interface Consents {
   /** Of one patient, or of all; newest first. */
   list(principal: Principal, of: { patient?: PatientName; before?: string; limit: number }): Promise<readonly Consent[]>
   /** Why a transfer may not go on; undefined when it may. Asked before each range, so it is one statement. */
-  obstacle(transfer: string): Promise<{ readonly code: ConsentGap; readonly message: string } | undefined>
+  obstacle(
+    transfer: string,
+  ): Promise<{ readonly code: ConsentGap | 'IDENTITY_CHANGED'; readonly message: string } | undefined>
   /** Holds and releases what periods that began or ended ask for. */
   sweep(): Promise<void>
 }
@@ -161,7 +163,7 @@ export function openConsents(options: { db: Db; queue: Pick<Queue, 'enqueue'> })
         .execute()
       return rows.map(toConsent)
     },
-    obstacle: transfer => gapOfTransfer(db.kysely, transfer),
+    obstacle: transfer => obstacleOf(db.kysely, transfer),
     async sweep() {
       await db.inTransaction(tx => settle(tx, undefined, 'gateway'))
     },

@@ -5,7 +5,7 @@ import type { Answer, Question, Session } from './deidentify.ts'
 import { deidentifyFile, openInput } from './deidentify-file.ts'
 
 const port = parentPort
-let current: { readonly session: string; readonly engine: Deidentifier } | undefined
+let current: { readonly engine: Deidentifier; readonly identifiers: Session['identifiers'] } | undefined
 
 port?.on('message', (question: Question) => {
   answer(question).then(
@@ -16,20 +16,20 @@ port?.on('message', (question: Question) => {
 })
 
 async function answer({ session, task }: Question): Promise<Answer> {
-  const engine = engineOf(session)
+  if (session !== undefined) {
+    current = undefined
+    current = { engine: makeEngine(session), identifiers: session.identifiers }
+  }
+  if (current === undefined) return { kind: 'broken' }
+  const { engine, identifiers } = current
   if (task.kind === 'run') {
-    const outcome = await deidentifyFile(engine, task, session.identifiers)
+    const outcome = await deidentifyFile(engine, task, identifiers)
     if (outcome.kind !== 'failed') return { kind: 'run', outcome }
     const { code, message } = outcome.error
     return { kind: 'failed', code, message }
   }
   using file = openInput(task.sourcePath)
   return { kind: 'inspected', found: file && (await engine.identifiersOf(file.source)) }
-}
-
-function engineOf(session: Session): Deidentifier {
-  if (current?.session !== session.id) current = { session: session.id, engine: makeEngine(session) }
-  return current.engine
 }
 
 function makeEngine({ profile, key, pseudonyms }: Session): Deidentifier {

@@ -26,7 +26,9 @@ export interface Session {
 }
 
 /** What an instance says of its patient; undefined when it cannot be read. */
-export type Inspected = { readonly identifiers: Identifiers; readonly subject: Subject } | undefined
+export type Inspected =
+  | { readonly studyUid: string; readonly identifiers: Identifiers; readonly subject: Subject }
+  | undefined
 
 export interface Deidentify {
   /** How many files are worked on at a time. */
@@ -44,7 +46,8 @@ export interface Deidentify {
 
 /** To a thread. */
 export interface Question {
-  readonly session: Session
+  /** Of this task and those that follow; absent while it is the same. */
+  readonly session: Session | undefined
   readonly task: { readonly kind: 'inspect'; readonly sourcePath: string } | ({ readonly kind: 'run' } & DeidentifyTask)
 }
 
@@ -67,11 +70,14 @@ export interface DeidentifyOptions {
 
 interface Thread {
   readonly worker: Worker
+  /** The session that it has been told of. */
+  session: string | undefined
   asked: PromiseWithResolvers<Answer> | undefined
 }
 
 interface Waiting {
-  readonly question: Question
+  readonly session: Session
+  readonly task: Question['task']
   readonly answer: PromiseWithResolvers<Answer>
 }
 
@@ -85,7 +91,7 @@ export function openDeidentify(options: DeidentifyOptions = {}): Deidentify {
 
   const start = (): Thread => {
     const program = new URL(`./deidentify-thread${extname(import.meta.filename)}`, import.meta.url)
-    const thread: Thread = { worker: new Worker(program), asked: undefined }
+    const thread: Thread = { worker: new Worker(program), session: undefined, asked: undefined }
     const end = (): void => {
       all.delete(thread)
       const at = idle.indexOf(thread)
@@ -100,9 +106,11 @@ export function openDeidentify(options: DeidentifyOptions = {}): Deidentify {
     return thread
   }
 
-  const ask = async (thread: Thread, { question, answer }: Waiting): Promise<void> => {
+  const ask = async (thread: Thread, { session, task, answer }: Waiting): Promise<void> => {
     thread.asked = answer
     thread.worker.ref()
+    const question: Question = { session: thread.session === session.id ? undefined : session, task }
+    thread.session = session.id
     thread.worker.postMessage(question)
     const deadline = setTimeout(() => {
       all.delete(thread)
@@ -127,10 +135,10 @@ export function openDeidentify(options: DeidentifyOptions = {}): Deidentify {
     }
   }
 
-  const call = async (question: Question): Promise<Answer> => {
+  const call = async (session: Session, task: Question['task']): Promise<Answer> => {
     if (isClosed) throw closing()
     const answer = Promise.withResolvers<Answer>()
-    waiting.push({ question, answer })
+    waiting.push({ session, task, answer })
     next()
     const given = await answer.promise
     if (isClosed) throw closing()
@@ -150,11 +158,11 @@ export function openDeidentify(options: DeidentifyOptions = {}): Deidentify {
   return {
     threads,
     async inspect(session, sourcePath) {
-      const answer = await call({ session, task: { kind: 'inspect', sourcePath } })
+      const answer = await call(session, { kind: 'inspect', sourcePath })
       return answer.kind === 'inspected' ? answer.found : undefined
     },
     async run(session, task) {
-      const answer = await call({ session, task: { kind: 'run', ...task } })
+      const answer = await call(session, { kind: 'run', ...task })
       if (answer.kind === 'failed') throw new GatewayError(answer.code, answer.message)
       if (answer.kind !== 'run') return broken
       const { outcome } = answer

@@ -183,7 +183,13 @@ export function transferEnded(
   context: InboundContext,
   siteId: string,
   transfer: { id: string; manifestId: string; manifest: Manifest },
-  end: { outcome: Outcome; action?: 'C' | 'R'; reason?: string; requestor?: string; detail?: Record<string, number> },
+  end: {
+    outcome: Outcome
+    action?: 'C' | 'R'
+    reason?: string
+    requestor?: string
+    detail?: Record<string, string | number>
+  },
 ): AuditEvent {
   return instancesTransferred({
     ...parties(context, siteId),

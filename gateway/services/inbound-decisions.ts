@@ -32,9 +32,9 @@ export interface InboundDecisions {
    *
    * @throws GatewayError NOT_FOUND, STATE_CONFLICT unless it is held
    */
-  release(id: string, principal: Principal): Promise<void>
+  release(id: string, principal: Principal, why?: string): Promise<void>
   /** A person refuses a held transfer: a signed refusal for the sender, the bytes are removed. @throws as `release` */
-  reject(id: string, principal: Principal): Promise<void>
+  reject(id: string, principal: Principal, why?: string): Promise<void>
   /** The identifying text that the sender sealed to us, for a person who may see it; undefined when there is none. */
   identifying(id: string): Promise<Identifying | undefined>
   /** Ends a transfer at its sender's wish. @throws GatewayError STATE_CONFLICT once imported or refused */
@@ -49,7 +49,13 @@ export function createInboundDecisions(context: InboundContext): InboundDecision
   const end = async (
     id: string,
     from: readonly InboundState[],
-    to: { state: InboundState & ReceiptKind; code: ErrorCode; message: string; principal?: string },
+    to: {
+      state: InboundState & ReceiptKind
+      code: ErrorCode
+      message: string
+      principal?: string
+      why?: string | undefined
+    },
   ): Promise<void> => {
     const row = await known(context, id)
     const { manifest } = await context.plans.load(db, id)
@@ -61,12 +67,22 @@ export function createInboundDecisions(context: InboundContext): InboundDecision
       if (!locked || !from.includes(locked.state)) return false
       await issueReceipt(tx, id, draft, context.keys)
       await setState(tx, id, to.state, { code: to.code, message: to.message })
-      await addStep(tx, id, to.state, { code: to.code, ...(to.principal !== undefined && { by: to.principal }) })
+      const said = to.why !== undefined && { why: to.why }
+      await addStep(tx, id, to.state, {
+        code: to.code,
+        ...(to.principal !== undefined && { by: to.principal }),
+        ...said,
+      })
       const about = { id, manifestId: row.manifestId, manifest }
       const requestor = to.principal !== undefined && { requestor: to.principal }
       await appendAudit(
         tx,
-        transferEnded(context, row.peer.siteId, about, { outcome: 'serious-failure', reason: to.code, ...requestor }),
+        transferEnded(context, row.peer.siteId, about, {
+          outcome: 'serious-failure',
+          reason: to.code,
+          ...requestor,
+          ...(said && { detail: said }),
+        }),
       )
       return true
     })
@@ -80,7 +96,7 @@ export function createInboundDecisions(context: InboundContext): InboundDecision
   }
 
   return {
-    async release(id, principal) {
+    async release(id, principal, why) {
       authorize(principal, 'transfer.decide')
       const row = await known(context, id)
       const { map, manifest, early } = await context.plans.load(db, id)
@@ -102,9 +118,10 @@ export function createInboundDecisions(context: InboundContext): InboundDecision
           await writeReceived(tx, id, received, locked.bytesTotal - bytesOf(map, received.complement()))
           await setState(tx, id, 'receiving')
         }
-        await addStep(tx, id, 'released', { by: principal.id, again: again.length })
+        const said = why !== undefined && { why }
+        await addStep(tx, id, 'released', { by: principal.id, again: again.length, ...said })
         const about = { id, manifestId: row.manifestId, manifest }
-        const detail = { released: 1, again: again.length }
+        const detail = { released: 1, again: again.length, ...said }
         await appendAudit(
           tx,
           transferEnded(context, row.peer.siteId, about, { outcome: 'success', requestor: principal.id, detail }),
@@ -113,10 +130,10 @@ export function createInboundDecisions(context: InboundContext): InboundDecision
       context.plans.forget(id) // digests taken on arrival are of the old bytes
       watch.notify(id)
     },
-    async reject(id, principal) {
+    async reject(id, principal, why) {
       authorize(principal, 'transfer.decide')
       const message = 'refused by a person'
-      await end(id, ['held'], { state: 'refused', code: 'OFFER_REFUSED', message, principal: principal.id })
+      await end(id, ['held'], { state: 'refused', code: 'OFFER_REFUSED', message, principal: principal.id, why })
     },
     cancelInbound: (id, reason) =>
       end(id, ['receiving', 'committing', 'held'], {

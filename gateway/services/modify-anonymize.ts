@@ -2,30 +2,34 @@
  * Orthanc's anonymization by the engine of policy/deid: the options of a body become a profile for the Basic Profile, and
  * what the body replaces and removes is done to the engine's verified output.
  */
+import { randomUUID } from 'node:crypto'
+import { open, rm } from 'node:fs/promises'
+import { join } from 'node:path'
 import { authorize } from '../../policy/authorize.ts'
-import { Deidentifier, type Spool } from '../../policy/deid/engine.ts'
 import { addIdentifiers, type Identifiers, noIdentifiers } from '../../policy/deid/identifiers.ts'
 import { decodeProfile, type Profile } from '../../policy/deid/profile.ts'
 import { isObject } from '../decode.ts'
+import { fileSource } from '../dicom/byte-source.ts'
 import { planModification } from '../dicom/modification.ts'
 import { spliceEdits } from '../dicom/part10-splice.ts'
 import { formatTag, isPrivateTag } from '../dicom/tag.ts'
 import { GatewayError, isGatewayError } from '../errors.ts'
 import type { Principal } from '../principal.ts'
-import type { StagedFile } from '../store/blobs.ts'
+import type { Blobs, StagedFile } from '../store/blobs.ts'
+import type { Deidentify, Session } from './deidentify.ts'
 import { firstInstance, type ModifyParts } from './modify.ts'
 import { newSeed, type RewriteWishes } from './modify-jobs.ts'
 import { keyTags, type ModifyRequest, readFlag, readIds, readModifyRequest, readText } from './modify-request.ts'
 import { allResults, type Rewriter, singleResult } from './modify-run.ts'
 import { findResources, type Resource, type Selection, selectInstances, sourceInstances } from './modify-sources.ts'
-import { nativePixels } from './native-pixels.ts'
+import { inParallel } from './parallel.ts'
 
 /** Anonymizes instances as Orthanc's API asks for it. */
 export interface Anonymizations {
   /**
    * One instance, anonymized; nothing is stored. The caller discards the file.
    *
-   * @throws GatewayError NOT_FOUND, BAD_REQUEST, POLICY_DENIED when the engine holds it
+   * @throws GatewayError NOT_FOUND, BAD_REQUEST, DEIDENTIFICATION_HELD when the engine holds it
    */
   instance(principal: Principal, orthancId: string, body: unknown, signal: AbortSignal): Promise<StagedFile>
   /** Plans the anonymization of one resource. @returns the job's id; @throws GatewayError NOT_FOUND, BAD_REQUEST */
@@ -34,11 +38,19 @@ export interface Anonymizations {
   bulk(principal: Principal, body: unknown, wishes: RewriteWishes): Promise<string>
 }
 
+/** What anonymizing takes. */
+export interface AnonymizeParts extends ModifyParts {
+  readonly blobs: Pick<Blobs, 'open' | 'stageFrom' | 'path'>
+  readonly deidentify: Pick<Deidentify, 'inspect' | 'run' | 'threads'>
+  /** A directory that is emptied at the start. */
+  readonly spoolDir: string
+}
+
 /** As Orthanc takes them; the tables are those of the engine, whichever is named. */
 const dicomVersions = ['2008', '2017c', '2021b', '2023b', '2026d']
 
 /** Opens anonymizations, and defines their jobs. */
-export function openAnonymizations(parts: ModifyParts): Anonymizations {
+export function openAnonymizations(parts: AnonymizeParts): Anonymizations {
   const { db, blobs, rewrites } = parts
 
   rewrites.define('anonymization', async ({ resultLevel, seed, body, ...selection }, signal) => {
@@ -133,56 +145,57 @@ function readAnonymization(body: unknown): Anonymization {
  * those of its whole study.
  */
 async function rewriter(
-  { db, blobs, pixels }: ModifyParts,
+  { db, blobs, deidentify, spoolDir }: AnonymizeParts,
   request: Anonymization,
   job: { readonly selection: Selection; readonly seed: string; readonly signal: AbortSignal },
 ): Promise<Rewriter> {
-  const engine = new Deidentifier(request.profile, Buffer.from(job.seed, 'hex'))
+  const key = Buffer.from(job.seed, 'hex')
+  const sessionOf = (study: string, identifiers?: Identifiers): Session => ({
+    id: `${job.seed} ${study}${identifiers ? '' : ' unread'}`,
+    profile: request.profile,
+    key,
+    ...(identifiers && { identifiers }),
+  })
   const byStudy = new Map<string, Identifiers>()
   for await (const page of sourceInstances(db, job.selection)) {
-    for (const { fileSha256 } of page) {
+    await inParallel(page, deidentify.threads, async ({ fileSha256, studyInstanceUid }) => {
       job.signal.throwIfAborted()
-      const blob = await blobs.open(fileSha256)
-      try {
-        const found = await engine.identifiersOf(blob)
-        if (!found) continue
-        const known = byStudy.get(found.studyUid) ?? noIdentifiers()
-        addIdentifiers(known, found.identifiers)
-        byStudy.set(found.studyUid, known)
-      } finally {
-        await blob.close()
-      }
-    }
+      const found = await deidentify.inspect(sessionOf(studyInstanceUid), blobs.path(fileSha256))
+      if (!found) return
+      const known = byStudy.get(studyInstanceUid) ?? noIdentifiers()
+      addIdentifiers(known, found.identifiers)
+      byStudy.set(studyInstanceUid, known)
+    })
   }
 
-  return async (source, signal) => {
-    let output: StagedFile | undefined
-    const spool: Spool = async chunks => {
-      const before = output
-      output = await blobs.stageFrom(chunks, { expectedBytes: source.sizeBytes })
-      await before?.discard()
-      return output
+  return async source => {
+    const targetPath = join(spoolDir, `anonymized-${randomUUID()}`)
+    const remove = (): Promise<void> => rm(targetPath, { force: true })
+    const { patientId, issuer, studyInstanceUid, fileSha256, orthancId } = source
+    const outcome = await deidentify.run(
+      sessionOf(studyInstanceUid, byStudy.get(studyInstanceUid) ?? noIdentifiers()),
+      {
+        sourcePath: blobs.path(fileSha256),
+        expectedSha256: fileSha256.toString('hex'),
+        targetPath,
+        isDurable: false,
+        subject: { id: patientId, issuer },
+      },
+    )
+    if (outcome.kind !== 'done')
+      throw new GatewayError('DEIDENTIFICATION_HELD', `${orthancId} cannot be anonymized: ${outcome.reason}`)
+    const file = await open(targetPath, 'r')
+    const close = async (): Promise<void> => {
+      await file.close()
+      await remove()
     }
-    const blob = await blobs.open(source.fileSha256)
     try {
-      const outcome = await engine.run(blob, spool, {
-        knownOfStudy: uid => byStudy.get(uid),
-        subject: { id: source.patientId, issuer: source.issuer },
-        codec: nativePixels(async () => pixels, signal),
-      })
-      signal.throwIfAborted()
-      if (outcome.kind !== 'done' || !output) {
-        const reason = outcome.kind === 'done' ? 'there is no output' : outcome.reason
-        throw new GatewayError('POLICY_DENIED', `${source.orthancId} cannot be anonymized: ${reason}`)
-      }
-      const made = output
+      const made = fileSource(file, (await file.stat()).size)
       const { edits, isRecoded } = await planModification(made, wantedOf(request))
-      return { chunks: spliceEdits(made, edits, isRecoded ? 'recoded' : 'kept'), close: () => made.discard() }
+      return { chunks: spliceEdits(made, edits, isRecoded ? 'recoded' : 'kept'), close }
     } catch (error) {
-      await output?.discard()
+      await close()
       throw error
-    } finally {
-      await blob.close()
     }
   }
 }

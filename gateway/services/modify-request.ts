@@ -128,12 +128,21 @@ export function readText(body: Readonly<Record<string, unknown>>, field: string)
   throw bad(`${field}: expected a string`)
 }
 
-/** Values of tags by their names or paths. @throws GatewayError BAD_REQUEST */
-export function readTagValues(raw: unknown, field: string): { path: TagPath; value: NewValue }[] {
+/**
+ * Values of tags by their names or paths.
+ *
+ * @param binary  whether data URIs are bytes or text
+ * @throws GatewayError BAD_REQUEST
+ */
+export function readTagValues(
+  raw: unknown,
+  field: string,
+  binary: 'decoded' | 'kept' = 'decoded',
+): { path: TagPath; value: NewValue }[] {
   if (!isObject(raw)) throw bad(`${field}: expected an object`)
   const entries = Object.entries(raw)
   if (entries.length > maxEdits) throw bad(`${field}: expected at most ${maxEdits} tags`)
-  return entries.map(([name, value]) => ({ path: readTagPath(name), value: readValue(value, name, 0) }))
+  return entries.map(([name, value]) => ({ path: readTagPath(name), value: readValue(value, name, binary, 0) }))
 }
 
 /** A list of tags by their names or paths; none where the field is missing. @throws GatewayError BAD_REQUEST */
@@ -175,15 +184,15 @@ function keyValue(level: Level, value: NewValue): string {
   return text
 }
 
-function readValue(raw: unknown, name: string, depth: number): NewValue {
+function readValue(raw: unknown, name: string, binary: 'decoded' | 'kept', depth: number): NewValue {
   if (raw === null) return ''
-  if (typeof raw === 'string') return dataOf(raw) ?? raw
+  if (typeof raw === 'string') return (binary === 'decoded' ? dataOf(raw) : undefined) ?? raw
   if (!Array.isArray(raw) || depth >= maxDepth || raw.length > maxEdits) throw bad(`${name}: bad type of a value`)
   return raw.map((item: unknown) => {
     if (!isObject(item)) throw bad(`${name}: expected a list of items`)
     return Object.entries(item).map(([key, value]) => ({
       tag: readTagName(key),
-      value: readValue(value, key, depth + 1),
+      value: readValue(value, key, binary, depth + 1),
     }))
   })
 }

@@ -4,6 +4,7 @@
  */
 import { sql } from 'kysely'
 import { authorize } from '../../policy/authorize.ts'
+import type { Db } from '../db/db.ts'
 import { isObject } from '../decode.ts'
 import { findElement, stringsOf } from '../dicom/dataset.ts'
 import type { Modification } from '../dicom/modification.ts'
@@ -13,10 +14,12 @@ import type { TagPath } from '../dicom/tag-path.ts'
 import { vrFacts } from '../dicom/vr.ts'
 import { GatewayError } from '../errors.ts'
 import type { Principal } from '../principal.ts'
+import type { Blobs } from '../store/blobs.ts'
 import { issuerOfSource, type ModifyParts, rewriter } from './modify.ts'
 import type { RewriteWishes } from './modify-jobs.ts'
 import { keyTags, readFlag, readIds, readPaths, readTagValues } from './modify-request.ts'
 import {
+  findKnownResources,
   findResources,
   type Resource,
   type SourceInstance,
@@ -47,11 +50,15 @@ const moduleTags: ReadonlySet<Tag> = new Set([
 
 /** Opens them, and defines their jobs. */
 export function openStudyChanges(parts: ModifyParts): StudyChanges {
-  const { db, blobs, rewrites } = parts
+  const { db, rewrites } = parts
 
   rewrites.define('merge', async ({ study = '', seed, body }) => {
     const target = await firstOf(study)
-    const request = { modification: await modulesOf(target), keys: keysOf(target), kept: new Set<never>() }
+    const request = {
+      modification: moved(await modulesOf(parts, target, moduleTags)),
+      keys: keysOf(target),
+      kept: new Set<never>(),
+    }
     return {
       rewrite: rewriter(parts, { ...request, transcode: undefined }, { level: 'series', seed }),
       keepSource: readKeepSource(body),
@@ -70,27 +77,7 @@ export function openStudyChanges(parts: ModifyParts): StudyChanges {
     }
   })
 
-  const firstOf = async (study: string): Promise<SourceInstance> => {
-    const selection = await selectInstances(db, await findResources(db, [study], 'study'))
-    for await (const [first] of sourceInstances(db, selection)) if (first) return first
-    throw new GatewayError('NOT_FOUND', 'the study has no instances')
-  }
-
-  /** What the target says in its modules; what it does not say goes. Sequences are not carried over, as in Orthanc. */
-  const modulesOf = async ({ fileSha256 }: SourceInstance): Promise<Modification> => {
-    const blob = await blobs.open(fileSha256)
-    try {
-      const { dataset } = await readPart10(blob, { stopBefore: 0x00401013 })
-      const replace = [...moduleTags].flatMap(tag => {
-        const element = findElement(dataset, tag)
-        const isText = element && vrFacts(element.vr).kind !== 'sequence' && !element.items
-        return isText ? [{ path: top(tag), value: stringsOf(dataset, tag).join('\\') }] : []
-      })
-      return { remove: [...moduleTags].map(top), replace, removePrivateTags: false }
-    } finally {
-      await blob.close()
-    }
-  }
+  const firstOf = (study: string): Promise<SourceInstance> => firstBelow(parts, { level: 'study', orthancId: study })
 
   return {
     async merge(principal, study, body, wishes) {
@@ -129,6 +116,69 @@ export function openStudyChanges(parts: ModifyParts): StudyChanges {
     },
   }
 }
+
+/** The first instance below a resource. @throws GatewayError NOT_FOUND */
+async function firstBelow({ db }: Pick<ModifyParts, 'db'>, { level, orthancId }: Resource): Promise<SourceInstance> {
+  const selection = await selectInstances(db, await findResources(db, [orthancId], level))
+  for await (const [first] of sourceInstances(db, selection)) if (first) return first
+  throw new GatewayError('NOT_FOUND', `the ${level} has no instances`)
+}
+
+/** What an instance says in these tags; sequences are left out, as in Orthanc. */
+async function modulesOf(
+  { blobs }: Pick<CreationSource, 'blobs'>,
+  { fileSha256 }: SourceInstance,
+  tags: ReadonlySet<Tag>,
+): Promise<Modification['replace']> {
+  const blob = await blobs.open(fileSha256)
+  try {
+    const { dataset } = await readPart10(blob, { stopBefore: 0x00401013 })
+    return [...tags].flatMap(tag => {
+      const element = findElement(dataset, tag)
+      const isText = element && vrFacts(element.vr).kind !== 'sequence' && !element.items
+      return isText ? [{ path: top(tag), value: stringsOf(dataset, tag).join('\\') }] : []
+    })
+  } finally {
+    await blob.close()
+  }
+}
+
+/** What the target says; what it does not say goes. */
+const moved = (replace: Modification['replace']): Modification => ({
+  remove: [...moduleTags].map(top),
+  replace,
+  removePrivateTags: false,
+})
+
+/** What a new instance takes over from the resources that it is put below. */
+export interface Inherited {
+  readonly tags: Modification['replace']
+  readonly issuer: string
+}
+
+interface CreationSource {
+  readonly db: Db
+  readonly blobs: Pick<Blobs, 'open'>
+}
+
+/** The tags of a patient, a study or a series and of what is above it; undefined where there is none of this id. */
+export async function inheritFrom(parts: CreationSource, orthancId: string): Promise<Inherited | undefined> {
+  const [resource] = await findKnownResources(parts.db, [orthancId])
+  if (!resource || resource.level === 'instance') return undefined
+  const first = await firstBelow(parts, resource)
+  const tags = new Set([...moduleTags].filter(tag => resource.level !== 'patient' || isOfPatient(tag)))
+  if (resource.level !== 'patient') tags.add(keyTags.study)
+  if (resource.level === 'series') for (const tag of seriesTags) tags.add(tag)
+  return { tags: await modulesOf(parts, first, tags), issuer: first.issuer }
+}
+
+const isOfPatient = (tag: Tag): boolean => tag >>> 16 === 0x0010 || tag >>> 16 === 0x0012
+
+/** Of the General Series module (PS3.3 §C.7.3.1). */
+const seriesTags: readonly Tag[] = [
+  ...[0x00080021, 0x00080031, 0x00080060, 0x0008103e, 0x00081050, 0x00081070, 0x00180015, 0x00181030, 0x00185100],
+  ...[keyTags.series, 0x00200011, 0x00200060, 0x00280108, 0x00280109, 0x00400244, 0x00400245, 0x00400253, 0x00400254],
+]
 
 const top = (tag: Tag): TagPath => ({ within: [], tag })
 

@@ -101,7 +101,10 @@ export function openPolicies(options: {
 
   const mayPublish = (principal: Principal, authors: readonly string[]): void => {
     if (!twoPersons || !authors.includes(principal.id)) return
-    throw new GatewayError('FORBIDDEN', 'who wrote a policy does not publish it: a second person does')
+    throw new GatewayError(
+      'FORBIDDEN',
+      'who wrote a policy does not publish it: a second person does; a site with one person sets policy.twoPersons to false',
+    )
   }
 
   const document = async (name: PolicyName): Promise<PolicyDocument> => {

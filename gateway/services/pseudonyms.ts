@@ -15,7 +15,7 @@ import { appendAudit } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
 import { GatewayError } from '../errors.ts'
 import type { Principal } from '../principal.ts'
-import type { DeidProject } from './project-keys.ts'
+import type { DeidProject, ProjectKeys } from './project-keys.ts'
 import { ensureSecretFile, readSecretFile } from './secret-file.ts'
 
 /** One line of the table. */
@@ -41,7 +41,9 @@ export interface Pseudonyms {
    * @throws GatewayError PROJECT_KEY when the registry's key is gone or another one
    */
   resolve(project: Pick<DeidProject, 'id' | 'key'>, profile: Profile, subject: Subject): Promise<string | undefined>
-  projects(): Promise<readonly ProjectInfo[]>
+  projects(principal: Principal): Promise<readonly ProjectInfo[]>
+  /** Makes a project before its first transfer; one that is there already is given. @throws as `ProjectKeys.ensure` */
+  create(principal: Principal, recipient: string, name: string): Promise<Pick<ProjectInfo, 'id' | 'recipient' | 'name'>>
   /**
    * Takes a table over, whole or not at all; lines that are there already count as taken.
    *
@@ -58,7 +60,11 @@ const keyCheckName = 'pseudonym-key-check'
 const maxNumberTries = 1_000
 
 /** The registry; its key is at `keyPath`, made with the first pseudonym. */
-export function openPseudonyms(options: { db: Db; keyPath: string }): Pseudonyms {
+export function openPseudonyms(options: {
+  db: Db
+  keyPath: string
+  projects: Pick<ProjectKeys, 'ensure'>
+}): Pseudonyms {
   const { db, keyPath } = options
   let opened: Promise<RegistryKeys> | undefined
 
@@ -149,7 +155,8 @@ export function openPseudonyms(options: { db: Db; keyPath: string }): Pseudonyms
         throw new GatewayError('STATE_CONFLICT', 'no free pseudonym was found')
       })
     },
-    async projects() {
+    async projects(principal) {
+      authorize(principal, 'pseudonym.read')
       return await db.kysely
         .selectFrom('deid_projects')
         .select(eb => [
@@ -167,6 +174,22 @@ export function openPseudonyms(options: { db: Db; keyPath: string }): Pseudonyms
         ])
         .orderBy('id')
         .execute()
+    },
+    async create(principal, recipient, name) {
+      authorize(principal, 'pseudonym.write')
+      const { id } = await options.projects.ensure(recipient, name)
+      await db.inTransaction(tx =>
+        appendAudit(
+          tx,
+          securityAlert({
+            type: eventTypes.objectSecurityAttributesChanged,
+            participants: [{ userId: principal.id, requestor: true }],
+            objects: [{ kind: 'setting', name: `pseudonyms/${id}` }],
+            reason: 'project-ensured',
+          }),
+        ),
+      )
+      return { id, recipient, name }
     },
     async import(principal, project, entries) {
       authorize(principal, 'pseudonym.write')

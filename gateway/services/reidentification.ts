@@ -2,7 +2,6 @@
  * From a pseudonym back to the patient: a request with purpose and reason, the approval of a second person, and then,
  * for a day, the answer to the one who asked. Each step is in the audit log; the answer is given to nobody else.
  */
-
 import { randomUUID } from 'node:crypto'
 import { sql } from 'kysely'
 import { authorize } from '../../policy/authorize.ts'
@@ -41,7 +40,7 @@ export interface Reidentification {
   /** @throws GatewayError NOT_FOUND when there is no such project */
   request(principal: Principal, wish: ReidentificationWish): Promise<ReidentificationRequest>
   /** Newest first. */
-  list(page: { readonly limit: number }): Promise<readonly ReidentificationRequest[]>
+  list(principal: Principal, page: { readonly limit: number }): Promise<readonly ReidentificationRequest[]>
   /**
    * Approves or refuses.
    *
@@ -111,9 +110,9 @@ export function openReidentification(options: {
   }
 
   return {
-    request: (principal, { project, pseudonym, purpose, why }) =>
-      db.inTransaction(async tx => {
-        authorize(principal, 'pseudonym.reidentify')
+    request: async (principal, { project, pseudonym, purpose, why }) => {
+      authorize(principal, 'pseudonym.reidentify')
+      return await db.inTransaction(async tx => {
         const known = await tx.selectFrom('deid_projects').select('id').where('id', '=', project).executeTakeFirst()
         if (!known) throw new GatewayError('NOT_FOUND', 'no such project')
         const id = randomUUID()
@@ -132,15 +131,18 @@ export function openReidentification(options: {
         const request = await load(tx, id)
         await audit(tx, principal, request, 'requested')
         return request
-      }),
-    list: async ({ limit }) =>
-      await db.kysely
+      })
+    },
+    list: async (principal, { limit }) => {
+      authorize(principal, 'pseudonym.reidentify')
+      return await db.kysely
         .selectFrom('reidentifications')
         .select(columns)
         .orderBy('requested_at', 'desc')
         .orderBy('id', 'desc')
         .limit(limit)
-        .execute(),
+        .execute()
+    },
     decide: async (principal, id, { isApproved, why }) => {
       authorize(principal, 'pseudonym.reidentify')
       const outcome = await db.inTransaction(async tx => {

@@ -1,4 +1,5 @@
 /** Pictures of stored instances, and their frames as numbers or as they are stored; for every protocol. */
+import { authorize } from '../../policy/authorize.ts'
 import { type ByteRange, findElement, stringOf } from '../dicom/dataset.ts'
 import { readPart10 } from '../dicom/part10-reader.ts'
 import { GatewayError, isGatewayError } from '../errors.ts'
@@ -110,6 +111,7 @@ export function openRendering(options: { readonly retrieve: Retrieve; readonly p
 
   return {
     async render(principal, orthancId, frame, wanted, signal) {
+      authorize(principal, 'study.read')
       checkBounds(wanted)
       const { blob } = await retrieve.openInstance(principal, orthancId)
       try {
@@ -121,6 +123,7 @@ export function openRendering(options: { readonly retrieve: Retrieve; readonly p
     },
 
     async open(principal, orthancId) {
+      authorize(principal, 'study.read')
       const { blob } = await retrieve.openInstance(principal, orthancId)
       try {
         const layout = await readPixelLayout(blob)
@@ -150,6 +153,7 @@ export function openRendering(options: { readonly retrieve: Retrieve; readonly p
     },
 
     async openPdf(principal, orthancId) {
+      authorize(principal, 'study.read')
       const { blob, fileSha256 } = await retrieve.openInstance(principal, orthancId)
       try {
         const { offset: start, length: sizeBytes } = await pdfRange(blob)

@@ -2,6 +2,7 @@
  * Finds resources as Orthanc's `/tools/find` asks: by attributes of their level, of those above it, or of anything
  * below it, limited by labels, metadata and parents, in any order.
  */
+import { authorize } from '../../policy/authorize.ts'
 import type { Db } from '../db/db.ts'
 import type { DicomJson } from '../dicom/json.ts'
 import { type Level, levelsOf } from '../dicom/levels.ts'
@@ -113,6 +114,7 @@ export function openResourceFind({ db, query }: { readonly db: Db; readonly quer
 
   return {
     async *ids(principal, request, signal) {
+      authorize(principal, 'study.search')
       const { since, limit, order } = request
       if (order.length > 0) {
         yield* sorted(principal, request, signal)
@@ -126,6 +128,7 @@ export function openResourceFind({ db, query }: { readonly db: Db; readonly quer
     },
 
     async count(principal, request, signal) {
+      authorize(principal, 'study.search')
       if (request.keys.length === 0) {
         const spec = { level: request.level, keys: [] }
         const options = { returned: new Set<Tag>(), scope: request.scope, signal, limit: 0 }

@@ -40,6 +40,7 @@ export interface PlannedInstance {
   readonly transferSyntaxUid: string
   readonly fileSha256: Buffer
   readonly sizeBytes: number
+  readonly orthancId: string
   readonly studyInstanceUid: string
   readonly seriesInstanceUid: string
   /** Place of its study in the plan. */
@@ -218,7 +219,7 @@ async function loadPage(db: Db, study: number, ids: readonly number[]): Promise<
   const { rows } = await sql<PlannedInstance>`
     select i.sop_instance_uid as "sopInstanceUid", i.sop_class_uid as "sopClassUid",
            i.transfer_syntax_uid as "transferSyntaxUid", i.file_sha256 as "fileSha256", i.size_bytes as "sizeBytes",
-           s.study_instance_uid as "studyInstanceUid", c.series_instance_uid as "seriesInstanceUid",
+           i.orthanc_id as "orthancId", s.study_instance_uid as "studyInstanceUid", c.series_instance_uid as "seriesInstanceUid",
            ${study}::int as study
       from unnest(${ids}::bigint[]) with ordinality as wanted (id, place)
       join instances i on i.id = wanted.id

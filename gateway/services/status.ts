@@ -16,6 +16,7 @@ export interface StatusProblem {
     | 'AUDIT_BEHIND'
     | 'TRANSFERS_HELD'
     | 'TRANSFERS_REFUSED'
+    | 'IDENTITY_CHANGED'
     | 'NOT_READY'
   readonly message: string
 }
@@ -33,7 +34,12 @@ export interface GatewayStatus {
   readonly transfers: readonly { readonly direction: Direction; readonly state: string; readonly count: number }[]
   /** The active version; without two persons one alone writes and publishes. */
   readonly policy: { readonly version: number | null; readonly twoPersons: boolean }
-  readonly held: { readonly conflicts: number; readonly quarantine: number } | null
+  readonly held: {
+    readonly conflicts: number
+    readonly quarantine: number
+    /** Transfers whose patient or study changed after they were decided. */
+    readonly identityChanged: number
+  } | null
   /** Studies that go to an archive which has not committed to them: they are safe in the gateway only. */
   readonly archive: { readonly inGatewayOnly: number } | null
   readonly audit: { readonly events: number; readonly unsequenced: number } | null
@@ -105,6 +111,10 @@ function problemsOf(status: Omit<GatewayStatus, 'problems'>, oldestUnsequencedMs
   if (count('refused') > 0) {
     problems.push({ code: 'TRANSFERS_REFUSED', message: `${count('refused')} transfers were refused` })
   }
+  if ((status.held?.identityChanged ?? 0) > 0) {
+    const message = `of ${status.held?.identityChanged} held transfers patient or study have changed: look before retrying`
+    problems.push({ code: 'IDENTITY_CHANGED', message })
+  }
   if (!ready && problems.length === 0)
     problems.push({ code: 'NOT_READY', message: 'a part of the gateway does not run' })
   return problems
@@ -114,7 +124,7 @@ interface Rows {
   readonly counts: StoreCounts
   readonly peers: { pending: number; active: number; revoked: number }
   readonly transfers: readonly { direction: Direction; state: string; count: number }[]
-  readonly held: { conflicts: number; quarantine: number }
+  readonly held: { conflicts: number; quarantine: number; identityChanged: number }
   readonly unarchived: number
   readonly policyVersion: number | null
   readonly audit: { events: number; unsequenced: number; oldestMs: number }
@@ -131,6 +141,7 @@ async function loadRows(db: Db): Promise<Rows> {
       revoked: number
       conflicts: number
       quarantine: number
+      identityChanged: number
       policyVersion: number | null
       sequenced: number
       unsequenced: number
@@ -141,6 +152,7 @@ async function loadRows(db: Db): Promise<Rows> {
              (select count(*) from peers where state = 'revoked') as revoked,
              (select count(*) from conflicts where state = 'held') as conflicts,
              (select count(*) from quarantine where state = 'held') as quarantine,
+             (select count(*) from transfers where state = 'held' and error_code = 'IDENTITY_CHANGED') as "identityChanged",
              (select version from policy_active) as "policyVersion",
              (select size from audit_tree) as sequenced,
              late.unsequenced, late."oldestMs"
@@ -153,12 +165,23 @@ async function loadRows(db: Db): Promise<Rows> {
   ])
   const row = rows[0]
   if (!row) throw new Error('expected one row of counters')
-  const { pending, active, revoked, conflicts, quarantine, policyVersion, sequenced, unsequenced, oldestMs } = row
+  const {
+    pending,
+    active,
+    revoked,
+    conflicts,
+    quarantine,
+    identityChanged,
+    policyVersion,
+    sequenced,
+    unsequenced,
+    oldestMs,
+  } = row
   return {
     counts,
     transfers,
     peers: { pending, active, revoked },
-    held: { conflicts, quarantine },
+    held: { conflicts, quarantine, identityChanged },
     unarchived,
     policyVersion,
     audit: { events: sequenced + unsequenced, unsequenced, oldestMs },

@@ -12,6 +12,22 @@ import type { Principal } from '../principal.ts'
 import { gapOfTransfer } from './consent-transfers.ts'
 import { deleteOutputs } from './prepared-rows.ts'
 
+/** What a person says with an action. */
+export interface Reasoned {
+  /** In the person's words; stands in the time line and the audit log. */
+  readonly why?: string
+}
+
+/** How a transfer is set going again. */
+export interface Again extends Reasoned {
+  /** Only from these states. */
+  readonly from?: readonly string[]
+  /** Named in the audit log. */
+  readonly profile?: string
+  /** What else changes in the same transaction. */
+  readonly change?: (tx: Tx) => Promise<void>
+}
+
 /**
  * Stops a transfer that has no final receipt yet. A running delivery sees it before its next range
  * and tells the peer.
@@ -22,6 +38,7 @@ export async function cancelTransfer(
   options: { db: Db; queue: Queue },
   id: string,
   principal: Principal,
+  more: Reasoned = {},
 ): Promise<void> {
   authorize(principal, 'transfer.cancel')
   await options.db.inTransaction(async tx => {
@@ -40,7 +57,8 @@ export async function cancelTransfer(
       })
       .where('id', '=', id)
       .execute()
-    await recordAction(tx, id, 'cancelled', principal)
+    await settleQuarantine(tx, id, 'rejected', principal, more.why)
+    await recordAction(tx, id, 'cancelled', principal, more)
     // A running delivery to a modality sees it when it writes its next results; there is nobody to be told.
     if (modality === null) await options.queue.enqueue(tx, 'deliver', { transfer: id }, { singletonKey: id })
   })
@@ -56,10 +74,13 @@ export async function retryTransfer(
   options: { db: Db; queue: Queue },
   id: string,
   principal: Principal,
+  more: Again = {},
 ): Promise<void> {
   authorize(principal, 'transfer.retry')
   await options.db.inTransaction(async tx => {
     const { state, peer, modality, destination } = await lockTransfer(tx, id)
+    if (more.from && !more.from.includes(state))
+      throw new GatewayError('STATE_CONFLICT', `expected a transfer that is ${more.from.join(' or ')}, it is ${state}`)
     if (state === 'receipted' || state === 'delivered' || state === 'archived')
       throw new GatewayError('STATE_CONFLICT', 'the transfer has arrived already')
     const gap = await gapOfTransfer(tx, id)
@@ -96,7 +117,9 @@ export async function retryTransfer(
         .where('id', '=', id)
         .execute()
     }
-    await recordAction(tx, id, 'retried', principal)
+    await more.change?.(tx)
+    await settleQuarantine(tx, id, 'released', principal, more.why)
+    await recordAction(tx, id, 'retried', principal, more)
     await options.queue.enqueue(tx, modality === null ? 'deliver' : 'archive', { transfer: id }, { singletonKey: id })
   })
 }
@@ -126,10 +149,33 @@ async function resolvePeer(tx: Tx, destination: string): Promise<string> {
   return peer.id
 }
 
-async function recordAction(tx: Tx, id: string, step: string, principal: Principal): Promise<void> {
+/** What held instances of it were held for is decided with it. */
+async function settleQuarantine(
+  tx: Tx,
+  transfer: string,
+  state: 'released' | 'rejected',
+  principal: Principal,
+  why: string | undefined,
+): Promise<void> {
+  await tx
+    .updateTable('quarantine')
+    .set({ state, decided_at: sql<Date>`now()`, decided_by: principal.id, why: why ?? null })
+    .where('transfer', '=', transfer)
+    .where('state', '=', 'held')
+    .execute()
+}
+
+async function recordAction(
+  tx: Tx,
+  id: string,
+  step: string,
+  principal: Principal,
+  { why, profile }: Pick<Again, 'why' | 'profile'>,
+): Promise<void> {
+  const said = { ...(why !== undefined && { why }), ...(profile !== undefined && { profile }) }
   await tx
     .insertInto('transfer_steps')
-    .values({ transfer: id, step, detail: JSON.stringify({ by: principal.id }) })
+    .values({ transfer: id, step, detail: JSON.stringify({ by: principal.id, ...said }) })
     .execute()
   await appendAudit(
     tx,
@@ -140,6 +186,7 @@ async function recordAction(tx: Tx, id: string, step: string, principal: Princip
       ],
       objects: [{ kind: 'transfer', transferId: id }],
       reason: step,
+      ...(Object.keys(said).length > 0 && { detail: said }),
     }),
   )
 }

@@ -46,7 +46,7 @@ export interface ZipArchive {
 export interface ZipArchives {
   /**
    * @param orthancIds  of the level when it is given, else of any
-   * @throws GatewayError NOT_FOUND when one is unknown, BAD_REQUEST for an unknown transfer syntax, TOO_LARGE
+   * @throws GatewayError FORBIDDEN; NOT_FOUND when one is unknown, BAD_REQUEST for an unknown transfer syntax, TOO_LARGE
    */
   plan(
     principal: Principal,

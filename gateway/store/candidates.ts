@@ -51,7 +51,11 @@ function anyOf(conditions: readonly (Where | undefined)[]): Where | undefined {
   return sql`(${sql.join(known, sql` or `)})`
 }
 
-function startsLike(column: Where, { literal, isWildcard }: TextPattern): Where | undefined {
+function startsLike(column: Where, { literal, isWildcard, folded }: TextPattern): Where | undefined {
+  if (folded !== undefined) {
+    const start = folded.slice(0, longestLiteral).trimEnd()
+    return sql`(lower(${column} collate "C") like ${likeStart(start)} or ${column} ~ '[^ -~]')`
+  }
   if (!isWildcard && literal.length <= longestLiteral) return sql`${column} = ${literal}`
   const start = literal.slice(0, longestLiteral).trimEnd()
   return start === '' ? undefined : sql`${column} like ${likeStart(start)}`

@@ -103,6 +103,23 @@ export async function loadPartCounts(db: Db, level: Level, orthancId: string): P
   return rows[0]?.found ? rows[0] : undefined
 }
 
+/** Bytes of what is attached to a resource and to what is below it: as they are stored, and uncompressed. */
+export async function loadAttachedBytes(
+  db: Db,
+  level: Level,
+  orthancId: string,
+): Promise<{ readonly stored: number; readonly content: number }> {
+  const parts = levelOrder.slice(levelOrder.indexOf(level)).map(
+    below => sql`(a.level = ${below} and a.resource in (
+      select ${key(below, 'id')} from ${joined(below)} where ${key(level, 'orthanc_id')} = ${orthancId}))`,
+  )
+  const { rows } = await sql<{ stored: number; content: number }>`
+    select coalesce(sum(a.size_bytes), 0)::bigint as stored, coalesce(sum(a.content_bytes), 0)::bigint as content
+      from resource_attachments a where ${sql.join(parts, sql` or `)}
+  `.execute(db.kysely)
+  return rows[0] ?? { stored: 0, content: 0 }
+}
+
 /** What an Orthanc id, or a DICOM identifier of any level, names: in order of the levels, each at most `limit`. */
 export async function lookupIdentifier(db: Db, identifier: string, limit = 1000): Promise<ResourceRow[]> {
   const found: ResourceRow[] = []

@@ -49,6 +49,9 @@ export interface StoreCounts {
   readonly instances: number
   /** Sum of the instances' Part 10 files. */
   readonly sizeBytes: number
+  /** Of attachments as they are stored, and uncompressed. */
+  readonly attachedBytes: number
+  readonly attachedContentBytes: number
 }
 
 const pageSize = 1000
@@ -69,8 +72,11 @@ export async function* findIds(
   let after = 0
   while (left > 0) {
     const wanted = Math.min(left, pageSize)
+    // What is skipped is counted in the index alone.
     const { rows } = await sql<{ id: number; orthanc_id: string }>`
-      select id, orthanc_id from ${table} where id > ${after} order by id offset ${skip} limit ${wanted}
+      select t.id, t.orthanc_id
+        from (select id from ${table} where id > ${after} order by id offset ${skip} limit ${wanted}) page
+        join ${table} t on t.id = page.id order by t.id
     `.execute(db.kysely)
     const last = rows.at(-1)
     if (last) yield rows.map(row => row.orthanc_id)
@@ -178,10 +184,13 @@ export async function loadCounts(db: Db): Promise<StoreCounts> {
   const { rows } = await sql<StoreCounts>`
     select (select count(*) from patients) as patients, count(*) as studies,
            (select count(*) from series) as series,
-           coalesce(sum(instance_count), 0)::bigint as instances, coalesce(sum(size_bytes), 0)::bigint as "sizeBytes"
+           coalesce(sum(instance_count), 0)::bigint as instances, coalesce(sum(size_bytes), 0)::bigint as "sizeBytes",
+           (select coalesce(sum(size_bytes), 0)::bigint from resource_attachments) as "attachedBytes",
+           (select coalesce(sum(content_bytes), 0)::bigint from resource_attachments) as "attachedContentBytes"
       from studies
   `.execute(db.kysely)
-  return rows[0] ?? { patients: 0, studies: 0, series: 0, instances: 0, sizeBytes: 0 }
+  const none = { patients: 0, studies: 0, series: 0, instances: 0, sizeBytes: 0 }
+  return rows[0] ?? { ...none, attachedBytes: 0, attachedContentBytes: 0 }
 }
 
 /** A study by Orthanc id or Study Instance UID, for commands that name one. Several patients may share a UID. */

@@ -10,8 +10,6 @@ import type { Principal } from '../principal.ts'
 export interface TokenInfo {
   readonly name: string
   readonly role: string
-  /** The only domain in which its holder may do anything; null: all. */
-  readonly domain: string | null
   readonly expiresAt: Date | null
   readonly createdAt: Date
   readonly createdBy: string
@@ -78,7 +76,7 @@ export async function findToken(db: Db, sha256: Buffer): Promise<TokenHolder | u
 export async function listTokens(db: Db): Promise<TokenInfo[]> {
   const rows = await db.kysely
     .selectFrom('access_tokens')
-    .select(['name', 'role', 'domain', 'expires_at as expiresAt'])
+    .select(['name', 'role', 'expires_at as expiresAt'])
     .select(['created_at as createdAt', 'created_by as createdBy', 'revoked_at as revokedAt'])
     .orderBy('id')
     .execute()

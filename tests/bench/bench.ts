@@ -2,7 +2,7 @@
  * `npm run bench`: our gateway next to Orthanc and DCMTK's storescp in one run on one disk.
  *
  * Prints a table and writes JSON. Options: --quick (small, one round), --rounds N, --only
- * ingest|retrieve|query|transfer|deidentify|dicomweb, --targets hanse,orthanc,storescp, --out FILE (default bench-results.json),
+ * ingest|retrieve|query|transfer|deidentify|dicomweb|images, --targets hanse,orthanc,storescp, --out FILE (default bench-results.json),
  * --dir DIR (where all data are kept while it runs; default the system's temporary directory).
  */
 import { spawnSync } from 'node:child_process'
@@ -14,6 +14,7 @@ import { missing } from '../support/dcmtk.ts'
 import { benchDeidentify } from './deidentify.ts'
 import { benchDicomweb } from './dicomweb.ts'
 import { gateway } from './gateway.ts'
+import { benchImages } from './images.ts'
 import { benchIngest } from './ingest.ts'
 import type { WorkloadResult } from './measure.ts'
 import { orthanc, orthancBinary } from './orthanc.ts'
@@ -72,6 +73,10 @@ try {
   if (isWanted('query')) {
     const plan = values.quick ? { studies: 500, queries: 50, rounds } : { studies: 2_000, queries: 200, rounds }
     results.push(...(await benchQuery(directory, names, plan, note)))
+  }
+  if (isWanted('images')) {
+    const plan = values.quick ? { instances: 60, rounds, share: 0.2 } : { instances: 300, rounds, share: 1 }
+    results.push(...(await benchImages(directory, names, plan, note)))
   }
   if (isWanted('dicomweb')) {
     const plan = values.quick

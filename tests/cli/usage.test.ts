@@ -8,6 +8,7 @@ import { hanse } from './terminal.ts'
 
 const commands = [
   ...['start', 'demo', 'status', 'send', 'fsck', 'audit verify', 'config check', 'deidentify', 'query', 'retrieve'],
+  'import disc',
   ...['peer invite', 'peer accept', 'peer confirm', 'peer list', 'peer revoke'],
   ...['modality list', 'modality add', 'modality remove', 'modality echo'],
   ...['worklist list', 'worklist add', 'worklist remove'],
@@ -16,11 +17,14 @@ const commands = [
     'policy publish',
     'policy lint',
     'policy diff',
+    'policy dry-run',
     'policy history',
     'policy rollback',
     'policy explain',
   ],
   ...['token create', 'token list', 'token revoke'],
+  ...['retention show', 'retention set', 'retention holds', 'retention hold', 'retention release'],
+  ...['list', 'show', 'release', 'reject', 'rerun'].map(verb => `quarantine ${verb}`),
   ...['projects', 'import', 'request', 'requests', 'approve', 'refuse', 'reveal'].map(verb => `pseudonym ${verb}`),
 ]
 

@@ -3,8 +3,8 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import { readMultipart } from '../../gateway/dicom/multipart.ts'
+import { newBoundary, partsBody } from '../../gateway/dicom/multipart-writer.ts'
 import { isGatewayError } from '../../gateway/errors.ts'
-import { newBoundary, partsBody } from '../../gateway/http/dicomweb/parts.ts'
 
 interface Read {
   readonly headers: Record<string, string>

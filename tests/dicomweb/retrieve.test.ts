@@ -4,9 +4,9 @@ import { test } from 'node:test'
 import { isObject } from '../../gateway/decode.ts'
 import { bufferSource } from '../../gateway/dicom/byte-source.ts'
 import { findElement, stringOf } from '../../gateway/dicom/dataset.ts'
+import { parseMediaType } from '../../gateway/dicom/media-type.ts'
 import { readMultipart } from '../../gateway/dicom/multipart.ts'
 import { readPart10 } from '../../gateway/dicom/part10-reader.ts'
-import { parseMediaType } from '../../gateway/http/dicomweb/media-type.ts'
 import { openCorpus, transferSyntaxUids } from '../support/corpus.ts'
 import { buildInstance } from '../support/dicom-builder.ts'
 import { type WebApp, webApp } from './web-app.ts'
@@ -58,7 +58,7 @@ test('studies, series and instances come as parts or alone, in the transfer synt
     any.map(({ bytes }) => bytes),
     [Buffer.from(one.bytes), Buffer.from(two.bytes)],
   )
-  assert.equal(any[1]?.headers.get('content-type'), `application/dicom; transfer-syntax=${implicit}`)
+  assert.equal(any[1]?.headers.get('content-type'), 'application/dicom')
   assert.equal(any[1]?.headers.get('content-location'), `${web.url}${series}/instances/1.2.3.1.0.2`)
 
   for (const accept of ['*/*', 'multipart/related; type=application/dicom']) {
@@ -102,7 +102,10 @@ test('one instance is had by query parameters', async t => {
   const compressed = await wado(`${dicom}&transferSyntax=${jls}`)
   const read = await readPart10(bufferSource(Buffer.from(await compressed.arrayBuffer())))
   assert.equal(read.transferSyntaxUid, jls)
-  assert.equal((await wado('&requestType=WADO')).status, 406)
+  const picture = await wado('&requestType=WADO&columns=32')
+  assert.equal(picture.headers.get('content-type'), 'image/jpeg')
+  assert.equal((await picture.bytes()).at(0), 0xff)
+  assert.equal((await wado('&requestType=WADO&contentType=text/plain')).status, 406)
   assert.equal((await wado(`${dicom}&anonymize=yes`)).status, 406)
   assert.equal((await wado('&requestType=other')).status, 400)
   assert.equal((await wado('')).status, 400)
@@ -198,6 +201,36 @@ test('frames come decompressed, as stored, and compressed anew', async t => {
   assert.equal((await get(web, `${path}/1,x`, '*/*')).status, 400)
   assert.equal((await get(web, `${path}/1,2`, 'application/octet-stream')).status, 406)
   assert.equal((await get(web, `${path}/1`, 'image/gif')).status, 406)
+})
+
+test('pictures come as JPEG and PNG, in the size and window that are asked for', async t => {
+  const web = await webApp(t)
+  await web.store(buildInstance({ ...first, sopInstanceUid: '1.2.3.1.0.1', frames: 2, rows: 96, cols: 64 }).bytes)
+  await web.store(buildInstance({ ...first, seed: 2, sopInstanceUid: '1.2.3.1.0.2', rows: 96, cols: 64 }).bytes)
+  const one = `${series}/instances/1.2.3.1.0.1`
+  const sizeOf = async (answer: Response): Promise<number[]> => {
+    assert.equal(answer.status, 200)
+    assert.equal(answer.headers.get('content-type'), 'image/png')
+    const bytes = Buffer.from(await answer.arrayBuffer())
+    return [bytes.readUInt32BE(16), bytes.readUInt32BE(20)]
+  }
+  assert.deepEqual(await sizeOf(await get(web, `${one}/rendered`, 'image/png')), [64, 96])
+  assert.deepEqual(await sizeOf(await get(web, `${one}/frames/2/rendered?viewport=48,48`, 'image/png')), [32, 48])
+  for (const path of ['/studies/1.2.3.1', series, one, `${one}/frames/1`]) {
+    assert.ok(Math.max(...(await sizeOf(await get(web, `${path}/thumbnail`, 'image/png')))) <= 128)
+  }
+  const jpeg = await get(web, `${one}/rendered?window=40,400,linear&quality=50`, '*/*')
+  assert.equal(jpeg.headers.get('content-type'), 'image/jpeg')
+  const all = await partsOf(await get(web, `${series}/rendered`, 'multipart/related; type="image/jpeg"'))
+  assert.deepEqual(
+    all.map(({ headers }) => headers.get('content-type')),
+    ['image/jpeg', 'image/jpeg'],
+  )
+  assert.equal((await get(web, `${series}/rendered`, 'image/png')).status, 406)
+  assert.equal((await get(web, `${one}/rendered?viewport=1`, 'image/png')).status, 400)
+  assert.equal((await get(web, `${one}/rendered?window=1,0,linear`, 'image/png')).status, 400)
+  assert.equal((await get(web, `${one}/frames/3/rendered`, 'image/png')).status, 404)
+  assert.equal((await get(web, '/studies/9.9/thumbnail', 'image/png')).status, 404)
 })
 
 test('an image of each transfer syntax of the collection gives its frames stored and decompressed', async t => {

@@ -113,7 +113,7 @@ test('an instance that cannot be anonymized fails the job with its reason, or is
   assert.ok(Array.isArray(studies))
 
   const failed = await app.ask('POST', `/studies/${studies[0]}/anonymize`, {})
-  assert.equal(failed.status, 403)
+  assert.equal(failed.status, 409)
   assert.ok(isObject(failed.body))
   assert.match(String(failed.body['detail']), /cannot be anonymized: /)
   assert.doesNotMatch(JSON.stringify(failed.body), /Secret|4711/)

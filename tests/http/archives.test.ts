@@ -6,15 +6,22 @@ import { get as httpGet, type IncomingMessage } from 'node:http'
 import { join } from 'node:path'
 import { buffer } from 'node:stream/consumers'
 import { type TestContext, test } from 'node:test'
+import { isObject } from '../../gateway/decode.ts'
 import { archiveRoutes } from '../../gateway/http/orthanc/archives.ts'
+import { orthancJobRoutes } from '../../gateway/http/orthanc/jobs.ts'
+import { openQueue } from '../../gateway/jobs/queue.ts'
+import { openBackgroundJobs } from '../../gateway/services/background-jobs.ts'
 import { openZipArchives } from '../../gateway/services/zip-archive.ts'
 import { testPixels } from '../pixels/support.ts'
 import { temporaryDir } from '../support/blobs.ts'
+import { onEnd } from '../support/cleanup.ts'
 import { openCorpus } from '../support/corpus.ts'
 import { missing, run } from '../support/dcmtk.ts'
 import { buildInstance } from '../support/dicom-builder.ts'
 import { missingOrthanc, startOrthanc } from '../support/orthanc.ts'
+import { until } from '../support/until.ts'
 import { type UnzippedFile, unzip } from '../support/unzip.ts'
+import { quietLog } from './job-app.ts'
 import { type StoreApp, storeApp } from './store-app.ts'
 
 const headers = { host: 'localhost' }
@@ -22,7 +29,15 @@ const headers = { host: 'localhost' }
 async function archiveApp(t: TestContext): Promise<StoreApp> {
   const pixels = await testPixels(t)
   return await storeApp(t, {
-    routes: (app, { db, blobs }) => archiveRoutes(app, openZipArchives({ db, blobs, pixels })),
+    routes: async (app, { db, blobs, dir }) => {
+      const queue = await openQueue({ db, log: quietLog })
+      onEnd(t, () => queue.close())
+      const jobs = openBackgroundJobs({ db, queue, log: quietLog, dataDir: dir, concurrency: 1, historySize: 10 })
+      orthancJobRoutes(app, { jobs })
+      const archives = openZipArchives({ db, blobs, pixels })
+      await archiveRoutes(app, { archives, jobs, assertRoom: bytes => blobs.assertRoom(bytes) })
+      jobs.start()
+    },
   })
 }
 
@@ -88,6 +103,23 @@ test('fast compression deflates what becomes smaller, with the same bytes inside
   assert.deepEqual(sorted(files.map(({ bytes }) => bytes)), sorted(instances))
   assert.ok(files.every(({ method }) => method === 8))
   assert.ok(zip.length < instances.reduce((sum, { length }) => sum + length, 0) * 0.8)
+})
+
+test('an asynchronous archive is a job, from which it is fetched', async t => {
+  const store = await archiveApp(t)
+  const { study, instances } = await withStudy(store)
+  const payload = JSON.stringify({ Asynchronous: true, Priority: 2 })
+
+  const answer = await store.app.inject({ method: 'POST', url: `/studies/${study}/archive`, headers, payload })
+  const job: { ID: string; Path: string } = answer.json()
+  const ended = await until('the job', 30_000, async () => {
+    const { body } = await store.get(job.Path)
+    return isObject(body) && body['State'] === 'Success' ? body : undefined
+  })
+  const { files } = await fetchZip(store, `${job.Path}/archive`)
+
+  assert.equal(ended['Type'], 'Archive')
+  assert.deepEqual(sorted(files.map(({ bytes }) => bytes)), sorted(instances))
 })
 
 test('large instances are streamed, stored or deflated', async t => {

@@ -19,7 +19,15 @@ const files = [file(1, 1, 1), file(1, 1, 2), file(1, 2, 1), file(2, 1, 1)]
 function comparable(raw: unknown): unknown {
   if (Array.isArray(raw)) return raw.map(comparable)
   if (!isObject(raw)) return raw
-  const { LastUpdate: _, FileUuid: __, IsStable: ___, Labels: ____, Metadata: metadata, ...rest } = raw
+  const {
+    LastUpdate: _,
+    FileUuid: __,
+    IsStable: ___,
+    Labels: ____,
+    IsProtected: _____,
+    Metadata: metadata,
+    ...rest
+  } = raw
   const kept = isObject(metadata)
     ? Object.fromEntries(
         Object.entries(metadata).filter(([name]) => /^(SopClassUid|TransferSyntax|IndexInSeries)$/.test(name)),

@@ -10,6 +10,8 @@ import { tagOf } from '../../gateway/dicom/tag.ts'
 import { orthancRoutes } from '../../gateway/http/orthanc/routes.ts'
 import { openPixels } from '../../gateway/pixels/pixels.ts'
 import { openChangeFeed } from '../../gateway/services/change-feed.ts'
+import { openDicomCreation } from '../../gateway/services/create-dicom.ts'
+import { openDeidentify } from '../../gateway/services/deidentify.ts'
 import { openIngest } from '../../gateway/services/ingest.ts'
 import { openModifications } from '../../gateway/services/modify.ts'
 import { openAnonymizations } from '../../gateway/services/modify-anonymize.ts'
@@ -21,6 +23,7 @@ import { openResourceAttachments } from '../../gateway/services/resource-attachm
 import { openResourceDatasets } from '../../gateway/services/resource-datasets.ts'
 import { openResourceFind } from '../../gateway/services/resource-find.ts'
 import { openResourceMetadata } from '../../gateway/services/resource-metadata.ts'
+import { openReconstruction } from '../../gateway/services/resource-reconstruct.ts'
 import { openRetrieve } from '../../gateway/services/retrieve.ts'
 import { testBlobs } from '../support/blobs.ts'
 import { onEnd } from '../support/cleanup.ts'
@@ -40,10 +43,13 @@ export async function modifyApp(t: TestContext): Promise<ModifyApp> {
     routes: async (scope, { db, dir, jobs }) => {
       const blobs = await testBlobs(t, { dir })
       const ingest = openIngest({ db, blobs, dueAt: () => undefined })
-      const pixels = await openPixels({ dir: join(dir, 'spool') })
+      const spoolDir = join(dir, 'spool')
+      const pixels = await openPixels({ dir: spoolDir })
+      const deidentify = openDeidentify({ threads: 1 })
       onEnd(t, async () => {
         await ingest.close()
         await pixels.close()
+        await deidentify.close()
       })
       const limitBytes = 1024 ** 3
       const removal = openRemoval({ db })
@@ -59,9 +65,11 @@ export async function modifyApp(t: TestContext): Promise<ModifyApp> {
           jobs,
           log: quietLog,
           modifications: openModifications(parts),
-          anonymizations: openAnonymizations(parts),
+          anonymizations: openAnonymizations({ ...parts, deidentify, spoolDir }),
           studyChanges: openStudyChanges(parts),
+          creation: openDicomCreation(parts),
         },
+        reconstruction: openReconstruction({ db, blobs }),
         find: openResourceFind({ db, query: openQuery({ db }) }),
         metadata: openResourceMetadata({ db, requireSeen: false }),
         attachments: openResourceAttachments({ db, blobs, limitBytes, requireSeen: false }),

@@ -23,6 +23,8 @@ const needsMore: Readonly<Record<string, number>> = {
   '/api/v1/audit/checkpoint': 404,
   // Without a level, as Orthanc.
   '/tools/generate-uid': 404,
+  // Nothing is named.
+  '/wado': 400,
 }
 
 test('the OpenAPI document describes every route, its references resolve, and its GET routes answer', async t => {

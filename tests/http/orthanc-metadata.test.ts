@@ -69,7 +69,7 @@ test('attachments of every level are listed, read, set, compressed and removed a
   skip: missingOrthanc,
 }, async t => {
   const pair = await orthancPair(t, { settings: registered, files })
-  const { ID, ParentStudy } = pair.instances[0] ?? assert.fail()
+  const { ID, ParentStudy, ParentPatient } = pair.instances[0] ?? assert.fail()
   const ask = (method: 'GET' | 'PUT' | 'DELETE' | 'POST', path: string, body?: string) =>
     pair.same({ method, path, ...(body !== undefined && { body }) })
   const content = 'some bytes '.repeat(1000)
@@ -105,6 +105,10 @@ test('attachments of every level are listed, read, set, compressed and removed a
       }
       await ask('POST', `${each}/verify-md5`, '')
     }
+  }
+  for (const level of ['', '/patients/', '/studies/']) {
+    const id = level === '/patients/' ? ParentPatient : level === '' ? '' : ParentStudy
+    await ask('GET', `${level}${id}/statistics`)
   }
   await ask('PUT', `${path}/my-attachment`, 'other')
   await ask('GET', `${path}/my-attachment/data`)

@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { isObject } from '../../gateway/decode.ts'
+import { buildInstance } from '../support/dicom-builder.ts'
 import { missingOrthanc } from '../support/orthanc.ts'
 import { orthancPair } from './orthanc-pair.ts'
+import { storeApp } from './store-app.ts'
 
 /** Tags whose values both decoders print alike; private names and binary values are each decoder's own. */
 function standardTags(body: unknown): unknown {
@@ -158,4 +160,28 @@ test('a look-up finds every level by its DICOM identifier', { skip: missingOrtha
     const { body: found } = await pair.same({ method: 'POST', path: '/tools/lookup', body: String(tags[name ?? '']) })
     assert.ok(Array.isArray(found) && found.length === 1)
   }
+})
+
+test('attributes are read anew from the files, at every level', async t => {
+  const { app, db, get, upload } = await storeApp(t)
+  const { body } = await upload(buildInstance({ seed: 1 }).bytes)
+  const paths = [
+    `/patients/${body['ParentPatient']}`,
+    `/studies/${body['ParentStudy']}`,
+    `/series/${body['ParentSeries']}`,
+    `/instances/${body['ID']}`,
+  ]
+  const post = async (url: string) => {
+    const answer = await app.inject({ method: 'POST', url, headers: { host: 'localhost' } })
+    return [answer.statusCode, answer.body]
+  }
+  const before = await Promise.all(paths.map(async path => (await get(path)).body))
+
+  for (const path of ['/tools', ...paths]) {
+    for (const table of ['patients', 'studies', 'series', 'instances'])
+      await db.pool.query(`update ${table} set attributes = '{}'`)
+    assert.deepEqual(await post(`${path}/reconstruct`), [200, ''])
+    assert.deepEqual(await Promise.all(paths.map(async each => (await get(each)).body)), before)
+  }
+  assert.equal((await post('/studies/nothing/reconstruct'))[0], 404)
 })

@@ -17,6 +17,7 @@ import { openResourceAttachments } from '../../gateway/services/resource-attachm
 import { openResourceDatasets } from '../../gateway/services/resource-datasets.ts'
 import { openResourceFind } from '../../gateway/services/resource-find.ts'
 import { openResourceMetadata } from '../../gateway/services/resource-metadata.ts'
+import { openReconstruction } from '../../gateway/services/resource-reconstruct.ts'
 import { openRetrieve } from '../../gateway/services/retrieve.ts'
 import type { Blobs } from '../../gateway/store/blobs.ts'
 import type { FreeSpaceOptions } from '../../gateway/store/free-space.ts'
@@ -64,6 +65,7 @@ export async function storeApp(
         datasets: openResourceDatasets({ db, blobs }),
         changes: openChangeFeed({ db, log: openLog({ level: 'silent' }), background: false }),
         removal: openRemoval({ db }),
+        reconstruction: openReconstruction({ db, blobs }),
         find: openResourceFind({ db, query: openQuery({ db }) }),
         metadata: openResourceMetadata({ db, requireSeen: options.checkRevisions ?? false }),
         metadataNames: { MyMetadata: 1030 },

@@ -26,6 +26,7 @@ import {
   untilState,
   visibleAt,
 } from '../support/federation.ts'
+import { caller } from '../support/principals.ts'
 
 /** Everything below a directory, as one text. */
 async function bytesBelow(dir: string): Promise<string> {
@@ -234,7 +235,7 @@ test('late objects of another process refer to what was sent, intervals are exac
   const other = await sent(a, toC, [first])
   // Another process: nothing of the first one's memory, its database and its keys.
   const projects = openProjectKeys({ db: a.db, dir: join(a.dataDir, 'keys', 'projects') })
-  const [project] = await a.pseudonyms.projects()
+  const [project] = await a.pseudonyms.projects(caller('token:anna'))
   const { key } = await projects.load(project?.id ?? 0)
   const trial = presetProfile('trial')
   assert.ok(trial)
@@ -253,7 +254,7 @@ test('late objects of another process refer to what was sent, intervals are exac
   assert.equal(of(one, 0x00100020), of(two, 0x00100020))
   for (const tag of [0x00080018, 0x0020000d, 0x0020000e, 0x00100020, 0x00080020])
     assert.notEqual(of(one, tag), of(elsewhere, tag))
-  assert.equal((await a.pseudonyms.projects()).length, 2)
+  assert.equal((await a.pseudonyms.projects(caller('token:anna'))).length, 2)
 })
 
 const dayOf = (date: string): number =>

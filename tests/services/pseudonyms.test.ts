@@ -13,6 +13,7 @@ import { caller } from '../support/principals.ts'
 
 const anna = caller('token:anna')
 const bert = caller('token:bert')
+const viewer = caller('token:viewer', { roles: ['viewer'] })
 const trial = presetProfile('trial') ?? testProfile()
 const numbered = testProfile({ pseudonym: { kind: 'sequential', prefix: 'HAM-' } })
 const looked = testProfile({ pseudonym: { kind: 'lookup' } })
@@ -23,7 +24,7 @@ async function registry(t: TestContext) {
   const dir = await temporaryDir(t)
   const keyPath = join(dir, 'pseudonyms.json')
   const projects = openProjectKeys({ db, dir: join(dir, 'projects') })
-  const pseudonyms = openPseudonyms({ db, keyPath })
+  const pseudonyms = openPseudonyms({ db, keyPath, projects })
   return { db, dir, keyPath, projects, pseudonyms, project: await projects.ensure('site-1', 'TRIAL-7') }
 }
 
@@ -38,7 +39,7 @@ test('a subject keeps its pseudonym in a project; issuers, projects and recipien
   assert.equal(await pseudonyms.resolve(project, numbered, patient), all[0], 'what it got once it keeps')
   assert.equal(new Set(all).size, 4)
   assert.deepEqual(
-    (await pseudonyms.projects()).map(({ recipient, name, subjects }) => [recipient, name, subjects]),
+    (await pseudonyms.projects(anna)).map(({ recipient, name, subjects }) => [recipient, name, subjects]),
     [
       ['site-1', 'TRIAL-7', 2],
       ['site-2', 'TRIAL-7', 1],
@@ -109,7 +110,7 @@ test('a key that is lost, damaged, another one or open to others is never made a
   await writeFile(path, key(3), { mode: 0o644 })
   await assert.rejects(projects.load(project.id), { code: 'PROJECT_KEY', message: /open to others/ })
   await rm(keyPath)
-  const later = openPseudonyms({ db, keyPath })
+  const later = openPseudonyms({ db, keyPath, projects })
   await assert.rejects(later.resolve(project, trial, patient), { code: 'PROJECT_KEY', message: /missing/ })
 })
 
@@ -165,7 +166,20 @@ test('a refused request is answered to nobody, and a whole table is asked for li
   await assert.rejects(reidentification.reveal(anna, refused.id), { code: 'FORBIDDEN' })
   assert.equal((await reidentification.reveal(anna, granted.id)).length, 1)
   assert.deepEqual(
-    (await reidentification.list({ limit: 10 })).map(request => request.state),
+    (await reidentification.list(anna, { limit: 10 })).map(request => request.state),
     ['approved', 'refused'],
   )
+})
+
+test('who has no right to pseudonyms gets none, and asks for none', async t => {
+  const { db, pseudonyms, project } = await registry(t)
+  const reidentification = openReidentification({ db, pseudonyms })
+  const wish = { project: project.id, pseudonym: undefined, purpose: 'curiosity', why: 'I would like to know' }
+
+  const refused = { code: 'FORBIDDEN' } as const
+  await assert.rejects(pseudonyms.projects(viewer), refused)
+  await assert.rejects(pseudonyms.create(viewer, 'site-3', 'X'), refused)
+  await assert.rejects(pseudonyms.import(viewer, project.id, []), refused)
+  await assert.rejects(reidentification.list(viewer, { limit: 1 }), refused)
+  await assert.rejects(reidentification.request(viewer, wish), refused)
 })

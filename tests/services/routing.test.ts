@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { randomBytes, randomUUID } from 'node:crypto'
 import { type TestContext, test } from 'node:test'
 import { sql } from 'kysely'
+import { commitmentOf } from '../../gateway/audit/log.ts'
 import type { Db } from '../../gateway/db/db.ts'
 import { isGatewayError } from '../../gateway/errors.ts'
 import { openQueue } from '../../gateway/jobs/queue.ts'
@@ -30,12 +31,12 @@ async function open(t: TestContext) {
     await queue.close()
   })
   const ingest = openIngest({ db, blobs, dueAt: () => new Date() })
-  const store = async (seed: number, origin: Origin = modality): Promise<void> => {
+  const store = async (seed: number, origin: Origin = modality, patientId = 'TEST-77'): Promise<void> => {
     const instance = buildInstance({
       seed,
       studyInstanceUid: '2.25.77',
       seriesInstanceUid: '2.25.78',
-      patientId: 'TEST-77',
+      patientId,
       rows: 8,
       cols: 8,
     })
@@ -209,4 +210,44 @@ test('explaining a study names every rule and changes nothing', async t => {
 
   assert.deepEqual(explained.trace, [{ rule: 'all', matched: false, why: 'Modality is not one of US' }])
   assert.deepEqual(explained.undecided, ['b'])
+})
+
+test('a study that comes again under another patient holds what of it was not sent, and alarms', async t => {
+  const { db, store, queue } = await open(t)
+  await addPeer(db, 'Hospital B')
+  await publishPolicy(db, policy(), 'alice')
+  await store(1)
+  await until('a transfer', 60_000, async () => (await transfers(db)).length === 1)
+  await evaluated(db)
+
+  await store(2, modality, 'TEST-78')
+
+  const [first] = await transfers(db)
+  assert.deepEqual([first?.state, first?.error_code], ['held', 'IDENTITY_CHANGED'])
+  const { rows } = await db.pool.query(
+    `select payload, salt, commitment from audit_events where payload like '%IDENTITY%'`,
+  )
+  assert.equal(rows.length, 1)
+  assert.deepEqual(commitmentOf(rows[0].salt, rows[0].payload), rows[0].commitment)
+  assert.equal(JSON.parse(rows[0].payload).objects[1].transferId, first?.id)
+  await retryTransfer({ db, queue }, first?.id ?? '', caller('alice'))
+  assert.equal((await transfers(db))[0]?.state, 'planned')
+
+  await db.pool.query(`update patients set patient_id = 'TEST-79' where patient_id = 'TEST-77'`)
+  assert.equal((await transfers(db))[0]?.error_code, 'IDENTITY_CHANGED')
+})
+
+test('the same study of another site is another study', async t => {
+  const { db, store } = await open(t)
+  await addPeer(db, 'Hospital B')
+  await publishPolicy(db, policy(), 'alice')
+  await store(1)
+  await until('a transfer', 60_000, async () => (await transfers(db)).length === 1)
+
+  await db.pool.query(
+    `with p as (insert into patients (issuer, patient_id, orthanc_id) values ('OTHER', 'TEST-78', 'p') returning id)
+     insert into studies (patient, study_instance_uid, orthanc_id) select id, '2.25.77', 's' from p`,
+  )
+
+  assert.equal((await transfers(db))[0]?.state, 'planned')
 })

@@ -13,7 +13,7 @@ import { appendAudit } from '../../gateway/audit/log.ts'
 import type { Db } from '../../gateway/db/db.ts'
 import { openQueue, type Queue } from '../../gateway/jobs/queue.ts'
 import { type Log, openLog } from '../../gateway/log.ts'
-import { openDeidentify } from '../../gateway/services/deidentify.ts'
+import { type Deidentify, openDeidentify } from '../../gateway/services/deidentify.ts'
 import { type Inbound, openInbound } from '../../gateway/services/inbound.ts'
 import type { InboundLimits, TransferPeer } from '../../gateway/services/inbound-context.ts'
 import { type Outbound, type OutboundParts, openOutbound } from '../../gateway/services/outbound.ts'
@@ -65,6 +65,8 @@ export interface FederationSiteOptions {
   readonly freeSpace?: FreeSpaceOptions
   readonly outbound?: Partial<OutboundParts>
   readonly log?: Log
+  /** In the place of the usual threads. */
+  readonly deidentify?: Deidentify
   /** The active policy; without one everything of every paired site is accepted. */
   readonly policy?: object
 }
@@ -107,11 +109,11 @@ export async function startFederationSite(t: TestContext, options: FederationSit
     ...(options.limits && { limits: options.limits }),
   })
   queue.work('commit-inbound', { concurrency: 2 }, ({ transfer }, signal) => inbound.runCommit(transfer, signal))
-  const deidentify = openDeidentify({ threads: 2 })
+  const deidentify = options.deidentify ?? openDeidentify({ threads: 2 })
   onEnd(t, () => deidentify.close())
   const outbox = openOutbox(dataDir)
   const projects = openProjectKeys({ db, dir: join(dataDir, 'keys', 'projects') })
-  const pseudonyms = openPseudonyms({ db, keyPath: join(dataDir, 'keys', 'pseudonyms.json') })
+  const pseudonyms = openPseudonyms({ db, keyPath: join(dataDir, 'keys', 'pseudonyms.json'), projects })
   const preparing = {
     outbox,
     ...createPreparing({ db, blobs, outbox, deidentify, projects, pseudonyms, log }),

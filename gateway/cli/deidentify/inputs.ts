@@ -1,8 +1,6 @@
 /** The files that were named, and those of the folders that were named. */
-import { closeSync, fstatSync, openSync, readSync } from 'node:fs'
 import { lstat, opendir, realpath, stat } from 'node:fs/promises'
 import { join, resolve, sep } from 'node:path'
-import type { ByteSource } from '../../dicom/byte-source.ts'
 import { UsageError } from '../command.ts'
 
 /**
@@ -43,35 +41,5 @@ export async function refuseOverlap(names: readonly string[], out: string, cwd: 
     const source = await realpath(resolve(cwd, name)).catch(() => undefined)
     if (source !== undefined && `${target}${sep}`.startsWith(`${source}${sep}`))
       throw new UsageError(`--out: ${out} lies in ${name}, whose files are read`)
-  }
-}
-
-/**
- * An open file, or undefined when it cannot be opened; reads do not go through the thread pool, which costs more than
- * reading a header.
- */
-export function openInput(path: string): (Disposable & { readonly source: ByteSource }) | undefined {
-  let file: number
-  try {
-    file = openSync(path, 'r')
-  } catch {
-    return undefined
-  }
-  const sizeBytes = fstatSync(file).size
-  return {
-    source: {
-      sizeBytes,
-      async read(offset, length) {
-        const bytes = Buffer.allocUnsafeSlow(Math.max(0, Math.min(length, sizeBytes - offset)))
-        let filled = 0
-        while (filled < bytes.length) {
-          const count = readSync(file, bytes, filled, bytes.length - filled, offset + filled)
-          if (count === 0) break
-          filled += count
-        }
-        return bytes.subarray(0, filled)
-      },
-    },
-    [Symbol.dispose]: () => closeSync(file),
   }
 }

@@ -83,6 +83,12 @@ const statements = [
   'create index resource_attachments_file on resource_attachments (file_sha256)',
   'alter table patients add column is_protected boolean not null default false',
 
+  // ---- queries in any case --------------------------------------------------------------------------
+  `create index studies_by_folded_accession on studies (lower(accession_number collate "C") text_pattern_ops)`,
+  `create index studies_odd_accession on studies (id) where accession_number ~ '[^ -~]'`,
+  `create index patients_by_folded_id on patients (lower(patient_id collate "C") text_pattern_ops)`,
+  `create index patients_odd_id on patients (id) where patient_id ~ '[^ -~]'`,
+
   // ---- deletion -----------------------------------------------------------------------------------
   // Whatever deletes a resource, nothing that was said of it stays.
   `create function forget_resource() returns trigger language plpgsql as $$

@@ -86,6 +86,55 @@ const statements = [
        left join peers r on r.id = t.peer`,
   'create index transfers_study on transfers (study, state)',
 
+  // ---- identity --------------------------------------------------------------------------------
+  // Whatever changes whose study it is, or brings the same study under another patient of the same issuer, holds what of
+  // it was decided and not sent yet, with step and audit event. Here, so that no way of changing it can forget it.
+  `create function hold_changed_identity(the_study bigint) returns void language plpgsql as $$
+   declare
+     held record;
+     salt bytea;
+     payload text;
+   begin
+     for held in select id, study_instance_uid from transfers
+                  where study = the_study and state in ('planned', 'prepared', 'signed') order by id for update loop
+       update transfers set state = 'held', error_code = 'IDENTITY_CHANGED', next_attempt_at = null, updated_at = now(),
+              error = 'patient or study are not the ones that were decided about any more'
+        where id = held.id;
+       insert into transfer_steps (transfer, step, detail) values (held.id, 'held', '{"code": "IDENTITY_CHANGED"}');
+       salt := uuid_send(gen_random_uuid());
+       payload := json_build_object('event', '110113', 'type', '110135', 'action', 'E', 'outcome', 'serious-failure',
+         'at', to_char(now() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'), 'reason', 'IDENTITY_CHANGED',
+         'participants', json_build_array(json_build_object('userId', 'gateway', 'requestor', true)),
+         'objects', json_build_array(
+           json_build_object('kind', 'study', 'studyInstanceUid', held.study_instance_uid),
+           json_build_object('kind', 'transfer', 'transferId', held.id)))::text;
+       insert into audit_events (salt, payload, commitment)
+       values (salt, payload, sha256(salt || convert_to(payload, 'UTF8')));
+     end loop;
+   end $$`,
+  `create function follow_study_identity() returns trigger language plpgsql as $$
+   begin
+     if tg_op = 'UPDATE' then
+       perform hold_changed_identity(new.id);
+     end if;
+     perform hold_changed_identity(other.id)
+        from studies other join patients theirs on theirs.id = other.patient join patients ours on ours.id = new.patient
+       where other.study_instance_uid = new.study_instance_uid and other.id <> new.id and theirs.issuer = ours.issuer;
+     return null;
+   end $$`,
+  'create trigger studies_new_identity after insert on studies for each row execute function follow_study_identity()',
+  `create trigger studies_changed_identity after update of patient, study_instance_uid on studies for each row
+     when (old.patient is distinct from new.patient or old.study_instance_uid is distinct from new.study_instance_uid)
+     execute function follow_study_identity()`,
+  `create function follow_patient_identity() returns trigger language plpgsql as $$
+   begin
+     perform hold_changed_identity(id) from studies where patient = new.id;
+     return null;
+   end $$`,
+  `create trigger patients_changed_identity after update of issuer, patient_id on patients for each row
+     when (old.issuer is distinct from new.issuer or old.patient_id is distinct from new.patient_id)
+     execute function follow_patient_identity()`,
+
   // ---- offers of peers -------------------------------------------------------------------------
   `alter table inbound_transfers
      add column rule text,

@@ -1,6 +1,5 @@
 /** Projects and their pseudonyms, and the way back to a patient, which needs two people. */
 import type { FastifyInstance } from 'fastify'
-import type { ProjectKeys } from '../../services/project-keys.ts'
 import type { Pseudonyms } from '../../services/pseudonyms.ts'
 import type { Reidentification, ReidentificationWish } from '../../services/reidentification.ts'
 import {
@@ -22,8 +21,7 @@ import {
 
 /** What the routes need. */
 export interface PseudonymServices {
-  readonly projects: Pick<ProjectKeys, 'ensure'>
-  readonly pseudonyms: Pick<Pseudonyms, 'projects' | 'import'>
+  readonly pseudonyms: Pick<Pseudonyms, 'projects' | 'create' | 'import'>
   readonly reidentification: Reidentification
 }
 
@@ -54,7 +52,7 @@ interface TableEntry {
 
 /** Registers the routes. */
 export function pseudonymRoutes(app: FastifyInstance, services: PseudonymServices): void {
-  const { projects, pseudonyms, reidentification } = services
+  const { pseudonyms, reidentification } = services
 
   app.get(
     '/pseudonyms/projects',
@@ -65,7 +63,7 @@ export function pseudonymRoutes(app: FastifyInstance, services: PseudonymService
         response: answers('All projects', object({ projects: array(project) })),
       },
     },
-    async () => ({ projects: await pseudonyms.projects() }),
+    async request => ({ projects: await pseudonyms.projects(request.principal) }),
   )
 
   app.post<{ Body: { recipient: string; name: string } }>(
@@ -90,10 +88,7 @@ export function pseudonymRoutes(app: FastifyInstance, services: PseudonymService
         response: answers('The project', object({ id: integer, recipient: string, name: string })),
       },
     },
-    async request => {
-      const { id, recipient, name } = await projects.ensure(request.body.recipient, request.body.name)
-      return { id, recipient, name }
-    },
+    async request => await pseudonyms.create(request.principal, request.body.recipient, request.body.name),
   )
 
   app.post<{ Params: { id: number }; Body: { entries: TableEntry[] } }>(
@@ -146,7 +141,7 @@ export function pseudonymRoutes(app: FastifyInstance, services: PseudonymService
         response: answers('Requests', object({ requests: array(request) })),
       },
     },
-    async request => ({ requests: await reidentification.list(request.query) }),
+    async request => ({ requests: await reidentification.list(request.principal, request.query) }),
   )
 
   app.post<{ Body: Omit<ReidentificationWish, 'pseudonym'> & { pseudonym?: string } }>(

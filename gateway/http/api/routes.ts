@@ -1,18 +1,23 @@
 /** Our own API under `/api/v1`, described by the OpenAPI document that its schemas make. */
 import swagger from '@fastify/swagger'
 import type { FastifyInstance } from 'fastify'
+import type { AttributeDiffs } from '../../services/attribute-diff.ts'
 import type { Conflicts } from '../../services/conflicts.ts'
 import type { Consents } from '../../services/consents.ts'
+import type { DryRuns } from '../../services/dry-run.ts'
 import type { Modalities } from '../../services/modalities.ts'
 import type { Policies } from '../../services/policies.ts'
+import type { Quarantine } from '../../services/quarantine.ts'
 import type { Routing } from '../../services/routing.ts'
 import type { GatewayStatus } from '../../services/status.ts'
 import type { Tokens } from '../../services/tokens.ts'
+import { attributeDiffRoutes } from './attribute-diff.ts'
 import { type AuditService, auditRoutes } from './audit.ts'
 import { certificateRoutes } from './certificates.ts'
 import { type CommitmentServices, commitmentRoutes } from './commitments.ts'
 import { conflictRoutes } from './conflicts.ts'
 import { consentRoutes } from './consents.ts'
+import { dryRunRoutes } from './dry-runs.ts'
 import { type Health, healthRoutes } from './health.ts'
 import { type ImportServices, importRoutes } from './imports.ts'
 import { modalityRoutes } from './modalities.ts'
@@ -20,7 +25,9 @@ import { type PeerServices, peerRoutes } from './peers.ts'
 import { policiesRoutes } from './policies.ts'
 import { policyRoutes } from './policy.ts'
 import { type PseudonymServices, pseudonymRoutes } from './pseudonyms.ts'
+import { quarantineRoutes } from './quarantine.ts'
 import { type RemoteServices, remoteRoutes } from './remote.ts'
+import { type RetentionServices, retentionRoutes } from './retention.ts'
 import { statusRoute } from './status.ts'
 import { type StoreServices, storeRoutes } from './store.ts'
 import { tokenRoutes } from './tokens.ts'
@@ -35,13 +42,17 @@ export interface ApiServices
     ImportServices,
     CommitmentServices,
     PseudonymServices,
-    WorklistServices {
+    WorklistServices,
+    RetentionServices {
   readonly health: Health
   readonly status: () => Promise<GatewayStatus>
   readonly routing: Routing
   readonly policies: Policies
   readonly consents: Consents
+  readonly dryRuns: DryRuns
+  readonly attributeDiffs: AttributeDiffs
   readonly conflicts: Conflicts
+  readonly quarantine: Quarantine
   readonly modalities: Modalities
   readonly audit: AuditService
   readonly tokens: Tokens
@@ -71,11 +82,13 @@ export async function installOpenApi(app: FastifyInstance, version: string): Pro
         { name: 'Commitments', description: 'Storage commitment, and on to the archive' },
         { name: 'Conflicts' },
         { name: 'Policy' },
+        { name: 'Quarantine' },
         { name: 'Pseudonyms', description: 'Projects, pseudonyms, and re-identification by two people' },
         { name: 'Consents' },
         { name: 'Audit' },
         { name: 'Store' },
         { name: 'Tokens' },
+        { name: 'Retention' },
         { name: 'Worklist' },
         { name: 'Orthanc', description: 'Compatible with Orthanc 1.10' },
       ],
@@ -102,12 +115,16 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       commitmentRoutes(scope, services)
       conflictRoutes(scope, services.conflicts)
       pseudonymRoutes(scope, services)
+      quarantineRoutes(scope, services.quarantine)
       policyRoutes(scope, services)
       policiesRoutes(scope, services)
       consentRoutes(scope, services)
+      dryRunRoutes(scope, services)
+      attributeDiffRoutes(scope, services)
       auditRoutes(scope, services)
       storeRoutes(scope, services)
       tokenRoutes(scope, services.tokens)
+      retentionRoutes(scope, services)
       worklistRoutes(scope, services)
       scope.get('/openapi.json', { schema: { hide: true } }, async () => scope.swagger())
     },

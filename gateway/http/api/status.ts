@@ -21,7 +21,7 @@ const status = object({
   peers: nullable(object({ pending: integer, active: integer, revoked: integer })),
   transfers: array(object({ direction: string, state: string, count: integer })),
   policy: object({ version: nullableInteger, twoPersons: boolean }),
-  held: nullable(object({ conflicts: integer, quarantine: integer })),
+  held: nullable(object({ conflicts: integer, quarantine: integer, identityChanged: integer })),
   archive: nullable(object({ inGatewayOnly: integer })),
   audit: nullable(object({ events: integer, unsequenced: integer })),
   problems: array(object({ code: string, message: string })),

@@ -2,15 +2,10 @@
 import type { FastifyInstance } from 'fastify'
 import { roles } from '../../../policy/actions.ts'
 import type { Tokens } from '../../services/tokens.ts'
-import { answers, array, date, input, nullableDate, nullableString, object, string } from './schema.ts'
+import { answers, array, date, input, nullableDate, object, string } from './schema.ts'
 
 const tags = ['Tokens']
 const role = { enum: [...roles], description: 'What its holder may do' }
-const domain = {
-  type: 'string',
-  pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$',
-  description: 'The only domain (department, trial) in which its holder may do anything',
-} as const
 const name = { type: 'string', pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$' } as const
 
 /** Registers the routes. */
@@ -28,7 +23,6 @@ export function tokenRoutes(app: FastifyInstance, tokens: Tokens): void {
               object({
                 name: string,
                 role: string,
-                domain: nullableString,
                 expiresAt: nullableDate,
                 createdAt: date,
                 createdBy: string,
@@ -42,7 +36,7 @@ export function tokenRoutes(app: FastifyInstance, tokens: Tokens): void {
     async request => ({ tokens: await tokens.list(request.principal) }),
   )
 
-  app.post<{ Body: { name: string; role: string; domain?: string; expiresAt?: string } }>(
+  app.post<{ Body: { name: string; role: string; expiresAt?: string } }>(
     '/tokens',
     {
       schema: {
@@ -52,7 +46,7 @@ export function tokenRoutes(app: FastifyInstance, tokens: Tokens): void {
           {
             name,
             role,
-            domain,
+
             expiresAt: { ...date, description: 'Not accepted from then on; absent: until revoked' },
           },
           ['name', 'role'],

@@ -1,9 +1,9 @@
 /** What the service can do: the retrieve capabilities transaction, DICOM PS3.18 §8.9, from the routes themselves. */
 import type { FastifyInstance } from 'fastify'
+import { includes, parseAccept } from '../../dicom/media-type.ts'
 import { GatewayError } from '../../errors.ts'
 import { baseUrlOf, type ServicePlace } from './base-url.ts'
 import { acceptOf } from './data-sets.ts'
-import { includes, parseAccept } from './media-type.ts'
 
 /** A route as the document tells it. */
 interface Offered {

@@ -3,9 +3,9 @@ import { randomBytes } from 'node:crypto'
 import { Readable } from 'node:stream'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { DicomJson } from '../../dicom/json.ts'
+import { type MetadataFormat, metadataFormat, parseAccept } from '../../dicom/media-type.ts'
 import { toXml } from '../../dicom/xml.ts'
 import { GatewayError } from '../../errors.ts'
-import { type MetadataFormat, metadataFormat, parseAccept } from './media-type.ts'
 
 /** The Accept of a request: the query parameter of PS3.18 §8.3.3.1 goes before the header. */
 export function acceptOf(request: FastifyRequest<{ Querystring: { readonly accept?: unknown } }>): string | undefined {

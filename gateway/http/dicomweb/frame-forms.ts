@@ -1,8 +1,9 @@
 /** In which forms the frames of an image can be sent: DICOM PS3.18 §8.7.3.3, Tables 8.7.3-3 to -5. */
+
+import { includes } from '../../dicom/media-type.ts'
 import { explicitVrLittleEndian } from '../../dicom/uid.ts'
 import { canTranscode, pixelSyntax } from '../../pixels/syntaxes.ts'
 import type { FrameFacts } from '../../services/image-frames.ts'
-import { includes } from './media-type.ts'
 import type { Representation } from './representation.ts'
 
 /** One way to send frames. */

@@ -1,5 +1,6 @@
 /** WADO-RS: frames of an image, as stored, decompressed, or in another compression; DICOM PS3.18 §10.4.1.1.6. */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { newBoundary, type Part, partsBody } from '../../dicom/multipart-writer.ts'
 import { GatewayError, isGatewayError } from '../../errors.ts'
 import type { ImageFrames, OpenFrames } from '../../services/image-frames.ts'
 import type { Retrieve } from '../../services/retrieve.ts'
@@ -7,7 +8,6 @@ import type { PlannedInstance } from '../../services/retrieve-plan.ts'
 import { baseUrlOf, type ServicePlace } from './base-url.ts'
 import { acceptOf } from './data-sets.ts'
 import { type FrameForm, frameForms } from './frame-forms.ts'
-import { newBoundary, type Part, partsBody } from './parts.ts'
 import { representations } from './representation.ts'
 import { goneSignal } from './source-content.ts'
 import { streamAnswer } from './stream-answer.ts'
@@ -120,7 +120,8 @@ async function* frameParts(
   }
 }
 
-function frameNumbers(text: string): number[] {
+/** Numbers of frames from 1. @throws GatewayError BAD_REQUEST */
+export function frameNumbers(text: string): number[] {
   const numbers = text.split(',').map(part => (/^[1-9]\d{0,8}$/.test(part) ? Number(part) : 0))
   if (numbers.includes(0) || numbers.length > maxFrameNumbers) {
     throw new GatewayError('BAD_REQUEST', 'expected numbers of frames from 1, separated by commas')

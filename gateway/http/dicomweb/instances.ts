@@ -1,5 +1,6 @@
 /** WADO-RS: instances of a study, of a series, and single ones; DICOM PS3.18 §10.4, Table 10.4.1-1. */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { newBoundary, type Part, partsBody } from '../../dicom/multipart-writer.ts'
 import { GatewayError } from '../../errors.ts'
 import { type FileTools, openPart10, type Part10File } from '../../services/part10-file.ts'
 import type { Retrieve } from '../../services/retrieve.ts'
@@ -7,7 +8,6 @@ import type { PlannedInstance, RetrieveParties, RetrievePlan } from '../../servi
 import { sendFile } from '../send-file.ts'
 import { baseUrlOf, type ServicePlace } from './base-url.ts'
 import { acceptOf } from './data-sets.ts'
-import { newBoundary, type Part, partsBody } from './parts.ts'
 import { ofType, type Representation, representations, syntaxesFor } from './representation.ts'
 import { contentOf, goneSignal } from './source-content.ts'
 import { streamAnswer } from './stream-answer.ts'
@@ -162,11 +162,12 @@ async function* partsOf(
   sent: Map<number, number>,
 ): AsyncGenerator<Part> {
   for await (const file of files) {
-    const { instance, transferSyntaxUid } = file
+    const { instance } = file
     try {
       yield {
         headers: {
-          'Content-Type': `application/dicom; transfer-syntax=${transferSyntaxUid}`,
+          // Without parameters: some clients know the type in this spelling only, and the file says its syntax.
+          'Content-Type': 'application/dicom',
           'Content-Location': instanceUrl(baseUrl, instance),
         },
         content: contentOf(file.source),

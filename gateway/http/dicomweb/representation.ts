@@ -1,7 +1,8 @@
 /** Which representations a client accepts: single part or multipart, of which type, in which transfer syntax (PS3.18 §8.7). */
+
+import { type Accepted, includes, parseAccept } from '../../dicom/media-type.ts'
 import { explicitVrLittleEndian } from '../../dicom/uid.ts'
 import { canTranscode } from '../../pixels/syntaxes.ts'
-import { type Accepted, includes, parseAccept } from './media-type.ts'
 
 /** One acceptable representation. */
 export interface Representation {

@@ -6,12 +6,22 @@ import { type FrameServices, frameRoutes } from './frames.ts'
 import { type InstanceServices, instanceRoutes } from './instances.ts'
 import { metadataRoutes } from './metadata.ts'
 import { type RemoveServices, removeRoutes } from './remove.ts'
+import { type RenderedServices, renderedRoutes } from './rendered.ts'
 import { type SearchServices, searchRoutes } from './search.ts'
+import { type ServerServices, serverRoutes } from './servers.ts'
 import { type StoreServices, storeRoutes } from './store.ts'
 import { wadoUriRoute } from './wado-uri.ts'
+import { type WorkitemServices, workitemRoutes } from './workitems.ts'
 
 /** What DICOMweb needs. */
-export type DicomwebServices = SearchServices & InstanceServices & FrameServices & StoreServices & RemoveServices
+export type DicomwebServices = SearchServices &
+  WorkitemServices &
+  RenderedServices &
+  InstanceServices &
+  FrameServices &
+  StoreServices &
+  RemoveServices &
+  ServerServices
 
 /** Registers all routes below the service's path. */
 export async function dicomwebRoutes(app: FastifyInstance, services: DicomwebServices): Promise<void> {
@@ -24,8 +34,11 @@ export async function dicomwebRoutes(app: FastifyInstance, services: DicomwebSer
       metadataRoutes(scope, services)
       frameRoutes(scope, services)
       bulkDataRoutes(scope, services)
+      renderedRoutes(scope, services)
       storeRoutes(scope, services)
       removeRoutes(scope, services)
+      serverRoutes(scope, services)
+      workitemRoutes(scope, services)
     },
     { prefix: services.place.path },
   )

@@ -77,6 +77,27 @@ export function readSearch(level: Level, query: QueryString, scope: ReadonlyMap<
   }
 }
 
+/** The conditions of a search that has no levels: every attribute may match. @throws GatewayError BAD_REQUEST */
+export function readKeys(query: QueryString): {
+  readonly keys: MatchSpec['keys']
+  readonly offset: number
+  readonly limit: number | undefined
+} {
+  const identifier: Record<string, MutableElement> = {}
+  for (const [name, raw] of Object.entries(query)) {
+    if (ownParameters.has(name)) continue
+    const path = attributePath(name)
+    if (!path) throw new GatewayError('BAD_REQUEST', 'expected names or tags of attributes as parameters')
+    addKey(identifier, path, listOf(raw))
+  }
+  const fuzzyNames = flag(query, 'fuzzymatching')
+  return {
+    keys: matchKeys(identifier, { fuzzyNames }),
+    offset: count(query, 'offset') ?? 0,
+    limit: count(query, 'limit'),
+  }
+}
+
 /** An element under construction; `Value` holds texts, or one item. */
 interface MutableElement extends JsonElement {
   Value: (string | DicomJson)[]

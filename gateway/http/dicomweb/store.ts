@@ -2,6 +2,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { isObject } from '../../decode.ts'
 import type { DicomJson } from '../../dicom/json.ts'
+import { type MediaType, parseMediaType } from '../../dicom/media-type.ts'
 import { type ReceivedPart, readMultipart } from '../../dicom/multipart.ts'
 import { toXml } from '../../dicom/xml.ts'
 import { fromXml } from '../../dicom/xml-read.ts'
@@ -13,7 +14,6 @@ import { openStoreSession, type StoreSession } from '../../services/store-sessio
 import { drain, openGate } from '../orthanc/upload-route.ts'
 import { baseUrlOf, type ServicePlace } from './base-url.ts'
 import { formatOf } from './data-sets.ts'
-import { type MediaType, parseMediaType } from './media-type.ts'
 import { reportDataset, reportStatus } from './store-report.ts'
 import { uidParams } from './uids.ts'
 
@@ -185,8 +185,8 @@ async function collect(content: AsyncIterable<Uint8Array>, limitBytes: number): 
   return { bytes: Buffer.concat(chunks) }
 }
 
-/** Data sets as they stand; what is in them is checked when they are written. */
-function parseMetadata(type: string, bytes: Buffer): DicomJson[] {
+/** Data sets as they stand; what is in them is checked when they are written. @throws GatewayError BAD_REQUEST */
+export function parseMetadata(type: string, bytes: Buffer): DicomJson[] {
   if (type === 'application/dicom+xml') return [fromXml(bytes.toString())].filter(isDataset)
   let parsed: unknown
   try {

@@ -2,6 +2,9 @@
 import type { FastifyInstance } from 'fastify'
 import { GatewayError } from '../../errors.ts'
 import { type InstanceServices, sendInstance } from './instances.ts'
+import type { RenderedServices } from './rendered.ts'
+import { goneSignal } from './source-content.ts'
+import { keysOf } from './uids.ts'
 
 const uid = { type: 'string', pattern: '^[0-9.]{1,64}$' } as const
 
@@ -13,10 +16,16 @@ interface Wado {
   readonly contentType?: string
   readonly transferSyntax?: string
   readonly anonymize?: string
+  readonly frameNumber?: number
+  readonly rows?: number
+  readonly columns?: number
+  readonly windowCenter?: number
+  readonly windowWidth?: number
+  readonly imageQuality?: number
 }
 
 /** Registers the route, outside of the service's path. */
-export function wadoUriRoute(app: FastifyInstance, services: InstanceServices): void {
+export function wadoUriRoute(app: FastifyInstance, services: InstanceServices & RenderedServices): void {
   app.get<{ Querystring: Wado }>(
     '/wado',
     {
@@ -27,7 +36,8 @@ export function wadoUriRoute(app: FastifyInstance, services: InstanceServices): 
         summary: 'One instance by query parameters (WADO-URI)',
         description:
           'contentType=application/dicom; transferSyntax names the one that is wanted, else it is Explicit VR Little ' +
-          'Endian. anonymize is not offered here. Audited.',
+          'Endian. image/jpeg, which is meant where there is no contentType, and image/png are pictures of a frame. ' +
+          'anonymize is not offered here. Audited.',
         querystring: {
           type: 'object',
           properties: {
@@ -38,6 +48,12 @@ export function wadoUriRoute(app: FastifyInstance, services: InstanceServices): 
             contentType: { type: 'string' },
             transferSyntax: uid,
             anonymize: { type: 'string' },
+            frameNumber: { type: 'integer', minimum: 1 },
+            rows: { type: 'integer', minimum: 1 },
+            columns: { type: 'integer', minimum: 1 },
+            windowCenter: { type: 'number' },
+            windowWidth: { type: 'number', exclusiveMinimum: 0 },
+            imageQuality: { type: 'integer', minimum: 1, maximum: 100 },
           },
           required: ['requestType', 'studyUID', 'seriesUID', 'objectUID'],
         },
@@ -48,12 +64,27 @@ export function wadoUriRoute(app: FastifyInstance, services: InstanceServices): 
       if (requestType !== 'WADO') throw new GatewayError('BAD_REQUEST', 'expected requestType=WADO')
       // To send identified data to somebody who asked for others would be the worst answer.
       if (anonymize !== undefined) throw new GatewayError('NOT_ACCEPTABLE', 'de-identification is not offered here')
-      const types = (contentType ?? '').split(',').map(type => type.split(';', 1)[0]?.trim().toLowerCase())
-      if (!types.includes('application/dicom')) {
-        throw new GatewayError('NOT_ACCEPTABLE', 'expected contentType=application/dicom')
-      }
+      const types = (contentType ?? 'image/jpeg').split(',').map(type => type.split(';', 1)[0]?.trim().toLowerCase())
       const uids = { study: studyUID, series: seriesUID, instance: objectUID }
-      return await sendInstance(services, request, reply, { uids, transferSyntaxUid: transferSyntax })
+      if (types.includes('application/dicom')) {
+        return await sendInstance(services, request, reply, { uids, transferSyntaxUid: transferSyntax })
+      }
+      const format = types.includes('image/jpeg') ? 'jpeg' : types.includes('image/png') ? 'png' : undefined
+      if (!format) throw new GatewayError('NOT_ACCEPTABLE', 'expected application/dicom, image/jpeg or image/png')
+      const { frameNumber = 1, rows, columns, windowCenter, windowWidth, imageQuality } = request.query
+      const window =
+        windowCenter === undefined || windowWidth === undefined
+          ? undefined
+          : { center: windowCenter, width: windowWidth, shape: 'linear' as const }
+      const options = { mode: 'rendered', format, width: columns, height: rows, quality: imageQuality, window } as const
+      const plan = await services.retrieve.plan(keysOf(uids))
+      const gone = goneSignal(reply)
+      for await (const { orthancId } of plan.instances()) {
+        const { principal } = request
+        const picture = await services.rendering.render(principal, orthancId, frameNumber - 1, options, gone)
+        return reply.type(picture.mediaType).send(Buffer.from(picture.bytes))
+      }
+      throw new GatewayError('NOT_FOUND', 'no such instance')
     },
   )
 }

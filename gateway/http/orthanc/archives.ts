@@ -3,6 +3,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { boolean, decode, describe, integer, isObject, list, object, oneOf, optional, text } from '../../decode.ts'
 import { GatewayError } from '../../errors.ts'
 import type { ZipArchives, ZipOptions } from '../../services/zip-archive.ts'
+import { submitZip, type ZipJobs } from '../../services/zip-jobs.ts'
 import type { Level } from '../../store/query.ts'
 import { sendChunks } from '../send-chunks.ts'
 
@@ -33,7 +34,7 @@ interface Query {
 const flags = {
   Asynchronous: optional(boolean),
   Synchronous: optional(boolean),
-  Priority: optional(integer()),
+  Priority: optional(integer({ min: -(2 ** 31), max: 2 ** 31 - 1 })),
   Transcode: optional(text({ max: 64 })),
   Extended: optional(boolean),
   Compression: optional(oneOf('stored', 'fast'), 'stored'),
@@ -59,19 +60,29 @@ interface Named {
   readonly Params: { readonly id: string }
 }
 
+/** What the routes need. */
+export interface ArchiveServices extends ZipJobs {
+  readonly archives: ZipArchives
+}
+
 /** Registers the routes. */
-export async function archiveRoutes(app: FastifyInstance, archives: ZipArchives): Promise<void> {
+export async function archiveRoutes(app: FastifyInstance, services: ArchiveServices): Promise<void> {
   const send = async (
     request: FastifyRequest,
     reply: FastifyReply,
     wanted: { readonly orthancIds: readonly string[]; readonly level?: Level },
     options: ZipOptions,
+    body: Partial<BodyOptions> = {},
   ): Promise<FastifyReply> => {
-    const archive = await archives.plan(request.principal, wanted, options)
-    const name = wanted.level === undefined ? 'Archive' : wanted.orthancIds[0]
-    return await sendChunks(reply, { type: 'application/zip', filename: `${name}.zip` }, signal =>
-      archive.write(signal),
-    )
+    const archive = await services.archives.plan(request.principal, wanted, options)
+    const filename = `${wanted.level === undefined ? 'Archive' : wanted.orthancIds[0]}.zip`
+    if (body.Synchronous ?? !(body.Asynchronous ?? false)) {
+      return await sendChunks(reply, { type: 'application/zip', filename }, signal => archive.write(signal))
+    }
+    const { layout } = options
+    const job = { archive, layout, priority: body.Priority ?? 0, filename }
+    const id = await submitZip(services, request.principal, job)
+    return reply.send({ ID: id, Path: `/jobs/${id}` })
   }
 
   await app.register(async scope => {
@@ -109,7 +120,7 @@ export async function archiveRoutes(app: FastifyInstance, archives: ZipArchives)
             const options = decode(oneResource, request.body)
             if (!options.ok) throw new GatewayError('BAD_REQUEST', describe(options.problems))
             const wanted = { orthancIds: [request.params.id], level }
-            return await send(request, reply, wanted, optionsOf(kind, options.value, false))
+            return await send(request, reply, wanted, optionsOf(kind, options.value, false), options.value)
           },
         )
       }
@@ -127,7 +138,7 @@ export async function archiveRoutes(app: FastifyInstance, archives: ZipArchives)
           const options = decode(manyResources, body)
           if (!options.ok) throw new GatewayError('BAD_REQUEST', describe(options.problems))
           const wanted = { orthancIds: [...new Set(options.value.Resources)] }
-          return await send(request, reply, wanted, optionsOf(kind, options.value, isExtended))
+          return await send(request, reply, wanted, optionsOf(kind, options.value, isExtended), options.value)
         },
       )
     }
@@ -137,15 +148,13 @@ export async function archiveRoutes(app: FastifyInstance, archives: ZipArchives)
 interface BodyOptions {
   readonly Asynchronous?: boolean | undefined
   readonly Synchronous?: boolean | undefined
+  readonly Priority?: number | undefined
   readonly Transcode?: string | undefined
   readonly Extended?: boolean | undefined
   readonly Compression: 'stored' | 'fast'
 }
 
 function optionsOf(kind: 'archive' | 'media', body: BodyOptions, isExtended: boolean): ZipOptions {
-  if (body.Asynchronous === true || body.Synchronous === false) {
-    throw new GatewayError('BAD_REQUEST', 'archives are made while they are sent: expected a synchronous request')
-  }
   return {
     layout: layoutOf(kind, body.Extended ?? isExtended),
     compression: body.Compression,

@@ -1,7 +1,6 @@
 /** `/tools/find` and `/tools/count-resources`. */
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyInstance } from 'fastify'
 import type { Db } from '../../db/db.ts'
-import { GatewayError } from '../../errors.ts'
 import type { ResourceAttachments } from '../../services/resource-attachments.ts'
 import type { ResourceFind } from '../../services/resource-find.ts'
 import { systemMetadata } from '../../store/metadata.ts'
@@ -10,6 +9,7 @@ import { readFind } from './find-request.ts'
 import { sendPages } from './id-list.ts'
 import { lenientScope, objectBody } from './lenient-scope.ts'
 import { type Names, nameTable } from './names.ts'
+import { goneSignal } from './reconstruct.ts'
 
 /** What the routes need. */
 export interface FindServices {
@@ -38,7 +38,7 @@ export function findRoutes(app: FastifyInstance, { db, find, attachments, metada
       },
       async (request, reply) => {
         const { request: wanted, content } = readFind(objectBody(request.body), names)
-        const pages = find.ids(request.principal, wanted, goneSignal(request, reply))
+        const pages = find.ids(request.principal, wanted, goneSignal(reply))
         if (content === undefined) return await sendPages(reply, pages)
         const load = (ids: readonly string[]) => loadContent({ db, attachments, names }, wanted.level, ids, content)
         return await sendPages(reply, pages, load)
@@ -49,15 +49,8 @@ export function findRoutes(app: FastifyInstance, { db, find, attachments, metada
       { schema: { tags, summary: 'Count resources; audited', description: 'As /tools/find.' } },
       async (request, reply) => {
         const { request: wanted } = readFind(objectBody(request.body), names)
-        return { Count: await find.count(request.principal, wanted, goneSignal(request, reply)) }
+        return { Count: await find.count(request.principal, wanted, goneSignal(reply)) }
       },
     )
   })
-}
-
-/** Ends a search whose client is gone. */
-function goneSignal(_request: FastifyRequest, reply: FastifyReply): AbortSignal {
-  const gone = new AbortController()
-  reply.raw.once('close', () => gone.abort(new GatewayError('UNAVAILABLE', 'the client went away')))
-  return gone.signal
 }

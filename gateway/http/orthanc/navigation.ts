@@ -2,7 +2,14 @@
 import type { FastifyInstance } from 'fastify'
 import type { Db } from '../../db/db.ts'
 import { GatewayError } from '../../errors.ts'
-import { findAncestor, findDescendants, findResource, levelOrder, loadPartCounts } from '../../store/hierarchy.ts'
+import {
+  findAncestor,
+  findDescendants,
+  findResource,
+  levelOrder,
+  loadAttachedBytes,
+  loadPartCounts,
+} from '../../store/hierarchy.ts'
 import { findIds, type Level } from '../../store/query.ts'
 import { loadDetails, type ShapeQuery, shapeOf, shapeQuery } from './details.ts'
 import { sendList } from './id-list.ts'
@@ -134,21 +141,21 @@ export function unknown(level: Level): GatewayError {
 async function statistics(db: Db, level: Level, id: string): Promise<object> {
   const counts = await loadPartCounts(db, level, id)
   if (!counts) throw unknown(level)
+  const attached = await loadAttachedBytes(db, level, id)
   return {
     ...(level !== 'instance' && { CountInstances: counts.instances }),
     ...((level === 'patient' || level === 'study') && { CountSeries: counts.series }),
     ...(level === 'patient' && { CountStudies: counts.studies }),
-    ...sizes('Dicom', counts.sizeBytes),
-    ...sizes('', counts.sizeBytes),
+    ...sizes('Dicom', counts.sizeBytes, counts.sizeBytes),
+    ...sizes('', counts.sizeBytes + attached.stored, counts.sizeBytes + attached.content),
   }
 }
 
-function sizes(prefix: string, bytes: number): Record<string, string | number> {
-  const megabytes = Math.floor(bytes / 1024 ** 2)
+function sizes(prefix: string, storedBytes: number, contentBytes: number): Record<string, string | number> {
   return {
-    [`${prefix}DiskSize`]: String(bytes),
-    [`${prefix}DiskSizeMB`]: megabytes,
-    [`${prefix}UncompressedSize`]: String(bytes),
-    [`${prefix}UncompressedSizeMB`]: megabytes,
+    [`${prefix}DiskSize`]: String(storedBytes),
+    [`${prefix}DiskSizeMB`]: Math.floor(storedBytes / 1024 ** 2),
+    [`${prefix}UncompressedSize`]: String(contentBytes),
+    [`${prefix}UncompressedSizeMB`]: Math.floor(contentBytes / 1024 ** 2),
   }
 }

@@ -9,18 +9,21 @@ import type { LogThreshold } from '../../log.ts'
 import type { ChangeFeed } from '../../services/change-feed.ts'
 import type { Removal } from '../../services/removal.ts'
 import type { ResourceDatasets } from '../../services/resource-datasets.ts'
+import type { Reconstruction } from '../../services/resource-reconstruct.ts'
 import type { Retrieve } from '../../services/retrieve.ts'
 import { sendFile } from '../send-file.ts'
 import { type AttachmentServices, attachmentRoutes } from './attachments.ts'
 import { bulkRoutes } from './bulk.ts'
 import { changeRoutes } from './changes.ts'
 import { contentRoutes } from './content-route.ts'
+import { type CreateDicomServices, createDicomRoute } from './create-dicom.ts'
 import { deletionRoutes } from './deletion.ts'
 import { type FindServices, findRoutes } from './find.ts'
 import { type OrthancJobServices, orthancJobRoutes } from './jobs.ts'
 import { type MetadataServices, metadataRoutes } from './metadata.ts'
 import { type ModifyServices, modifyRoutes } from './modify.ts'
 import { idParams, navigationRoutes } from './navigation.ts'
+import { reconstructRoutes } from './reconstruct.ts'
 import { type StorageCommitmentServices, storageCommitmentRoutes } from './storage-commitment.ts'
 import { type StudyChangeServices, studyChangeRoutes } from './study-changes.ts'
 import { type SystemFacts, systemRoutes } from './system.ts'
@@ -34,6 +37,7 @@ export interface OrthancServices extends MetadataServices, AttachmentServices, F
   readonly datasets: ResourceDatasets
   readonly changes: ChangeFeed
   readonly removal: Removal
+  readonly reconstruction: Reconstruction
   readonly upload: Upload
   /** Storage commitment; where there is none its routes are missing. */
   readonly commitment?: StorageCommitmentServices
@@ -42,7 +46,7 @@ export interface OrthancServices extends MetadataServices, AttachmentServices, F
   /** Jobs; where there are none their routes are missing. */
   readonly jobs?: OrthancJobServices
   /** What makes new instances of stored ones; where there is none its routes are missing. */
-  readonly modify?: ModifyServices & StudyChangeServices
+  readonly modify?: ModifyServices & StudyChangeServices & Omit<CreateDicomServices, 'db'>
 }
 
 /** Registers the routes. */
@@ -58,6 +62,7 @@ export function orthancRoutes(app: FastifyInstance, services: OrthancServices): 
   attachmentRoutes(app, services)
   changeRoutes(app, services)
   deletionRoutes(app, services)
+  reconstructRoutes(app, services)
   bulkRoutes(app, services)
   uploadRoute(app, services.upload)
   if (services.commitment) storageCommitmentRoutes(app, services.commitment)
@@ -65,6 +70,7 @@ export function orthancRoutes(app: FastifyInstance, services: OrthancServices): 
   if (services.modify) {
     modifyRoutes(app, services.modify)
     studyChangeRoutes(app, services.modify)
+    createDicomRoute(app, { db: services.db, ...services.modify })
   }
 }
 

@@ -11,6 +11,9 @@ export interface SystemFacts {
   readonly httpPort: number
   /** Hanse's own version. */
   readonly version: string
+  readonly checkRevisions?: boolean
+  /** Numbers of users' metadata by name. */
+  readonly userMetadata?: Readonly<Record<string, number>>
 }
 
 /** Version of Orthanc's API that these routes follow; clients switch features by it. */
@@ -24,11 +27,11 @@ export function systemRoutes(
   { db, system }: { readonly db: Db; readonly system: () => SystemFacts },
 ): void {
   app.get('/system', { schema: { tags, summary: 'What this is, and which API it follows' } }, async () => {
-    const { name, aeTitle, dicomPort, httpPort, version } = system()
+    const { name, aeTitle, dicomPort, httpPort, version, checkRevisions = false, userMetadata = {} } = system()
     return {
       ApiVersion: 16,
       Capabilities: { HasExtendedChanges: true, HasExtendedFind: true },
-      CheckRevisions: false,
+      CheckRevisions: checkRevisions,
       DatabaseBackendPlugin: null,
       DatabaseVersion: 6,
       DicomAet: aeTitle,
@@ -40,22 +43,24 @@ export function systemRoutes(
       Name: name,
       PluginsEnabled: false,
       StorageAreaPlugin: null,
+      UserMetadata: userMetadata,
       Version: orthancVersion,
     }
   })
 
   app.get('/statistics', { schema: { tags, summary: 'Totals of the store' } }, async () => {
-    const { patients, studies, series, instances, sizeBytes } = await loadCounts(db)
-    const megabytes = Math.floor(sizeBytes / 1024 ** 2)
+    const { patients, studies, series, instances, sizeBytes, attachedBytes, attachedContentBytes } =
+      await loadCounts(db)
+    const [stored, content] = [sizeBytes + attachedBytes, sizeBytes + attachedContentBytes]
     return {
       CountInstances: instances,
       CountPatients: patients,
       CountSeries: series,
       CountStudies: studies,
-      TotalDiskSize: String(sizeBytes),
-      TotalDiskSizeMB: megabytes,
-      TotalUncompressedSize: String(sizeBytes),
-      TotalUncompressedSizeMB: megabytes,
+      TotalDiskSize: String(stored),
+      TotalDiskSizeMB: Math.floor(stored / 1024 ** 2),
+      TotalUncompressedSize: String(content),
+      TotalUncompressedSizeMB: Math.floor(content / 1024 ** 2),
     }
   })
 }

@@ -1,5 +1,5 @@
 /** Media types with parameters, and which of several a client accepts: RFC 9110 §8.3.1, §12.5.1, DICOM PS3.18 §8.7. */
-import { GatewayError } from '../../errors.ts'
+import { GatewayError } from '../errors.ts'
 
 /** A media type or range; names in lower case. */
 export interface MediaType {

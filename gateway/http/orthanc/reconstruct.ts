@@ -1,0 +1,52 @@
+/** `/tools/reconstruct` and `/{level}/{id}/reconstruct`. */
+import type { FastifyInstance, FastifyReply } from 'fastify'
+import { GatewayError } from '../../errors.ts'
+import type { Reconstruction } from '../../services/resource-reconstruct.ts'
+import { levelOrder } from '../../store/hierarchy.ts'
+import { lenientScope } from './lenient-scope.ts'
+import { idParams, pathOfLevel } from './navigation.ts'
+
+const description = 'Answers when it is done. Identifiers do not change.'
+
+/** Registers the routes. */
+export function reconstructRoutes(
+  app: FastifyInstance,
+  { reconstruction }: { readonly reconstruction: Reconstruction },
+): void {
+  const tags = ['Orthanc']
+  lenientScope(app, scope => {
+    scope.post(
+      '/tools/reconstruct',
+      { schema: { tags, summary: 'Read the attributes of all instances anew from their files', description } },
+      async (request, reply) => {
+        await reconstruction.run(request.principal, 'everything', goneSignal(reply))
+        return reply.type('text/plain').send('')
+      },
+    )
+    for (const level of levelOrder) {
+      scope.post<{ Params: { id: string } }>(
+        `/${pathOfLevel[level]}/:id/reconstruct`,
+        {
+          config: { action: 'study.modify' },
+          schema: {
+            tags,
+            summary: `Read the attributes of a ${level} anew from its files`,
+            description,
+            params: idParams,
+          },
+        },
+        async (request, reply) => {
+          await reconstruction.run(request.principal, { level, orthancId: request.params.id }, goneSignal(reply))
+          return reply.type('text/plain').send('')
+        },
+      )
+    }
+  })
+}
+
+/** Ends the work of a client that is gone. */
+export function goneSignal(reply: FastifyReply): AbortSignal {
+  const gone = new AbortController()
+  reply.raw.once('close', () => gone.abort(new GatewayError('UNAVAILABLE', 'the client went away')))
+  return gone.signal
+}
