@@ -120,10 +120,28 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
     summary: 'fetch studies from a modality',
     load: async () => (await import('./retrieve.ts')).retrieve,
   },
+  'import orthanc': {
+    summary: 'take over what an Orthanc holds',
+    load: async () => (await import('./import.ts')).importOrthanc,
+  },
   'audit verify': { summary: 'verify the audit log', load: async () => (await import('./audit.ts')).auditVerify },
   'token create': { summary: 'create an API token', load: async () => (await import('./token.ts')).tokenCreate },
   'token list': { summary: 'list API tokens', load: async () => (await import('./token.ts')).tokenList },
   'token revoke': { summary: 'revoke an API token', load: async () => (await import('./token.ts')).tokenRevoke },
+  'retention show': {
+    summary: 'show how long studies are kept',
+    load: async () => (await import('./retention.ts')).retentionShow,
+  },
+  'retention set': {
+    summary: 'set how long studies are kept',
+    load: async () => (await import('./retention.ts')).retentionSet,
+  },
+  'retention holds': { summary: 'list legal holds', load: async () => (await import('./retention.ts')).retentionHolds },
+  'retention hold': { summary: 'place a legal hold', load: async () => (await import('./retention.ts')).retentionHold },
+  'retention release': {
+    summary: 'release a legal hold',
+    load: async () => (await import('./retention.ts')).retentionRelease,
+  },
   fsck: { summary: 'compare database and stored files', load: async () => (await import('./fsck.ts')).fsck },
   'config check': { summary: 'check the configuration', load: async () => (await import('./config.ts')).configCheck },
 }

@@ -14,6 +14,7 @@ import * as remote from './migrations/0009-remote.ts'
 import * as access from './migrations/0010-access.ts'
 import * as policy from './migrations/0011-policy.ts'
 import * as deidentifiedTransfers from './migrations/0012-deidentified-transfers.ts'
+import * as retention from './migrations/0013-retention.ts'
 import * as workitems from './migrations/0013-workitems.ts'
 
 /** Imported one by one: the published package and the tests must not depend on a directory listing. */
@@ -29,6 +30,7 @@ const migrations: Readonly<Record<string, Migration>> = {
   '0010-access': access,
   '0011-policy': policy,
   '0012-deidentified-transfers': deidentifiedTransfers,
+  '0013-retention': retention,
   '0013-workitems': workitems,
 }
 

@@ -35,6 +35,7 @@ export interface Schema {
   commitments: CommitmentsTable
   commitment_items: CommitmentItemsTable
   patient_links: PatientLinksTable
+  legal_holds: LegalHoldsTable
   audit_events: AuditEventsTable
   audit_leaves: AuditLeavesTable
   audit_tree: AuditTreeTable
@@ -63,6 +64,7 @@ export interface Schema {
   remote_answers: RemoteAnswersTable
   background_jobs: BackgroundJobsTable
   workitems: WorkitemsTable
+  password_users: PasswordUsersTable
 }
 
 /** A row of table `T` as it is read. */
@@ -710,6 +712,16 @@ export interface BackgroundJobsTable {
   ended_at: Date | null
 }
 
+export interface LegalHoldsTable {
+  id: string
+  issuer: ColumnType<string | null, string | undefined, string | null>
+  patient_id: ColumnType<string | null, string | undefined, string | null>
+  study_instance_uid: ColumnType<string | null, string | undefined, string | null>
+  reason: string
+  placed_by: string
+  created_at: DefaultDate
+  released_at: ColumnType<Date | null, Date | undefined, Date | null>
+  released_by: ColumnType<string | null, string | undefined, string | null>
 export interface WorkitemsTable {
   id: Generated<number>
   uid: string
@@ -718,5 +730,13 @@ export interface WorkitemsTable {
   document: Json
   created_by: string
   created_at: DefaultDate
+  updated_at: DefaultDate
+}
+
+/** Users of an Orthanc's configuration: scrypt over salt and password. */
+export interface PasswordUsersTable {
+  name: string
+  salt: Digest
+  hash: Digest
   updated_at: DefaultDate
 }

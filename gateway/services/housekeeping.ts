@@ -11,9 +11,11 @@ import type { Consents } from './consents.ts'
 import type { Inbound } from './inbound.ts'
 import type { Outbound } from './outbound.ts'
 import type { Preparing } from './outbound-prepare.ts'
+import type { Retention } from './retention.ts'
 
 const transfersEveryMs = 60_000
 const removedEveryMs = 60_000
+const retentionEveryMs = 3_600_000
 const blobsEveryMs = 6 * 3_600_000
 
 /** Starts the rounds; `close` waits for the one under way. */
@@ -27,9 +29,10 @@ export function startHousekeeping(options: {
   commitments?: Pick<Commitments, 'recover'>
   backgroundJobs?: Pick<BackgroundJobs, 'sweep'>
   consents?: Pick<Consents, 'sweep'>
+  retention?: Pick<Retention, 'apply'>
   log: Log
 }): { close(): Promise<void> } {
-  const { db, blobs, inbound, outbound, preparing, archive, commitments, backgroundJobs, consents } = options
+  const { db, blobs, inbound, outbound, preparing, archive, commitments, backgroundJobs, consents, retention } = options
   const log = options.log.child({ part: 'housekeeping' })
   const closing = new AbortController()
   const running = new Set<Promise<void>>()
@@ -67,11 +70,15 @@ export function startHousekeeping(options: {
     const removed = await sweepRemoved(db, blobs, { signal: closing.signal })
     if (removed > 0) log.info({ removed }, 'removed bytes of what was deleted')
   })
+  const overdue = round('retention', async () => {
+    await retention?.apply(closing.signal)
+  })
   transfers()
   const timers = [
     setInterval(transfers, transfersEveryMs),
     setInterval(deleted, removedEveryMs),
     setInterval(orphans, blobsEveryMs),
+    setInterval(overdue, retentionEveryMs),
   ]
 
   return {

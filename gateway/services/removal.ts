@@ -5,7 +5,7 @@
 import { authorize } from '../../policy/authorize.ts'
 import { type AuditEvent, instancesAccessed, studyDeleted } from '../audit/event.ts'
 import { appendAudits } from '../audit/log.ts'
-import type { Db } from '../db/db.ts'
+import type { Db, Tx } from '../db/db.ts'
 import { GatewayError } from '../errors.ts'
 import type { Principal } from '../principal.ts'
 import {
@@ -13,6 +13,7 @@ import {
   deleteCondemned,
   findCondemned,
   findHoldingTransfers,
+  findLegalHolds,
   listedInstances,
   loadCondemnedStudies,
   lockCondemned,
@@ -34,9 +35,16 @@ export interface Removal {
    * them goes too. Ids that nothing has are passed over.
    *
    * @param reason  a stable word for the audit log, such as `modified`
-   * @throws GatewayError STATE_CONFLICT while a transfer has to send one of the instances, or waits for an archive
+   * @param still  asked below the locks; false leaves everything as it is
+   * @throws GatewayError STATE_CONFLICT under a legal hold, and while a transfer has to send one of the instances, or waits for an archive
    */
-  remove(principal: Principal, level: Level, orthancIds: string | readonly string[], reason?: string): Promise<Removed>
+  remove(
+    principal: Principal,
+    level: Level,
+    orthancIds: string | readonly string[],
+    reason?: string,
+    still?: (tx: Tx) => Promise<boolean>,
+  ): Promise<Removed>
 }
 
 /** At most so many ids at a time. */
@@ -44,14 +52,14 @@ const mostIds = 100_000
 
 export function openRemoval({ db }: { readonly db: Db }): Removal {
   return {
-    async remove(principal, level, orthancIds, reason) {
+    async remove(principal, level, orthancIds, reason, still) {
       authorize(principal, 'study.delete')
       const asked = typeof orthancIds === 'string' ? [orthancIds] : orthancIds
       if (asked.length > mostIds) throw new GatewayError('TOO_LARGE', `expected at most ${mostIds} resources at a time`)
       const condemned = { level, orthancIds: asked }
       return await db.inTransaction(async tx => {
         await lockCondemned(tx, condemned)
-        const resources = await findCondemned(tx, condemned)
+        const resources = !still || (await still(tx)) ? await findCondemned(tx, condemned) : []
         if (resources.length === 0) return { resources, instances: 0 }
         const holding = await findHoldingTransfers(tx, condemned)
         if (holding.length > 0) {
@@ -59,6 +67,10 @@ export function openRemoval({ db }: { readonly db: Db }): Removal {
             'STATE_CONFLICT',
             `transfers still need these instances, cancel them or wait: ${holding.join(', ')}`,
           )
+        }
+        const holds = await findLegalHolds(tx, condemned)
+        if (holds.length > 0) {
+          throw new GatewayError('STATE_CONFLICT', `legal holds forbid to delete it: ${holds.join(', ')}`)
         }
         const studies = await loadCondemnedStudies(tx, condemned)
         const { instances, conflicts } = await deleteCondemned(tx, condemned, principal.id)

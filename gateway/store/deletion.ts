@@ -72,6 +72,17 @@ export async function findHoldingTransfers(tx: Tx, condemned: Condemned): Promis
   return rows.map(row => row.id)
 }
 
+/** Legal holds in force, by id, on something of it. */
+export async function findLegalHolds(tx: Tx, condemned: Condemned): Promise<string[]> {
+  const { rows } = await sql<{ id: string }>`
+    select distinct h.id from ${hierarchy}
+      join legal_holds h on (h.issuer = p.issuer and h.patient_id = p.patient_id)
+        or h.study_instance_uid = s.study_instance_uid
+     where ${isCondemned(condemned)} and h.released_at is null limit 10
+  `.execute(tx)
+  return rows.map(row => row.id)
+}
+
 /** What is to go, by study. */
 export async function loadCondemnedStudies(tx: Tx, condemned: Condemned): Promise<CondemnedStudy[]> {
   const { rows } = await sql<CondemnedStudy>`

@@ -23,6 +23,7 @@ const commands = [
     'policy explain',
   ],
   ...['token create', 'token list', 'token revoke'],
+  ...['retention show', 'retention set', 'retention holds', 'retention hold', 'retention release'],
   ...['list', 'show', 'release', 'reject', 'rerun'].map(verb => `quarantine ${verb}`),
   ...['projects', 'import', 'request', 'requests', 'approve', 'refuse', 'reveal'].map(verb => `pseudonym ${verb}`),
 ]

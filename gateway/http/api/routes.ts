@@ -1,6 +1,7 @@
 /** Our own API under `/api/v1`, described by the OpenAPI document that its schemas make. */
 import swagger from '@fastify/swagger'
 import type { FastifyInstance } from 'fastify'
+import type { AttributeDiffs } from '../../services/attribute-diff.ts'
 import type { Conflicts } from '../../services/conflicts.ts'
 import type { Consents } from '../../services/consents.ts'
 import type { DryRuns } from '../../services/dry-run.ts'
@@ -10,6 +11,7 @@ import type { Quarantine } from '../../services/quarantine.ts'
 import type { Routing } from '../../services/routing.ts'
 import type { GatewayStatus } from '../../services/status.ts'
 import type { Tokens } from '../../services/tokens.ts'
+import { attributeDiffRoutes } from './attribute-diff.ts'
 import { type AuditService, auditRoutes } from './audit.ts'
 import { certificateRoutes } from './certificates.ts'
 import { type CommitmentServices, commitmentRoutes } from './commitments.ts'
@@ -17,6 +19,7 @@ import { conflictRoutes } from './conflicts.ts'
 import { consentRoutes } from './consents.ts'
 import { dryRunRoutes } from './dry-runs.ts'
 import { type Health, healthRoutes } from './health.ts'
+import { type ImportServices, importRoutes } from './imports.ts'
 import { modalityRoutes } from './modalities.ts'
 import { type PeerServices, peerRoutes } from './peers.ts'
 import { policiesRoutes } from './policies.ts'
@@ -24,6 +27,7 @@ import { policyRoutes } from './policy.ts'
 import { type PseudonymServices, pseudonymRoutes } from './pseudonyms.ts'
 import { quarantineRoutes } from './quarantine.ts'
 import { type RemoteServices, remoteRoutes } from './remote.ts'
+import { type RetentionServices, retentionRoutes } from './retention.ts'
 import { statusRoute } from './status.ts'
 import { type StoreServices, storeRoutes } from './store.ts'
 import { tokenRoutes } from './tokens.ts'
@@ -35,15 +39,18 @@ export interface ApiServices
     TransferServices,
     StoreServices,
     RemoteServices,
+    ImportServices,
     CommitmentServices,
     PseudonymServices,
-    WorklistServices {
+    WorklistServices,
+    RetentionServices {
   readonly health: Health
   readonly status: () => Promise<GatewayStatus>
   readonly routing: Routing
   readonly policies: Policies
   readonly consents: Consents
   readonly dryRuns: DryRuns
+  readonly attributeDiffs: AttributeDiffs
   readonly conflicts: Conflicts
   readonly quarantine: Quarantine
   readonly modalities: Modalities
@@ -81,6 +88,7 @@ export async function installOpenApi(app: FastifyInstance, version: string): Pro
         { name: 'Audit' },
         { name: 'Store' },
         { name: 'Tokens' },
+        { name: 'Retention' },
         { name: 'Worklist' },
         { name: 'Orthanc', description: 'Compatible with Orthanc 1.10' },
       ],
@@ -103,6 +111,7 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       certificateRoutes(scope, services.db)
       modalityRoutes(scope, services.modalities)
       remoteRoutes(scope, services)
+      importRoutes(scope, services)
       commitmentRoutes(scope, services)
       conflictRoutes(scope, services.conflicts)
       pseudonymRoutes(scope, services)
@@ -111,9 +120,11 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       policiesRoutes(scope, services)
       consentRoutes(scope, services)
       dryRunRoutes(scope, services)
+      attributeDiffRoutes(scope, services)
       auditRoutes(scope, services)
       storeRoutes(scope, services)
       tokenRoutes(scope, services.tokens)
+      retentionRoutes(scope, services)
       worklistRoutes(scope, services)
       scope.get('/openapi.json', { schema: { hide: true } }, async () => scope.swagger())
     },
