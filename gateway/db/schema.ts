@@ -746,6 +746,7 @@ export interface PasswordUsersTable {
 }
 
 /** A running Orthanc, or its storage folder, that is taken over. */
+/** Archives that are taken over; `sealed` holds the credentials, which only the site's key opens. */
 export interface OrthancImportsTable {
   id: string
   kind: 'url' | 'storage'
