@@ -721,6 +721,8 @@ export interface LegalHoldsTable {
   created_at: DefaultDate
   released_at: ColumnType<Date | null, Date | undefined, Date | null>
   released_by: ColumnType<string | null, string | undefined, string | null>
+}
+
 export interface WorkitemsTable {
   id: Generated<number>
   uid: string
