@@ -60,6 +60,7 @@ import { openPixels } from './pixels/pixels.ts'
 import { type Rights, systemPrincipal } from './principal.ts'
 import { adminToken, type Listeners, writeListeners } from './run-files.ts'
 import { openArchive } from './services/archive.ts'
+import { openAttributeDiffs } from './services/attribute-diff.ts'
 import { openAuditLog } from './services/audit-log.ts'
 import { openBackgroundJobs } from './services/background-jobs.ts'
 import { openChangeFeed } from './services/change-feed.ts'
@@ -83,6 +84,7 @@ import { openRewriteJobs } from './services/modify-jobs.ts'
 import { openStudyChanges } from './services/modify-studies.ts'
 import { openMpps } from './services/mpps.ts'
 import { nativePixels } from './services/native-pixels.ts'
+import { openOrthancImports } from './services/orthanc-import.ts'
 import { openOutbound } from './services/outbound.ts'
 import { createPreparing } from './services/outbound-prepare.ts'
 import { openOutbox } from './services/outbox.ts'
@@ -107,7 +109,7 @@ import { openResourceDatasets } from './services/resource-datasets.ts'
 import { openResourceFind } from './services/resource-find.ts'
 import { openResourceMetadata } from './services/resource-metadata.ts'
 import { openReconstruction } from './services/resource-reconstruct.ts'
-import { openRestPeers } from './services/rest-peers.ts'
+import { openRestPeers, type Sealing } from './services/rest-peers.ts'
 import { peerOfDestination, withRestPeers } from './services/rest-send.ts'
 import { openRestStore } from './services/rest-store.ts'
 import { openRetention } from './services/retention.ts'
@@ -184,14 +186,8 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
       credentials: () => dicomCredentials.current(),
     }),
   )
-  const restPeers = use(
-    starting,
-    await openRestPeers({
-      db,
-      log,
-      sealing: { seal: bytes => seal(bytes, keys.sealingKey), open: box => keys.openSealed(box) },
-    }),
-  )
+  const sealing: Sealing = { seal: bytes => seal(bytes, keys.sealingKey), open: box => keys.openSealed(box) }
+  const restPeers = use(starting, await openRestPeers({ db, log, sealing }))
   const passwordUsers = openPasswordUsers({ db })
   if (orthanc) await takeOverOrthanc(orthanc, { modalities, restPeers, passwordUsers })
   const findArchive: FindArchive = name => {
@@ -201,7 +197,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
     return found && { name, aeTitle: name, zone: found.zone }
   }
   const dueAt = ({ callingAe, purpose }: Origin): Date | undefined =>
-    purpose === 'prefetch'
+    purpose === 'prefetch' || purpose === 'import'
       ? undefined
       : new Date(Date.now() + (modalities.stableAgeMs(callingAe) ?? config.studies.stableAgeMs))
   const ingest = use(
@@ -266,14 +262,13 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
   const policies = openPolicies({ db, signer: keys, findModality: findArchive, twoPersons })
   const dryRuns = openDryRuns({ db, queue, policies, findArchive })
   queue.work('dry-run', { concurrency: 1 }, ({ run }, signal) => dryRuns.run(run, signal))
+  const codec = nativePixels(() => Promise.resolve(pixels), stopping.signal)
+  const attributeDiffs = openAttributeDiffs({ db, blobs, policies, codec })
   const checkpoint = async (): Promise<string> => (await audit.checkpoint()).note
   const inbound = await openInbound({ db, blobs, queue, keys, checkpoint, log, dataDir: config.data })
   const consents = openConsents({ db, queue })
   const openCarrier = carrierOpener({ keys, clocks, proxy })
-  const deidentify = use(
-    starting,
-    openDeidentify({ codec: nativePixels(() => Promise.resolve(pixels), stopping.signal) }),
-  )
+  const deidentify = use(starting, openDeidentify({ codec }))
   const anonymizations = openAnonymizations({ ...modifyParts, deidentify, spoolDir: join(config.data, 'spool') })
   const projects = openProjectKeys({ db, dir: join(config.data, 'keys', 'projects') })
   const pseudonyms = openPseudonyms({ db, keyPath: join(config.data, 'keys', 'pseudonyms.json'), projects })
@@ -302,6 +297,8 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
     log,
   })
   queue.work('archive', { concurrency: 4 }, ({ transfer }, signal) => archive.run(transfer, signal))
+  const { instanceBytes: limitBytes } = config.limits
+  const orthancImports = openOrthancImports({ db, ingest, jobs: backgroundJobs, sealing, limitBytes })
   backgroundJobs.start()
   use(
     starting,
@@ -518,11 +515,13 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         policies,
         consents,
         dryRuns,
+        attributeDiffs,
         inbound,
         conflicts: openConflicts({ db, blobs, dueAt, ownIssuers }),
         modalities,
         remote,
         modalityJobs,
+        orthancImports,
         prefetch,
         patientLinks: openPatientLinks({ db, queue }),
         audit,

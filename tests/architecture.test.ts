@@ -49,6 +49,7 @@ const fences: Readonly<Record<string, RegExp>> = {
   'libsodium-wrappers': /^peers\/sodium\.ts$/,
   undici: /^peers\//,
   'fast-xml-parser': /^gateway\/dicom\//,
+  yauzl: /^gateway\/services\/zip-upload\.ts$/,
   fastify: /^gateway\/http\/|^peers\/server/,
 }
 

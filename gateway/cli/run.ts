@@ -120,6 +120,10 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
     summary: 'fetch studies from a modality',
     load: async () => (await import('./retrieve.ts')).retrieve,
   },
+  'import orthanc': {
+    summary: 'take over what an Orthanc holds',
+    load: async () => (await import('./import.ts')).importOrthanc,
+  },
   'audit verify': { summary: 'verify the audit log', load: async () => (await import('./audit.ts')).auditVerify },
   'token create': { summary: 'create an API token', load: async () => (await import('./token.ts')).tokenCreate },
   'token list': { summary: 'list API tokens', load: async () => (await import('./token.ts')).tokenList },

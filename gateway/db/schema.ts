@@ -64,6 +64,7 @@ export interface Schema {
   remote_answers: RemoteAnswersTable
   background_jobs: BackgroundJobsTable
   workitems: WorkitemsTable
+  password_users: PasswordUsersTable
 }
 
 /** A row of table `T` as it is read. */
@@ -731,5 +732,13 @@ export interface WorkitemsTable {
   document: Json
   created_by: string
   created_at: DefaultDate
+  updated_at: DefaultDate
+}
+
+/** Users of an Orthanc's configuration: scrypt over salt and password. */
+export interface PasswordUsersTable {
+  name: string
+  salt: Digest
+  hash: Digest
   updated_at: DefaultDate
 }

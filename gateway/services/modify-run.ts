@@ -6,11 +6,13 @@ import type { Db } from '../db/db.ts'
 import { errorLine, GatewayError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import type { Principal } from '../principal.ts'
+import { findResource } from '../store/hierarchy.ts'
+import { lockMetadatum, setMetadatum, systemMetadata } from '../store/metadata.ts'
 import type { Origin } from '../store/origin.ts'
 import { type Level, loadAncestors } from '../store/query.ts'
 import type { JobProgress, JobResult } from './background-jobs.ts'
 import type { Ingest } from './ingest.ts'
-import { type Selection, type SourceInstance, sourceInstances } from './modify-sources.ts'
+import { type Resource, type Selection, type SourceInstance, sourceInstances } from './modify-sources.ts'
 import { inParallel } from './parallel.ts'
 import type { Removal } from './removal.ts'
 import { storeFile } from './upload.ts'
@@ -81,7 +83,7 @@ export async function runRewrite(
       signal.throwIfAborted()
       try {
         const made = await rewriteOne(parts, run, source, signal)
-        outcome.add(made)
+        await noteSource(db, run.madeBy, outcome.add(made), source)
         if (made.instance !== source.orthancId) done.push(source.orthancId)
       } catch (error) {
         signal.throwIfAborted()
@@ -131,6 +133,24 @@ async function rewriteOne(
   }
 }
 
+/** Says of new resources what they were made of, as Orthanc's metadata does. */
+async function noteSource(
+  db: Db,
+  madeBy: RewriteRun['madeBy'],
+  made: readonly Resource[],
+  source: SourceInstance,
+): Promise<void> {
+  const name = systemMetadata[madeBy === 'modification' ? 'ModifiedFrom' : 'AnonymizedFrom']
+  const sources = { ...source, instance: source.orthancId }
+  await db.inTransaction(async tx => {
+    for (const { level, orthancId } of made) {
+      if (orthancId === sources[level]) continue
+      const row = await findResource(tx, level, orthancId)
+      if (row && !(await lockMetadatum(tx, row, name))) await setMetadatum(tx, row, name, sources[level])
+    }
+  })
+}
+
 /** What has come of it so far. */
 class Outcome implements MadeResources {
   count = 0
@@ -150,10 +170,13 @@ class Outcome implements MadeResources {
     this.#run = run
   }
 
-  add(made: Record<Level, string>): void {
+  /** The resources that are seen for the first time. */
+  add(made: Record<Level, string>): Resource[] {
     this.count++
     this.last = made
-    for (const level of order) this.ids[level].add(made[level])
+    const fresh = order.filter(level => !this.ids[level].has(made[level]))
+    for (const level of fresh) this.ids[level].add(made[level])
+    return fresh.map(level => ({ level, orthancId: made[level] }))
   }
 
   content(): Record<string, unknown> {

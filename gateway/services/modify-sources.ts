@@ -16,6 +16,10 @@ export interface Resource {
 export interface SourceInstance {
   readonly id: number
   readonly orthancId: string
+  /** Orthanc ids of what is above it. */
+  readonly series: string
+  readonly study: string
+  readonly patient: string
   readonly sopInstanceUid: string
   readonly seriesInstanceUid: string
   readonly studyInstanceUid: string
@@ -70,6 +74,7 @@ export async function* sourceInstances(db: Db, { resources, upTo }: Selection): 
   for (;;) {
     const { rows } = await sql<SourceInstance>`
       select i.id, i.orthanc_id as "orthancId", i.sop_instance_uid as "sopInstanceUid",
+             c.orthanc_id as series, s.orthanc_id as study, p.orthanc_id as patient,
              c.series_instance_uid as "seriesInstanceUid", s.study_instance_uid as "studyInstanceUid",
              p.patient_id as "patientId", p.issuer, i.transfer_syntax_uid as "transferSyntaxUid",
              i.file_sha256 as "fileSha256", i.size_bytes as "sizeBytes"

@@ -79,7 +79,9 @@ export function createPreparing(parts: PreparingParts): Preparing {
     project: DeidProject,
     signal: AbortSignal,
   ): Promise<{ session: Session; subject: Subject | undefined } | { mixed: string }> => {
-    const bare: Session = { id: `${row.id}/inspect`, profile, key: project.key }
+    // The nonce changes with each new attempt of a person: other profile, other session.
+    const attempt = `${row.id}/${row.nonce.toString('hex')}`
+    const bare: Session = { id: `${attempt}/inspect`, profile, key: project.key }
     const identifiers = noIdentifiers()
     const subjects = new Map<string, Subject>()
     await inParallel(items, deidentify.threads * 2, async item => {
@@ -99,8 +101,7 @@ export function createPreparing(parts: PreparingParts): Preparing {
       subject,
       session: {
         ...bare,
-        // A run of its own: what it knows of the study is not that of another run.
-        id: `${row.id}/${row.nonce.toString('hex')}/${profile.name}`,
+        id: `${attempt}/run`,
         identifiers,
         ...(isKnown && { pseudonyms: [[JSON.stringify([subject.issuer, subject.id]), pseudonym]] }),
       },

@@ -1,16 +1,13 @@
 /** Opens stored bytes for somebody: each time is an audit event, committed before the first byte leaves. */
 
-import { sql } from 'kysely'
 import { authorize } from '../../policy/authorize.ts'
-import { instancesAccessed } from '../audit/event.ts'
-import { appendAudit } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
 import type { ByteSource } from '../dicom/byte-source.ts'
 import { findLayout } from '../dicom/part10-layout.ts'
 import { fileMeta } from '../dicom/part10-writer.ts'
-import { GatewayError } from '../errors.ts'
 import type { Principal } from '../principal.ts'
 import type { Blobs, OpenBlob } from '../store/blobs.ts'
+import { InstanceAccess } from './instance-access.ts'
 import { type PlannedInstance, planRetrieve, type RetrieveKeys, type RetrievePlan } from './retrieve-plan.ts'
 
 /** An instance's Part 10 file, open; the caller closes `blob`. */
@@ -46,14 +43,6 @@ export interface Retrieve {
   openDataset(instance: PlannedInstance): Promise<OpenDataset>
 }
 
-interface Row {
-  readonly sopInstanceUid: string
-  readonly fileSha256: Buffer
-  readonly studyInstanceUid: string
-  readonly patientId: string
-  readonly issuer: string
-}
-
 /** The first bytes of a file, read at once: file meta information and a first block of the data set. */
 const headBytes = 1_048_576 + 4_096
 
@@ -65,6 +54,7 @@ export function openRetrieve(options: {
 }): Retrieve {
   const { db, blobs, ownIssuers = new Set<string>() } = options
   const heads = new HeadBuffers()
+  const access = new InstanceAccess(db)
   return {
     plan: keys => planRetrieve(db, keys, ownIssuers),
 
@@ -96,34 +86,7 @@ export function openRetrieve(options: {
 
     async openInstance(principal, orthancId) {
       authorize(principal, 'study.read')
-      const { rows } = await sql<Row>`
-        select i.sop_instance_uid as "sopInstanceUid", i.file_sha256 as "fileSha256",
-               s.study_instance_uid as "studyInstanceUid", p.patient_id as "patientId", p.issuer
-          from instances i
-          join series c on c.id = i.series
-          join studies s on s.id = c.study
-          join patients p on p.id = s.patient
-         where i.orthanc_id = ${orthancId}
-      `.execute(db.kysely)
-      const row = rows[0]
-      if (!row) throw new GatewayError('NOT_FOUND', 'no such instance')
-      const { sopInstanceUid, fileSha256, studyInstanceUid, patientId, issuer } = row
-      await db.inTransaction(tx =>
-        appendAudit(
-          tx,
-          instancesAccessed({
-            action: 'R',
-            participants: [
-              { userId: principal.id, requestor: true, ...(principal.address && { address: principal.address }) },
-            ],
-            objects: [
-              { kind: 'patient', patientId, issuer },
-              { kind: 'study', studyInstanceUid, instanceCount: 1 },
-              { kind: 'instance', sopInstanceUid, fileSha256: fileSha256.toString('hex') },
-            ],
-          }),
-        ),
-      )
+      const { sopInstanceUid, fileSha256 } = await access.open(principal, orthancId)
       return { sopInstanceUid, fileSha256, blob: await blobs.open(fileSha256) }
     },
   }

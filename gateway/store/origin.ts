@@ -10,8 +10,8 @@ export interface Origin {
   readonly remoteAddress?: string
   readonly peerId?: string
   readonly transferId?: string
-  /** Fetched by us for this: what came for a prefetch is sent on to nobody. */
-  readonly purpose?: 'manual' | 'prefetch'
+  /** Fetched by us for this: what came for a prefetch, or was taken over from another archive, is sent on to nobody. */
+  readonly purpose?: 'manual' | 'prefetch' | 'import'
   /** Orthanc id of the stored instance that this one was made of, and how. */
   readonly madeFrom?: { readonly instance: string; readonly by: 'modification' | 'anonymization' }
   /** Whose patient IDs it names: that of the instance it was made of, so that two hospitals' 12345 stay two people. */

@@ -107,10 +107,12 @@ test('studies, series and patients are modified by jobs with the answers of Orth
   skip: missingOrthanc,
 }, async t => {
   const [app, orthanc] = [await modifyApp(t), await orthancWith(t, files)]
-  for (const file of files) await app.upload(file)
+  const uploaded: string[] = []
+  for (const file of files) uploaded.push(await app.upload(file))
   const { body: studies } = await app.ask('GET', '/studies?expand')
   assert.ok(Array.isArray(studies))
   const { ID: studyId, ParentPatient: patient, Series: series } = studies[0]
+  const seriesIds: readonly string[] = series
   const shape = (answer: { status: number; bytes: Buffer }) => {
     const body: unknown = JSON.parse(answer.bytes.toString())
     if (answer.status !== 200 || !isObject(body)) return { status: answer.status }
@@ -147,6 +149,31 @@ test('studies, series and patients are modified by jobs with the answers of Orth
     assert.ok(ours && theirs)
     assert.deepEqual(shape(ours), shape(theirs), `${url} ${JSON.stringify(body)}: ${ours.bytes}`)
   }
+
+  // The last one: what it made says what it was made of.
+  const lineage = await Promise.all(
+    [app, orthanc].map(async each => {
+      const json = async (url: string) => JSON.parse((await each.bytes('GET', url)).bytes.toString())
+      const made = (await json('/studies?expand')).find(
+        (one: { MainDicomTags: { StudyInstanceUID: string } }) => one.MainDicomTags.StudyInstanceUID === '1.2.77',
+      )
+      const from = async (url: string) => (await json(`${url}/metadata?expand`)).ModifiedFrom
+      const inner = await json(`/studies/${made.ID}/instances`)
+      const [instances, series] = [inner, await json(`/studies/${made.ID}/series`)].map(list =>
+        Promise.all(
+          list.map((one: { Path?: string; ID: string; Type: string }) =>
+            from(`/${one.Type === 'Series' ? 'series' : 'instances'}/${one.ID}`),
+          ),
+        ),
+      )
+      // Earlier requests have added to the study, under ids of their own on each side.
+      const common = (ids: readonly string[] = []) =>
+        ids.filter(id => seriesIds.includes(id) || uploaded.includes(id)).sort()
+      return [await from(`/studies/${made.ID}`), common(await series), common(await instances)]
+    }),
+  )
+  assert.deepEqual(lineage[0], lineage[1])
+  assert.deepEqual(lineage[0]?.[2], uploaded.toSorted())
 })
 
 test('what belongs together keeps together, and a job that runs again makes the same', async t => {

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
 import { type ClientRequest, request as httpRequest, type IncomingMessage } from 'node:http'
 import { test } from 'node:test'
+import { ZipFile } from 'yazl'
 import { datasetOffset } from '../../gateway/services/upload.ts'
 import { buildInstance } from '../support/dicom-builder.ts'
 import { until } from '../support/until.ts'
@@ -101,20 +102,68 @@ test('more uploads than there are places wait for one and all are stored', async
   assert.ok(Array.isArray(body) && body.length === 20)
 })
 
-test('an upload of a form or an archive is refused with what is expected instead', async t => {
+test('of an archive and of a form every DICOM file is stored, and the rest passed over', async t => {
   const store = await storeApp(t)
-
-  for (const type of ['multipart/form-data; boundary=x', 'application/zip']) {
-    const answer = await store.app.inject({
-      method: 'POST',
-      url: '/instances',
-      headers: { host: 'localhost', 'content-type': type },
-      payload: 'x',
-    })
-    assert.equal(answer.statusCode, 400)
-    assert.match(answer.json().detail, /expected one DICOM file/)
+  const post = async (payload: Buffer, type = 'application/octet-stream') => {
+    const headers = { host: 'localhost', 'content-type': type }
+    const answer = await store.app.inject({ method: 'POST', url: '/instances', headers, payload })
+    return { status: answer.statusCode, body: answer.json() }
   }
+  const [one, two, three] = [1, 2, 3].map(seed => Buffer.from(buildInstance({ seed }).bytes))
+  const zip = await archiveOf({ 'a/one.dcm': one ?? '', 'readme.txt': 'text', two: two ?? '', 'empty/': '' })
+
+  const archive = await post(zip)
+  assert.equal(archive.status, 200)
+  assert.deepEqual(
+    archive.body.map((each: { Status: string }) => each.Status),
+    ['Success', 'Success'],
+  )
+  const part = (bytes: Uint8Array): Buffer =>
+    Buffer.concat([
+      Buffer.from('--x\r\ncontent-disposition: form-data; name="f"; filename="f"\r\n\r\n'),
+      bytes,
+      Buffer.from('\r\n'),
+    ])
+  const form = Buffer.concat([part(zip), part(three ?? zip), part(Buffer.from('text')), Buffer.from('--x--\r\n')])
+  const formed = await post(form, 'multipart/form-data; boundary="x"')
+  assert.deepEqual(
+    formed.body.map((each: { Status: string }) => each.Status),
+    ['AlreadyStored', 'AlreadyStored', 'Success'],
+  )
+  assert.deepEqual((await post(await archiveOf({ 'a.txt': 'nothing' }))).body, [])
+  assert.equal((await post(zip.subarray(0, zip.length - 30))).status, 400)
+  assert.deepEqual(store.staged(), [])
 })
+
+test('an archive that inflates beyond its bounds is given up, and nothing of it stays', async t => {
+  const store = await storeApp(t, { limitBytes: 1024 * 1024 })
+  const zeros = Buffer.alloc(900 * 1024)
+  zeros.write('DICM', 128)
+  const bomb = await archiveOf(Object.fromEntries(Array.from({ length: 8 }, (_, place) => [`${place}`, zeros])))
+  assert.ok(bomb.length < 100_000)
+
+  const answer = await store.app.inject({
+    method: 'POST',
+    url: '/instances',
+    headers: { host: 'localhost' },
+    payload: bomb,
+  })
+
+  assert.equal(answer.statusCode, 413)
+  assert.deepEqual(store.staged(), [])
+})
+
+async function archiveOf(files: Readonly<Record<string, string | Buffer>>): Promise<Buffer> {
+  const zip = new ZipFile()
+  for (const [name, content] of Object.entries(files)) {
+    if (name.endsWith('/')) zip.addEmptyDirectory(name)
+    else zip.addBuffer(Buffer.from(content), name)
+  }
+  zip.end()
+  const chunks: Buffer[] = []
+  for await (const chunk of zip.outputStream) chunks.push(Buffer.from(chunk))
+  return Buffer.concat(chunks)
+}
 
 test('the place of the data set is found in every shape of a file, and asked for again when bytes are missing', () => {
   const { bytes, dataset } = buildInstance({ seed: 1 })

@@ -26,6 +26,7 @@ import {
   untilState,
   visibleAt,
 } from '../support/federation.ts'
+import { type LogLine, memoryLog } from '../support/memory-log.ts'
 import { caller } from '../support/principals.ts'
 
 /** Everything below a directory, as one text. */
@@ -74,9 +75,11 @@ async function storedAt(site: FederationSite, sopInstanceUid: string) {
   return await readPart10(bufferSource(bytes))
 }
 
-test('nothing that identifies is on the wire, on disk or in the database of the receiver', async t => {
-  const a = await startFederationSite(t, { name: 'A' })
-  const b = await startFederationSite(t, { name: 'B' })
+test('nothing that identifies is in the manifest, in logs, or on disk and in the database of the receiver', async t => {
+  const lines: LogLine[] = []
+  const log = memoryLog(lines)
+  const a = await startFederationSite(t, { name: 'A', log })
+  const b = await startFederationSite(t, { name: 'B', log })
   const { ofA } = await makePeers(a, b)
   const marked = (seed: number): BuiltInstance =>
     buildInstance({
@@ -104,11 +107,13 @@ test('nothing that identifies is on the wire, on disk or in the database of the 
     assert.ok(!disk.includes(marker), `${marker} on the receiver's disk`)
     assert.ok(!database.includes(marker), `${marker} in the receiver's database`)
     assert.ok(!payload.includes(marker), `${marker} in the manifest`)
+    assert.ok(!JSON.stringify(lines).includes(marker), `${marker} in a log`)
   }
   for (const { bytes } of study) {
     const digest = createHash('sha256').update(bytes).digest('hex')
     assert.ok(!disk.includes(digest) && !database.includes(digest) && !payload.includes(digest))
   }
+  assert.ok(lines.length > 0)
   assert.equal((await visibleAt(b)).length, 3)
   assert.deepEqual(await readdir(join(a.dataDir, 'outbox')), [], 'nothing is left in the outbox')
   const steps = await a.db.kysely.selectFrom('transfer_steps').select('step').orderBy('id').execute()

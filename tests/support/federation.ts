@@ -84,7 +84,7 @@ export const silent = openLog({ level: process.env['HANSE_TEST_LOG'] === 'debug'
 /** Starts a site; everything is stopped and removed after the test. */
 export async function startFederationSite(t: TestContext, options: FederationSiteOptions): Promise<FederationSite> {
   const { name, clock = Date.now } = options
-  const log = silent.child({ site: name })
+  const log = (options.log ?? silent).child({ site: name })
   const keys = await testKeys(t, name, clock)
   const db = await testDatabase(t)
   const dataDir = await mkdtemp(join(tmpdir(), 'hanse-federation-'))

@@ -1,4 +1,4 @@
-/** Stored queries of other nodes, users by password, what is being moved in, uploads. */
+/** Stored queries of other nodes, users by password, what is being moved in. */
 import { type Kysely, sql } from 'kysely'
 
 export async function up(db: Kysely<never>): Promise<void> {
@@ -26,5 +26,24 @@ const statements = [
      salt bytea not null,
      hash bytea not null,
      updated_at timestamptz not null default now()
+   )`,
+  `create table orthanc_imports (
+     id uuid primary key,
+     kind text not null check (kind in ('url','storage')),
+     source text not null unique,
+     sealed text not null,
+     state text not null default 'running' check (state in ('running','done','failed')),
+     error_code text,
+     error text,
+     requested_by text not null,
+     created_at timestamptz not null default now(),
+     updated_at timestamptz not null default now()
+   )`,
+  `create table orthanc_import_items (
+     import uuid not null references orthanc_imports on delete cascade,
+     item text not null,
+     state text not null check (state in ('imported','failed')),
+     problem text,
+     primary key (import, item)
    )`,
 ]

@@ -1,6 +1,7 @@
 /** Our own API under `/api/v1`, described by the OpenAPI document that its schemas make. */
 import swagger from '@fastify/swagger'
 import type { FastifyInstance } from 'fastify'
+import type { AttributeDiffs } from '../../services/attribute-diff.ts'
 import type { Conflicts } from '../../services/conflicts.ts'
 import type { Consents } from '../../services/consents.ts'
 import type { DryRuns } from '../../services/dry-run.ts'
@@ -10,6 +11,7 @@ import type { Quarantine } from '../../services/quarantine.ts'
 import type { Routing } from '../../services/routing.ts'
 import type { GatewayStatus } from '../../services/status.ts'
 import type { Tokens } from '../../services/tokens.ts'
+import { attributeDiffRoutes } from './attribute-diff.ts'
 import { type AuditService, auditRoutes } from './audit.ts'
 import { certificateRoutes } from './certificates.ts'
 import { type CommitmentServices, commitmentRoutes } from './commitments.ts'
@@ -17,6 +19,7 @@ import { conflictRoutes } from './conflicts.ts'
 import { consentRoutes } from './consents.ts'
 import { dryRunRoutes } from './dry-runs.ts'
 import { type Health, healthRoutes } from './health.ts'
+import { type ImportServices, importRoutes } from './imports.ts'
 import { modalityRoutes } from './modalities.ts'
 import { type PeerServices, peerRoutes } from './peers.ts'
 import { policiesRoutes } from './policies.ts'
@@ -36,6 +39,7 @@ export interface ApiServices
     TransferServices,
     StoreServices,
     RemoteServices,
+    ImportServices,
     CommitmentServices,
     PseudonymServices,
     WorklistServices,
@@ -46,6 +50,7 @@ export interface ApiServices
   readonly policies: Policies
   readonly consents: Consents
   readonly dryRuns: DryRuns
+  readonly attributeDiffs: AttributeDiffs
   readonly conflicts: Conflicts
   readonly quarantine: Quarantine
   readonly modalities: Modalities
@@ -106,6 +111,7 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       certificateRoutes(scope, services.db)
       modalityRoutes(scope, services.modalities)
       remoteRoutes(scope, services)
+      importRoutes(scope, services)
       commitmentRoutes(scope, services)
       conflictRoutes(scope, services.conflicts)
       pseudonymRoutes(scope, services)
@@ -114,6 +120,7 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       policiesRoutes(scope, services)
       consentRoutes(scope, services)
       dryRunRoutes(scope, services)
+      attributeDiffRoutes(scope, services)
       auditRoutes(scope, services)
       storeRoutes(scope, services)
       tokenRoutes(scope, services.tokens)

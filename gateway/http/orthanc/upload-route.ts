@@ -1,10 +1,13 @@
-/** `POST /instances`: one DICOM file as the body, streamed to ingest; the answer is Orthanc's. */
+/** `POST /instances`: a DICOM file, a ZIP archive or a form as the body, streamed to ingest; the answer is Orthanc's. */
 import type { Readable } from 'node:stream'
 import type { FastifyInstance } from 'fastify'
 import type { Db } from '../../db/db.ts'
+import { readMultipart } from '../../dicom/multipart.ts'
 import { GatewayError } from '../../errors.ts'
 import type { Ingest, IngestResult } from '../../services/ingest.ts'
 import { storeFile } from '../../services/upload.ts'
+import { peek, storeArchive, storeIfDicom } from '../../services/upload-many.ts'
+import type { Origin } from '../../store/origin.ts'
 import { loadAncestors } from '../../store/query.ts'
 import { requestBody } from './request-body.ts'
 
@@ -30,12 +33,13 @@ const statusOf: Record<IngestResult['kind'], string> = {
 
 const uploadSchema = {
   tags: ['Orthanc'],
-  summary: 'Store one DICOM file, sent as the body',
+  summary: 'Store one DICOM file, sent as the body; or those of a ZIP archive or a form',
   description:
+    'A ZIP archive or a form (multipart/form-data) is answered by a list; files that are no DICOM are passed over. ' +
     'Status is Success or AlreadyStored as in Orthanc. Conflict: the SOP Instance UID is stored with other content; ' +
     'these bytes are held as conflict HeldConflict (/api/v1/conflicts) and the stored instance is unchanged. ' +
     'Variant: the same in another transfer syntax. All four mean that the bytes are durable.',
-  consumes: ['application/dicom'],
+  consumes: ['application/dicom', 'application/zip', 'multipart/form-data'],
 }
 
 /** Registers the route in a scope of its own, where bodies of every media type are left as streams. */
@@ -47,34 +51,74 @@ export function uploadRoute(app: FastifyInstance, upload: Upload): void {
     scope.addContentTypeParser('*', (_request, payload, done) => done(null, payload))
     scope.post('/instances', { config: { upload: true }, schema: uploadSchema }, async request => {
       const { principal } = request
-      const type = request.headers['content-type']?.split(';', 1)[0]?.trim().toLowerCase()
-      if (type === 'application/zip' || type === 'multipart/form-data') {
-        throw new GatewayError('BAD_REQUEST', `expected one DICOM file as the body, got ${type}`)
-      }
       using _place = await gate.enter()
-      const announced = Number(request.headers['content-length'] ?? 0)
-      const result = await storeFile(
-        ingest,
-        requestBody(request.raw),
-        { kind: 'rest', principal: principal.id, ...(principal.address && { remoteAddress: principal.address }) },
-        { limitBytes, ...(Number.isSafeInteger(announced) && { expectedBytes: announced }) },
-      ).catch(async (error: unknown) => {
+      const origin: Origin = {
+        kind: 'rest',
+        principal: principal.id,
+        ...(principal.address && { remoteAddress: principal.address }),
+      }
+      const many = { ingest, origin, limitBytes }
+      try {
+        const boundary = formBoundary(request.headers['content-type'])
+        if (boundary !== undefined) {
+          const results: IngestResult[] = []
+          for await (const { content } of readMultipart(chunksOf(requestBody(request.raw)), boundary)) {
+            const { isZip, bytes } = await peek(content)
+            if (isZip) results.push(...(await storeArchive(bytes, many)))
+            else {
+              const result = await storeIfDicom(bytes, many)
+              if (result) results.push(result)
+            }
+          }
+          return await answersOf(db, results)
+        }
+        const { isZip, bytes } = await peek(requestBody(request.raw))
+        if (isZip) {
+          const results = await storeArchive(bytes, many)
+          return await answersOf(db, results)
+        }
+        const announced = Number(request.headers['content-length'] ?? 0)
+        const limits = { limitBytes, ...(Number.isSafeInteger(announced) && { expectedBytes: announced }) }
+        return await answerOf(db, await storeFile(ingest, bytes, origin, limits))
+      } catch (error) {
         await drain(request.raw)
         throw error
-      })
-      const { orthancId } = result.instance
-      const parents = await loadAncestors(db, orthancId)
-      return {
-        ID: orthancId,
-        ParentPatient: parents?.patient,
-        ParentSeries: parents?.series,
-        ParentStudy: parents?.study,
-        Path: `/instances/${orthancId}`,
-        Status: statusOf[result.kind],
-        ...('held' in result && { HeldConflict: result.held }),
       }
     })
   })
+}
+
+async function answersOf(db: Db, results: readonly IngestResult[]) {
+  const answers = []
+  for (const result of results) answers.push(await answerOf(db, result))
+  return answers
+}
+
+async function answerOf(db: Db, result: IngestResult) {
+  const { orthancId } = result.instance
+  const parents = await loadAncestors(db, orthancId)
+  return {
+    ID: orthancId,
+    ParentPatient: parents?.patient,
+    ParentSeries: parents?.series,
+    ParentStudy: parents?.study,
+    Path: `/instances/${orthancId}`,
+    Status: statusOf[result.kind],
+    ...('held' in result && { HeldConflict: result.held }),
+  }
+}
+
+/** The boundary of a form's body; undefined for other bodies. @throws GatewayError BAD_REQUEST */
+function formBoundary(contentType: string | undefined): string | undefined {
+  if (!/^multipart\/form-data\b/i.test(contentType ?? '')) return undefined
+  const found = /;\s*boundary=(?:"([^"]+)"|([^\s;]+))/i.exec(contentType ?? '')
+  const boundary = found?.[1] ?? found?.[2]
+  if (boundary === undefined) throw new GatewayError('BAD_REQUEST', 'expected a boundary in the content type')
+  return boundary
+}
+
+async function* chunksOf(groups: AsyncIterable<readonly Uint8Array[]>): AsyncGenerator<Uint8Array> {
+  for await (const group of groups) yield* group
 }
 
 const drainLimitBytes = 64 * 1024 * 1024

@@ -1,0 +1,105 @@
+/**
+ * Finds instances for those who want to read them and records each access, in one statement and one commit for all
+ * that are asked for at the same time: a commit of its own for each costs more than sending a CT slice.
+ */
+import { sql } from 'kysely'
+import { type AuditEvent, instancesAccessed } from '../audit/event.ts'
+import { auditInsertion } from '../audit/log.ts'
+import type { Db } from '../db/db.ts'
+import { GatewayError } from '../errors.ts'
+import type { Principal } from '../principal.ts'
+
+/** An instance that may be read: its access is committed. */
+export interface AccessedInstance {
+  readonly sopInstanceUid: string
+  readonly fileSha256: Buffer
+}
+
+interface Row extends AccessedInstance {
+  readonly orthancId: string
+  readonly studyInstanceUid: string
+  readonly patientId: string
+  readonly issuer: string
+}
+
+interface Waiting {
+  readonly principal: Principal
+  readonly orthancId: string
+  readonly found: PromiseWithResolvers<AccessedInstance>
+}
+
+/** While one batch is committed, another one reads its rows. */
+const batchesAtOnce = 2
+const mostOfBatch = 64
+
+/** Access to single instances. */
+export class InstanceAccess {
+  readonly #db: Db
+  readonly #waiting: Waiting[] = []
+  #running = 0
+
+  constructor(db: Db) {
+    this.#db = db
+  }
+
+  /** @throws GatewayError NOT_FOUND, DATABASE_UNAVAILABLE */
+  async open(principal: Principal, orthancId: string): Promise<AccessedInstance> {
+    const found = Promise.withResolvers<AccessedInstance>()
+    this.#waiting.push({ principal, orthancId, found })
+    if (this.#running < batchesAtOnce) void this.#run()
+    return await found.promise
+  }
+
+  async #run(): Promise<void> {
+    this.#running++
+    try {
+      while (this.#waiting.length > 0) {
+        const batch = this.#waiting.splice(0, mostOfBatch)
+        try {
+          await this.#openAll(batch)
+        } catch (error) {
+          for (const { found } of batch) found.reject(error)
+        }
+      }
+    } finally {
+      this.#running--
+    }
+  }
+
+  async #openAll(batch: readonly Waiting[]): Promise<void> {
+    const ids = [...new Set(batch.map(({ orthancId }) => orthancId))]
+    const { rows } = await sql<Row>`
+      select i.orthanc_id as "orthancId", i.sop_instance_uid as "sopInstanceUid", i.file_sha256 as "fileSha256",
+             s.study_instance_uid as "studyInstanceUid", p.patient_id as "patientId", p.issuer
+        from instances i
+        join series c on c.id = i.series
+        join studies s on s.id = c.study
+        join patients p on p.id = s.patient
+       where i.orthanc_id = any(${ids}::text[])
+    `.execute(this.#db.kysely)
+    const byId = new Map(rows.map(row => [row.orthancId, row]))
+    const events = batch.flatMap(({ principal, orthancId }) => {
+      const row = byId.get(orthancId)
+      return row ? [accessOf(principal, row)] : []
+    })
+    if (events.length > 0) await auditInsertion(events).execute(this.#db.kysely)
+    for (const { orthancId, found } of batch) {
+      const row = byId.get(orthancId)
+      if (row) found.resolve(row)
+      else found.reject(new GatewayError('NOT_FOUND', 'no such instance'))
+    }
+  }
+}
+
+function accessOf(principal: Principal, row: Row): AuditEvent {
+  const { sopInstanceUid, fileSha256, studyInstanceUid, patientId, issuer } = row
+  return instancesAccessed({
+    action: 'R',
+    participants: [{ userId: principal.id, requestor: true, ...(principal.address && { address: principal.address }) }],
+    objects: [
+      { kind: 'patient', patientId, issuer },
+      { kind: 'study', studyInstanceUid, instanceCount: 1 },
+      { kind: 'instance', sopInstanceUid, fileSha256: fileSha256.toString('hex') },
+    ],
+  })
+}

@@ -1,0 +1,162 @@
+/** What an Orthanc holds: the files of a running one, or of its storage folder. */
+import { createHash } from 'node:crypto'
+import { type FileHandle, open } from 'node:fs/promises'
+import { join } from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
+import { createInflate } from 'node:zlib'
+import { GatewayError } from '../errors.ts'
+import { callRest, type RestTarget, readJson } from './rest-client.ts'
+
+/** One DICOM file. */
+export interface SourceFile {
+  /** Orthanc's id of the instance, or of the file in the storage folder. */
+  readonly id: string
+  /** Its bytes; throws at the end when they are not what Orthanc says they are. */
+  open(signal: AbortSignal): Promise<AsyncIterable<Uint8Array>>
+}
+
+/** Where files come from. */
+export interface OrthancSource {
+  /** Ids, some hundred at a time; what is added meanwhile may be missed. */
+  pages(signal: AbortSignal): AsyncIterable<readonly string[]>
+  file(id: string): SourceFile
+  close(): void
+}
+
+const pageSize = 500
+
+/** A running Orthanc, by its REST API. */
+export function restSource(target: RestTarget): OrthancSource {
+  const get = async (path: string, signal: AbortSignal): Promise<unknown> =>
+    await readJson(await callRest(target, { method: 'GET', path }, signal), 'Orthanc')
+  return {
+    async *pages(signal) {
+      for (let since = 0; ; since += pageSize) {
+        const page = await get(`/instances?since=${since}&limit=${pageSize}`, signal)
+        if (!Array.isArray(page)) throw new GatewayError('PEER_PROTOCOL', 'Orthanc answered no list of instances')
+        const ids = page.filter((id: unknown): id is string => typeof id === 'string' && orthancId.test(id))
+        if (ids.length > 0) yield ids
+        if (page.length < pageSize) return
+      }
+    },
+    file: id => ({
+      id,
+      async open(signal) {
+        const path = `/instances/${id}/attachments/dicom`
+        const said = await callRest(target, { method: 'GET', path: `${path}/md5` }, signal)
+        const md5 = await textOf(said)
+        const answer = await callRest(target, { method: 'GET', path: `/instances/${id}/file` }, signal)
+        if (answer.statusCode !== 200) {
+          answer.destroy()
+          throw new GatewayError('REMOTE_STATUS', `Orthanc answered HTTP status ${answer.statusCode}`)
+        }
+        return verified(answer, md5)
+      },
+    }),
+    close: () => undefined,
+  }
+}
+
+const orthancId = /^[0-9a-f]{8}(-[0-9a-f]{8}){4}$/
+const md5Pattern = /^[0-9a-f]{32}$/
+
+/** The MD5 as Orthanc keeps it; of a compressed attachment that of the content. Undefined where it keeps none. */
+async function textOf(answer: AsyncIterable<Uint8Array> & { readonly statusCode?: number | undefined }) {
+  let text = ''
+  for await (const chunk of answer) {
+    if (text.length < 64) text += Buffer.from(chunk).toString('latin1')
+  }
+  return answer.statusCode === 200 && md5Pattern.test(text) ? text : undefined
+}
+
+async function* verified(bytes: AsyncIterable<Uint8Array>, md5: string | undefined): AsyncGenerator<Uint8Array> {
+  const hash = createHash('md5')
+  for await (const chunk of bytes) {
+    hash.update(chunk)
+    yield chunk
+  }
+  if (md5 !== undefined && hash.digest('hex') !== md5)
+    throw new GatewayError('STORAGE_CORRUPT', 'the MD5 of a file is not what Orthanc says')
+}
+
+const uuidName = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/
+
+/**
+ * The storage folder of an Orthanc that is stopped: files `ab/cd/abcd…`, plain or compressed by zlib behind their size.
+ * Its index (SQLite) lies beside them and says which files are instances: others begin like DICOM too.
+ *
+ * @throws GatewayError BAD_REQUEST when there is no index, or Orthanc is running
+ */
+export function storageSource(folder: string): OrthancSource {
+  const index = openIndex(join(folder, 'index'))
+  const page = index.prepare('select uuid from AttachedFiles where fileType = 1 and uuid > ? order by uuid limit ?')
+  const one = index.prepare(
+    'select compressionType, uncompressedSize, uncompressedMD5 from AttachedFiles where fileType = 1 and uuid = ?',
+  )
+  return {
+    async *pages(signal) {
+      let last = ''
+      for (;;) {
+        signal.throwIfAborted()
+        const ids = page.all(last, pageSize).flatMap(({ uuid }) => (typeof uuid === 'string' ? [uuid] : []))
+        if (ids.length === 0) return
+        last = ids.at(-1) ?? ''
+        yield ids.filter(id => uuidName.test(id))
+      }
+    },
+    file: id => ({
+      id,
+      async open() {
+        const row = one.get(id)
+        const { compressionType, uncompressedSize, uncompressedMD5: md5 } = row ?? {}
+        const path = join(folder, id.slice(0, 2), id.slice(2, 4), id)
+        const bytes = await openStored(path, compressionType === 2 ? Number(uncompressedSize) : undefined)
+        return verified(bytes, typeof md5 === 'string' && md5Pattern.test(md5) ? md5 : undefined)
+      },
+    }),
+    close: () => index.close(),
+  }
+}
+
+function openIndex(path: string): DatabaseSync {
+  try {
+    const index = new DatabaseSync(path, { readOnly: true })
+    index.prepare('select count(*) from AttachedFiles').get()
+    return index
+  } catch (cause) {
+    const message = 'the index of the storage folder cannot be read: is Orthanc stopped, and its index in this folder?'
+    throw new GatewayError('BAD_REQUEST', message, { cause })
+  }
+}
+
+const sizePrefixBytes = 8
+
+/** @param inflatedBytes  of a compressed file */
+async function openStored(path: string, inflatedBytes: number | undefined): Promise<AsyncIterable<Uint8Array>> {
+  let handle: FileHandle
+  try {
+    handle = await open(path, 'r')
+  } catch (cause) {
+    throw new GatewayError('STORAGE_CORRUPT', 'a file that the index names is missing', { cause })
+  }
+  if (inflatedBytes === undefined) return handle.createReadStream({ start: 0 })
+  const source = handle.createReadStream({ start: sizePrefixBytes })
+  const inflate = createInflate()
+  source.once('error', error => inflate.destroy(error))
+  return bounded(source.pipe(inflate), inflatedBytes)
+}
+
+/** What inflates beyond the size that the index says is not read on. */
+async function* bounded(inflated: AsyncIterable<Uint8Array>, expected: number): AsyncGenerator<Uint8Array> {
+  let seen = 0
+  try {
+    for await (const chunk of inflated) {
+      seen += chunk.length
+      if (seen > expected) break
+      yield chunk
+    }
+  } catch (cause) {
+    throw new GatewayError('STORAGE_CORRUPT', 'a compressed file cannot be read', { cause })
+  }
+  if (seen !== expected) throw new GatewayError('STORAGE_CORRUPT', 'a compressed file has not the size of the index')
+}
