@@ -54,6 +54,14 @@ export interface AuthOptions {
 export function installAuth(app: FastifyInstance, options: AuthOptions): void {
   const { publicUrl, host = 'localhost' } = options
   const trustLoopback = isLoopbackName(host) && (publicUrl === undefined || isLoopbackHost(new URL(publicUrl).host))
+  app.addHook('onRoute', route => {
+    if (route.config?.open) return
+    const [method = 'GET'] = [route.method].flat()
+    const action = route.config?.action ?? routeAction(method, route.url)
+    route.config = { ...route.config, action }
+    // Told to whoever reads the API's description.
+    if (route.schema) route.schema = Object.assign({}, route.schema, { 'x-hanse-action': action })
+  })
   app.decorateRequest('principal', { getter: () => nobody })
   app.addHook('onRequest', async request => {
     if (isForeignChange(request, options.publicUrl)) {
@@ -64,8 +72,7 @@ export function installAuth(app: FastifyInstance, options: AuthOptions): void {
     Object.defineProperty(request, 'principal', { value: principal })
     const { url, config } = request.routeOptions
     if (url === undefined) return
-    const action = config.action ?? routeAction(request.method, url)
-    authorize(principal, action)
+    authorize(principal, config.action ?? 'gateway.administer')
   })
 }
 

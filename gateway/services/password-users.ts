@@ -1,6 +1,8 @@
 /** Users who come with a name and a password, as Orthanc's configuration lists them; only scrypt hashes are kept. */
+
 import { createHmac, randomBytes, scrypt, timingSafeEqual } from 'node:crypto'
 import { sql } from 'kysely'
+import { authorize } from '../../policy/authorize.ts'
 import { eventTypes, securityAlert } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
@@ -74,6 +76,7 @@ export function openPasswordUsers({
     },
 
     async replace(principal, users) {
+      authorize(principal, 'gateway.administer')
       const { rows } = await sql<UserRow>`select name, salt, hash from password_users`.execute(db.kysely)
       const gone = rows.filter(({ name }) => !Object.hasOwn(users, name)).map(({ name }) => name)
       const changed: UserRow[] = []

@@ -1,5 +1,7 @@
 /** Archives that are made by a job, to be fetched from it when it is done. */
+
 import { open } from 'node:fs/promises'
+import { authorize } from '../../policy/authorize.ts'
 import type { Principal } from '../principal.ts'
 import { storageError } from '../store/io-error.ts'
 import type { BackgroundJobs } from './background-jobs.ts'
@@ -39,6 +41,7 @@ export async function submitZip(
     readonly filename: string
   },
 ): Promise<string> {
+  authorize(principal, 'study.read')
   const { instanceCount, sizeBytes } = archive
   const content = {
     Description: 'REST API',

@@ -110,7 +110,7 @@ const refusedToAll = /^POST \/tools\/(execute-script|reset|shutdown)$/
 
 /** Documented routes that are the administrator's because nothing else fits. */
 const administratorsOnly =
-  /^(DELETE \/(changes|exports)|(PUT|POST) \/tools\/|POST \/(patients|studies|series)\/\{id\}\/reconstruct)/
+  /^(DELETE \/(changes|exports)|(PUT|POST) \/tools\/|POST \/(patients|studies|series|instances)\/\{id\}\/reconstruct)/
 
 interface Operation {
   readonly method: string
@@ -121,9 +121,13 @@ interface Operation {
 async function operationsOf(gateway: ProcessGateway): Promise<Operation[]> {
   const { paths } = await gateway.api('GET', '/api/v1/openapi.json')
   return Object.entries(isObject(paths) ? paths : {}).flatMap(([path, methods]) =>
-    Object.keys(isObject(methods) ? methods : {}).map(name => {
-      const method = name.toUpperCase()
-      return { method, path, action: routeAction(method, path.replace(/\{(\w+)\}/g, ':$1')) }
+    Object.entries(isObject(methods) ? methods : {}).map(([name, operation]) => {
+      const said = isObject(operation) ? operation['x-hanse-action'] : undefined
+      return {
+        method: name.toUpperCase(),
+        path,
+        action: actions.find(action => action === said) ?? 'gateway.administer',
+      }
     }),
   )
 }

@@ -24,7 +24,7 @@ const indentOf = (line: string): number => line.length - line.trimStart().length
 /** Everything that begins on a line `name(…`, `name: (…` or `const name = (…`, to the end of its block. */
 function unitsOf(lines: readonly string[], name: string): string[] {
   const head = new RegExp(
-    `^ *(?:export )?(?:async )?(?:const |function\\*? |\\*)?${name}(?:: | = )?(?:async )?(?:function\\*? )?\\(`,
+    `^ *(?:export )?(?:async )?(?:const |function\\*? |\\*)?${name}(?:: | = )?(?:async )?(?:function\\*? )?(?:<[^(]*>)?\\(`,
   )
   return lines.flatMap((line, at) => {
     if (!head.test(line)) return []
