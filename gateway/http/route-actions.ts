@@ -88,6 +88,7 @@ const shared: readonly Rule[] = [
   [read, '/tools/(?:metrics(?:-prometheus)?|accepted-transfer-syntaxes|unknown-sop-class-accepted)', 'site.read'],
   [read, '/tools/log-level(?:-\\w+)?', 'site.read'],
   [['OPTIONS'], '/', 'site.read'],
+  [['POST'], `${resource}/:\\w+/reconstruct`, 'study.modify'],
   [read, '/jobs(?:/.*)?', 'job.read'],
   [any, '/jobs/.*', 'job.control'],
   [['POST'], '/modalities/:\\w+/(?:echo|query|find|find-worklist|find-\\w+)', 'modality.query'],

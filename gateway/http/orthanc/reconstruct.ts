@@ -27,7 +27,6 @@ export function reconstructRoutes(
       scope.post<{ Params: { id: string } }>(
         `/${pathOfLevel[level]}/:id/reconstruct`,
         {
-          config: { action: 'study.modify' },
           schema: {
             tags,
             summary: `Read the attributes of a ${level} anew from its files`,
