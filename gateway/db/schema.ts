@@ -65,6 +65,8 @@ export interface Schema {
   background_jobs: BackgroundJobsTable
   workitems: WorkitemsTable
   password_users: PasswordUsersTable
+  orthanc_imports: OrthancImportsTable
+  orthanc_import_items: OrthancImportItemsTable
 }
 
 /** A row of table `T` as it is read. */
@@ -741,4 +743,26 @@ export interface PasswordUsersTable {
   salt: Digest
   hash: Digest
   updated_at: DefaultDate
+}
+
+/** A running Orthanc, or its storage folder, that is taken over. */
+/** Archives that are taken over; `sealed` holds the credentials, which only the site's key opens. */
+export interface OrthancImportsTable {
+  id: string
+  kind: 'url' | 'storage'
+  source: string
+  sealed: string
+  state: Generated<'running' | 'done' | 'failed'>
+  error_code: string | null
+  error: string | null
+  requested_by: string
+  created_at: DefaultDate
+  updated_at: DefaultDate
+}
+
+export interface OrthancImportItemsTable {
+  import: string
+  item: string
+  state: 'imported' | 'failed'
+  problem: string | null
 }

@@ -74,7 +74,29 @@ export function sendProblem(request: FastifyRequest, reply: FastifyReply, proble
   if (problem.status === 401) reply.header('www-authenticate', 'Bearer')
   if (problem.code && errorTable[problem.code].retry === 'yes') reply.header('retry-after', retryAfterSeconds)
   if (!request.raw.complete) reply.header('connection', 'close')
-  return reply.code(problem.status).type('application/problem+json').send(JSON.stringify(problem))
+  const body = isOrthancRoute(request) ? { ...problem, ...orthancFields(request, problem) } : problem
+  return reply.code(problem.status).type('application/problem+json').send(JSON.stringify(body))
+}
+
+const orthancPath =
+  /^\/(?:changes|exports|instances|jobs|modalities|patients|peers|plugins|queries|series|statistics|storage-commitment|studies|system|tools|worklists)(?:[/?]|$)/
+const isOrthancRoute = ({ url }: FastifyRequest): boolean => orthancPath.test(url)
+
+/** Orthanc's numbers for kinds of errors, by HTTP status; its clients look at them. */
+const orthancStatus: Readonly<Record<number, number>> = { 400: 8, 401: 31, 403: 9, 404: 17, 409: 43, 500: -1 }
+
+/** What Orthanc's error bodies hold, so that its clients find it; the path without its query, which may name patients. */
+function orthancFields({ method, url }: FastifyRequest, { status, title, detail }: ProblemDocument): object {
+  return {
+    ...(detail !== undefined && { Details: detail }),
+    HttpError: title,
+    HttpStatus: status,
+    Message: detail ?? title,
+    Method: method,
+    OrthancError: title,
+    OrthancStatus: orthancStatus[status] ?? -1,
+    Uri: url.split('?', 1)[0] ?? '',
+  }
 }
 
 /** The document for an error of any kind, and what is worth logging of it. */

@@ -140,9 +140,11 @@ async function lockTransfer(
 
 async function resolvePeer(tx: Tx, destination: string): Promise<string> {
   const row = await sql<{ id: string }>`
-    select peers.id from policy_active join policy_versions using (version), peers
+    select peers.id from policy_active join policy_versions using (version), peers,
+           lateral (select document -> 'destinations' -> ${destination}::text ->> 'peer' as peer) named
+    -- A site may call itself anything, another site's id too.
     where peers.state = 'active'
-      and (document -> 'destinations' -> ${destination}::text ->> 'peer') in (peers.name, peers.site_id)`.execute(tx)
+      and named.peer = case when named.peer ~ '^[0-9a-f]{32}$' then peers.site_id else peers.name end`.execute(tx)
   const [peer] = row.rows
   if (!peer)
     throw new GatewayError('STATE_CONFLICT', `destination ${destination} names no active peer: pair with it first`)
