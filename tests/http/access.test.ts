@@ -110,7 +110,7 @@ const refusedToAll = /^POST \/tools\/(execute-script|reset|shutdown)$/
 
 /** Documented routes that are the administrator's because nothing else fits. */
 const administratorsOnly =
-  /^(DELETE \/(changes|exports)|(PUT|POST) \/tools\/|POST \/(patients|studies|series|instances)\/\{id\}\/reconstruct)/
+  /^(\w+ \/api\/v1\/imports|DELETE \/(changes|exports)|(PUT|POST) \/tools\/|POST \/(patients|studies|series|instances)\/\{id\}\/reconstruct)/
 
 interface Operation {
   readonly method: string
