@@ -1,13 +1,14 @@
 /**
- * Finds instances for those who want to read them and records each access, in one statement and one commit for all
- * that are asked for at the same time: a commit of its own for each costs more than sending a CT slice.
+ * Finds instances for those who want to read them and records who reads which study, in one statement and one commit
+ * for all that are asked for at the same time: a commit of its own for each costs more than sending a CT slice.
  */
 import { sql } from 'kysely'
-import { type AuditEvent, instancesAccessed } from '../audit/event.ts'
+import { type AuditEvent, instancesAccessed, type Participant } from '../audit/event.ts'
 import { auditInsertion } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
 import { GatewayError } from '../errors.ts'
 import type { Principal } from '../principal.ts'
+import { type ReadingSessions, sessionDetail } from './reading-sessions.ts'
 
 /** An instance that may be read: its access is committed. */
 export interface AccessedInstance {
@@ -17,6 +18,7 @@ export interface AccessedInstance {
 
 interface Row extends AccessedInstance {
   readonly orthancId: string
+  readonly study: number
   readonly studyInstanceUid: string
   readonly patientId: string
   readonly issuer: string
@@ -35,11 +37,13 @@ const mostOfBatch = 64
 /** Access to single instances. */
 export class InstanceAccess {
   readonly #db: Db
+  readonly #sessions: ReadingSessions
   readonly #waiting: Waiting[] = []
   #running = 0
 
-  constructor(db: Db) {
+  constructor(db: Db, sessions: ReadingSessions) {
     this.#db = db
+    this.#sessions = sessions
   }
 
   /** @throws GatewayError NOT_FOUND, DATABASE_UNAVAILABLE */
@@ -70,7 +74,7 @@ export class InstanceAccess {
     const ids = [...new Set(batch.map(({ orthancId }) => orthancId))]
     const { rows } = await sql<Row>`
       select i.orthanc_id as "orthancId", i.sop_instance_uid as "sopInstanceUid", i.file_sha256 as "fileSha256",
-             s.study_instance_uid as "studyInstanceUid", p.patient_id as "patientId", p.issuer
+             s.id::float8 as study, s.study_instance_uid as "studyInstanceUid", p.patient_id as "patientId", p.issuer
         from instances i
         join series c on c.id = i.series
         join studies s on s.id = c.study
@@ -78,11 +82,15 @@ export class InstanceAccess {
        where i.orthanc_id = any(${ids}::text[])
     `.execute(this.#db.kysely)
     const byId = new Map(rows.map(row => [row.orthancId, row]))
-    const events = batch.flatMap(({ principal, orthancId }) => {
+    const first = batch.flatMap(({ principal, orthancId }) => {
       const row = byId.get(orthancId)
-      return row ? [accessOf(principal, row)] : []
+      const reader = readerOf(principal)
+      return row && !this.#sessions.covers(reader, row.study) ? [{ reader, row }] : []
     })
-    if (events.length > 0) await auditInsertion(events).execute(this.#db.kysely)
+    if (first.length > 0) {
+      await auditInsertion(first.map(({ reader, row }) => accessOf(reader, row))).execute(this.#db.kysely)
+      for (const { reader, row } of first) this.#sessions.begin(reader, row.study)
+    }
     for (const { orthancId, found } of batch) {
       const row = byId.get(orthancId)
       if (row) found.resolve(row)
@@ -91,15 +99,22 @@ export class InstanceAccess {
   }
 }
 
-function accessOf(principal: Principal, row: Row): AuditEvent {
+const readerOf = ({ id, address }: Principal): Participant => ({
+  userId: id,
+  requestor: true,
+  ...(address !== undefined && { address }),
+})
+
+function accessOf(reader: Participant, row: Row): AuditEvent {
   const { sopInstanceUid, fileSha256, studyInstanceUid, patientId, issuer } = row
   return instancesAccessed({
     action: 'R',
-    participants: [{ userId: principal.id, requestor: true, ...(principal.address && { address: principal.address }) }],
+    participants: [reader],
     objects: [
       { kind: 'patient', patientId, issuer },
       { kind: 'study', studyInstanceUid, instanceCount: 1 },
       { kind: 'instance', sopInstanceUid, fileSha256: fileSha256.toString('hex') },
     ],
+    detail: sessionDetail,
   })
 }

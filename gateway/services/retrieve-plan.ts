@@ -13,6 +13,7 @@ import {
 import { appendAudits, auditInsertion } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
 import { GatewayError } from '../errors.ts'
+import { type ReadingSessions, sessionDetail } from './reading-sessions.ts'
 
 /** The unique keys of a retrieval: those of its level may be lists, those above it are single values. */
 export interface RetrieveKeys {
@@ -54,7 +55,7 @@ export interface RetrievePlan {
   readonly kinds: readonly { readonly sopClassUid: string; readonly transferSyntaxUid: string }[]
   /** Records the intent, one event for each study; to be awaited before the first byte leaves. */
   begin(parties: RetrieveParties): Promise<void>
-  /** Records that somebody reads them here, one event for each study; to be awaited before the first byte leaves. */
+  /** Records that somebody reads them here, one event for each study that the reader has not been reading already; to be awaited before the first byte leaves. */
   read(reader: Participant): Promise<void>
   /** The instances, by study and series, from a place on. One that is no longer in the store is left out. */
   instances(from?: number): AsyncIterable<PlannedInstance>
@@ -66,6 +67,7 @@ const pageSize = 256
 const maxNamedInstances = 100
 
 interface StudyRow {
+  readonly id: number
   readonly studyInstanceUid: string
   readonly patientId: string
   readonly issuer: string
@@ -77,14 +79,20 @@ interface StudyRow {
  * Finds the instances below the keys.
  *
  * @param ownIssuers  issuers whose patients are the site's own, stored without one
+ * @param sessions    reads that are on record
  * @throws GatewayError DICOM_MISMATCH when the Patient ID names patients of several issuers and the identifier
  *   does not say which: two hospitals' 12345 are two people
  */
-export async function planRetrieve(db: Db, keys: RetrieveKeys, ownIssuers: ReadonlySet<string>): Promise<RetrievePlan> {
+export async function planRetrieve(
+  db: Db,
+  keys: RetrieveKeys,
+  ownIssuers: ReadonlySet<string>,
+  sessions: ReadingSessions,
+): Promise<RetrievePlan> {
   const issuer = await issuerFor(db, keys, ownIssuers)
   const where = conditions({ ...keys, issuer })
   const finding = sql<StudyRow>`
-    select s.study_instance_uid as "studyInstanceUid", p.patient_id as "patientId", p.issuer,
+    select s.id::float8 as id, s.study_instance_uid as "studyInstanceUid", p.patient_id as "patientId", p.issuer,
            array_agg(distinct i.sop_class_uid) as "sopClassUids", array_agg(i.id order by c.id, i.id)::float8[] as ids
       from patients p
       join studies s on s.patient = p.id
@@ -121,7 +129,8 @@ export async function planRetrieve(db: Db, keys: RetrieveKeys, ownIssuers: Reado
       ),
     async read(reader) {
       const named = (keys.sopInstanceUids ?? []).slice(0, maxNamedInstances)
-      const events = studies.map(study =>
+      const first = studies.filter(({ id }) => !sessions.covers(reader, id))
+      const events = first.map(study =>
         instancesAccessed({
           action: 'R',
           participants: [{ ...reader, requestor: true }],
@@ -129,10 +138,12 @@ export async function planRetrieve(db: Db, keys: RetrieveKeys, ownIssuers: Reado
             ...objectsOf(study, study.ids.length),
             ...named.map(sopInstanceUid => ({ kind: 'instance' as const, sopInstanceUid })),
           ],
+          detail: sessionDetail,
         }),
       )
       // By itself a transaction: begin and commit would be two more round trips for each frame.
       if (events.length > 0) await auditInsertion(events).execute(db.kysely)
+      for (const { id } of first) sessions.begin(reader, id)
     },
     async *instances(from = 0) {
       let skip = from

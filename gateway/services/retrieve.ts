@@ -8,6 +8,7 @@ import { fileMeta } from '../dicom/part10-writer.ts'
 import type { Principal } from '../principal.ts'
 import type { Blobs, OpenBlob } from '../store/blobs.ts'
 import { InstanceAccess } from './instance-access.ts'
+import { ReadingSessions } from './reading-sessions.ts'
 import { type PlannedInstance, planRetrieve, type RetrieveKeys, type RetrievePlan } from './retrieve-plan.ts'
 
 /** An instance's Part 10 file, open; the caller closes `blob`. */
@@ -54,9 +55,10 @@ export function openRetrieve(options: {
 }): Retrieve {
   const { db, blobs, ownIssuers = new Set<string>() } = options
   const heads = new HeadBuffers()
-  const access = new InstanceAccess(db)
+  const sessions = new ReadingSessions()
+  const access = new InstanceAccess(db, sessions)
   return {
-    plan: keys => planRetrieve(db, keys, ownIssuers),
+    plan: keys => planRetrieve(db, keys, ownIssuers, sessions),
 
     async openDataset(instance) {
       const blob = await blobs.open(instance.fileSha256)
