@@ -2,7 +2,7 @@
  * `npm run bench`: our gateway next to Orthanc and DCMTK's storescp in one run on one disk.
  *
  * Prints a table and writes JSON. Options: --quick (small, one round), --rounds N, --only
- * ingest|retrieve|query|transfer|deidentify|dicomweb|images, --targets hanse,orthanc,storescp, --out FILE (default bench-results.json),
+ * ingest|retrieve|query|transfer|deidentify|dicomweb|images, --targets hanse,orthanc,storescp,storescp+sync (needs cc), --out FILE (default bench-results.json),
  * --dir DIR (where all data are kept while it runs; default the system's temporary directory).
  */
 import { spawnSync } from 'node:child_process'
@@ -21,7 +21,7 @@ import { orthanc, orthancBinary } from './orthanc.ts'
 import { benchQuery } from './query.ts'
 import { renderJson, renderTable } from './report.ts'
 import { benchRetrieve } from './retrieve.ts'
-import { storescp } from './storescp.ts'
+import { storescp, syncedStorescp } from './storescp.ts'
 import { benchTransfer } from './transfer.ts'
 
 const { values } = parseArgs({
@@ -45,7 +45,7 @@ if (absent) {
 
 const rounds = Number(values.rounds ?? (values.quick ? 1 : 3))
 const names = values.targets.split(',')
-const targets = [gateway, orthanc, storescp].filter(target => names.includes(target.name))
+const targets = [gateway, orthanc, storescp, syncedStorescp].filter(target => names.includes(target.name))
 const directory = await mkdtemp(join(values.dir, 'hanse-bench-'))
 // As root the database runs as another user; where that one cannot pass it would lie on another disk.
 await chmod(directory, 0o755)

@@ -3,7 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 
 /** A kind of server. */
 export interface Target {
-  readonly name: 'hanse' | 'orthanc' | 'storescp'
+  readonly name: 'hanse' | 'orthanc' | 'storescp' | 'storescp+sync'
   /** What is durable when it answers success, for the report. */
   readonly durable: string
   /** Starts an empty one that keeps its data in `directory`, and waits until it is ready. */
