@@ -72,12 +72,14 @@ export function uploadRoute(app: FastifyInstance, upload: Upload): void {
           }
           return await answersOf(db, results)
         }
+        // Before a byte is waited for.
+        const announced = Number(request.headers['content-length'] ?? 0)
+        if (announced > limitBytes) throw new GatewayError('TOO_LARGE', `expected at most ${limitBytes} bytes`)
         const { isZip, bytes } = await peek(requestBody(request.raw))
         if (isZip) {
           const results = await storeArchive(bytes, many)
           return await answersOf(db, results)
         }
-        const announced = Number(request.headers['content-length'] ?? 0)
         const limits = { limitBytes, ...(Number.isSafeInteger(announced) && { expectedBytes: announced }) }
         return await answerOf(db, await storeFile(ingest, bytes, origin, limits))
       } catch (error) {
