@@ -1,16 +1,19 @@
 /**
  * The store with a million instances: pages of queries, totals and changes stay quick. The rows are generated; a
- * machine with other work on it may be slower than the limits. Runs with HANSE_SOAK=1 only.
+ * machine with other work on it may be slower than the limits: HANSE_SOAK=1 has the million and holds the limits, else
+ * there are 70,000 and every question is answered.
  */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import type { Db } from '../../gateway/db/db.ts'
 import { storeApp } from '../http/store-app.ts'
 
-const isOff = process.env['HANSE_SOAK'] ? false : 'takes minutes; HANSE_SOAK=1 runs it'
-const studies = Number(process.env['HANSE_SOAK_STUDIES'] ?? 10_000)
+const isSoak = process.env['HANSE_SOAK'] === '1'
+const studies = isSoak ? 10_000 : 700
+// At least 684: questions name studies by number.
 const instancesPerStudy = 100
-const limitMs = 50
+/** For each p95. On a machine with other work no time can be held. */
+const limitMs = isSoak ? 50 : Number.POSITIVE_INFINITY
 const repeats = 20
 
 /** Studies of two series each, of different patients, names, dates, and modalities, with their changes. */
@@ -78,7 +81,6 @@ async function generate(db: Db): Promise<void> {
 }
 
 test('with a million instances pages, totals and changes are answered within 50 ms', {
-  skip: isOff,
   timeout: 1_800_000,
 }, async t => {
   const { app, db } = await storeApp(t)
