@@ -18,6 +18,7 @@ export const send: Command = {
     to: { type: 'string', value: 'DEST', help: 'a destination of the active policy, or a peer' },
     purpose: { type: 'string', value: 'TEXT', help: 'why (default: treatment)' },
     priority: { type: 'string', value: 'CLASS', help: 'urgent, normal or bulk (default: normal)' },
+    profile: { type: 'string', value: 'NAME', help: 'de-identify by this profile (default: as-is)' },
     wait: { type: 'boolean', help: 'wait for the receipt; exit 1 when it ends otherwise' },
     ...jsonOption,
     ...connectionOptions,
@@ -28,13 +29,14 @@ export const send: Command = {
     const destination = args.text('to')
     if (destination === undefined)
       throw new UsageError('--to: expected a destination of the policy, see hanse policy show')
-    const [purpose, priority] = [args.text('purpose'), args.text('priority')]
+    const [purpose, priority, profile] = [args.text('purpose'), args.text('priority'), args.text('profile')]
     const client = openClient(args, io)
     let transfer = await client.call('POST', '/transfers', {
       study: args.operands[0],
       destination,
       ...(purpose !== undefined && { purpose }),
       ...(priority !== undefined && { priority }),
+      ...(profile !== undefined && { profile }),
     })
     const id = field(transfer, 'id')
     let shown = ''

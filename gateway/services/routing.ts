@@ -12,7 +12,7 @@ import { asksForConsent, findAgreement } from '../../policy/agreements.ts'
 import { authorize } from '../../policy/authorize.ts'
 import { type Decided, type Decision, decide } from '../../policy/decide.ts'
 import { type ArchiveTerms, asIs } from '../../policy/document.ts'
-import { loadActivePolicy, type PolicyVersion } from '../../policy/versions.ts'
+import { loadActivePolicy, type PolicyVersion, profileOf } from '../../policy/versions.ts'
 import { beginTransferring } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
@@ -37,6 +37,8 @@ export interface SendRequest {
   readonly archive?: ArchiveTerms
   readonly purpose: string
   readonly priority: string
+  /** De-identification profile by name, default `as-is`; only to peers. */
+  readonly profile?: string
   readonly principal: Principal
   /** SOP Instance UIDs: only these of the study; all when absent. */
   readonly only?: ReadonlySet<string>
@@ -48,7 +50,11 @@ export type StudyPart = 'all' | 'imported'
 export interface Routing {
   /** Evaluates one study now; returns the transfers that came of it. */
   evaluate(studyId: number, which?: StudyPart): Promise<readonly string[]>
-  /** Plans a transfer because a person wants it; always everything. @throws GatewayError NOT_FOUND */
+  /**
+   * Plans a transfer because a person wants it; always everything.
+   *
+   * @throws GatewayError NOT_FOUND, BAD_REQUEST, POLICY_INVALID when the policy has no such profile
+   */
   send(request: SendRequest): Promise<string>
   /** What the active policy says of a study and why; changes nothing. */
   explain(study: number): Promise<Decided & { readonly policyVersion: number | undefined }>
@@ -224,7 +230,7 @@ export function startRouting(options: {
 
   return {
     evaluate,
-    send: ({ study, purpose, priority, archive, principal, only, ...wish }) =>
+    send: ({ study, purpose, priority, profile = asIs, archive, principal, only, ...wish }) =>
       db.inTransaction(async tx => {
         authorize(principal, 'study.send')
         const policy = await loadActivePolicy(tx)
@@ -237,6 +243,10 @@ export function startRouting(options: {
         if (problem) {
           throw new GatewayError('NOT_FOUND', `neither a destination of the policy nor an active peer: ${destination}`)
         }
+        if (profile !== asIs && kind === 'modality')
+          throw new GatewayError('BAD_REQUEST', 'a modality is sent what is stored: de-identified studies go to peers')
+        // Asked now, so that a name that does not exist is not a transfer that is held.
+        await profileOf(tx, policy.version, profile)
         if (archive && kind !== 'modality') throw new GatewayError('BAD_REQUEST', `${destination} is not a modality`)
         const whole = await loadSnapshot(tx, study, 'all')
         const snapshot =
@@ -244,10 +254,10 @@ export function startRouting(options: {
         if (!snapshot || snapshot.items.length === 0) throw new GatewayError('NOT_FOUND', 'no such study')
         // A person needs no rule, but where an agreement covers it, its legal basis counts.
         const party = named ? destination : Object.keys(destinations).find(name => destinations[name]?.peer === userId)
-        const what = { direction: 'outgoing', party, purpose, profile: asIs, facts: snapshot.facts } as const
+        const what = { direction: 'outgoing', party, purpose, profile, facts: snapshot.facts } as const
         const agreement = findAgreement(policy.document, { ...what, at: new Date() })
         const lifetime = { expiresAfterHours: manualLifetimeHours, agreement }
-        const terms = { purpose, priority, profile: asIs, ...lifetime, archive } as const
+        const terms = { purpose, priority, profile, ...lifetime, archive } as const
         const decision = {
           destination,
           ...to,

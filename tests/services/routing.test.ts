@@ -200,6 +200,22 @@ test("a person's send is its own trigger and sends everything, to a destination 
   )
 })
 
+test('a person says under which profile a study goes; one that does not exist is refused', async t => {
+  const { db, store, routing } = await open(t)
+  await addPeer(db, 'Hospital B')
+  await publishPolicy(db, policy({ attribute: 'Modality', equals: 'US' }), 'alice')
+  await store(1)
+  const { id: study } = await db.kysely.selectFrom('studies').select('id').executeTakeFirstOrThrow()
+  const send = (profile: string): ReturnType<Routing['send']> =>
+    routing.send({ study, destination: 'b', purpose: 'trial', priority: 'normal', profile, principal: caller('alice') })
+
+  const id = await send('trial')
+  await assert.rejects(send('nonesuch'), (error: unknown) => isGatewayError(error, 'POLICY_INVALID'))
+
+  const rows = await db.kysely.selectFrom('transfers').select(['id', 'profile', 'rule']).execute()
+  assert.deepEqual(rows, [{ id, profile: 'trial', rule: 'manual' }])
+})
+
 test('explaining a study names every rule and changes nothing', async t => {
   const { db, store, routing } = await open(t)
   await publishPolicy(db, policy({ attribute: 'Modality', equals: 'US' }), 'alice')

@@ -144,7 +144,14 @@ export function transferRoutes(app: FastifyInstance, services: TransferServices)
   )
 
   app.post<{
-    Body: { study: string; destination: string; purpose: string; priority: string; archive?: ArchiveTerms }
+    Body: {
+      study: string
+      destination: string
+      purpose: string
+      priority: string
+      profile?: string
+      archive?: ArchiveTerms
+    }
   }>(
     '/transfers',
     {
@@ -162,6 +169,12 @@ export function transferRoutes(app: FastifyInstance, services: TransferServices)
             },
             purpose: { ...string, pattern: '^[a-z][a-z0-9-]{0,63}$', default: 'treatment' },
             priority: { enum: ['urgent', 'normal', 'bulk'], default: 'normal' },
+            profile: {
+              ...string,
+              minLength: 1,
+              maxLength: 64,
+              description: 'De-identification profile of the active policy, or one that comes along; default as-is',
+            },
             archive: archiveBody,
           },
           ['study', 'destination'],
