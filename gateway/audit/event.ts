@@ -5,6 +5,7 @@
  * messages of §A.5.3 that the gateway emits; a study-related event names one patient at most, as
  * §A.5.3 demands of each message.
  */
+import type { Principal } from '../principal.ts'
 
 /** EventID, DICOM PS3.16 CID 400 (coding scheme DCM). */
 export const eventIds = {
@@ -181,6 +182,13 @@ export function dataExported(
     objects: input.objects,
   }
 }
+
+/** Who asks for something, as a participant of its event. */
+export const requestorOf = ({ id, address }: Pick<Principal, 'id' | 'address'>): Participant => ({
+  userId: id,
+  requestor: true,
+  ...(address && { address }),
+})
 
 /** Instances were read, shown, changed or deleted here (§A.5.3.6). */
 export function instancesAccessed(

@@ -2,7 +2,7 @@
 
 import { sql } from 'kysely'
 import { authorize } from '../../policy/authorize.ts'
-import { auditLogUsed } from '../audit/event.ts'
+import { auditLogUsed, requestorOf } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
 import type { Principal } from '../principal.ts'
@@ -35,9 +35,7 @@ export async function listAudit(
     await appendAudit(
       tx,
       auditLogUsed({
-        participants: [
-          { userId: principal.id, requestor: true, ...(principal.address && { address: principal.address }) },
-        ],
+        participants: [requestorOf(principal)],
         detail: { events: rows.length },
       }),
     )

@@ -1,7 +1,7 @@
 /** What people read about storage commitments, both directions in one list, and what they ask for themselves. */
 
 import { authorize } from '../../policy/authorize.ts'
-import { instancesAccessed } from '../audit/event.ts'
+import { instancesAccessed, requestorOf } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
 import { GatewayError } from '../errors.ts'
@@ -58,9 +58,7 @@ export async function removeCommitted(db: Db, principal: Principal, row: Commitm
       instancesAccessed({
         action: 'D',
         reason: 'removed-after-commitment',
-        participants: [
-          { userId: principal.id, requestor: true, ...(principal.address && { address: principal.address }) },
-        ],
+        participants: [requestorOf(principal)],
         objects: items.map(({ sopInstanceUid }) => ({ kind: 'instance', sopInstanceUid })),
         detail: { commitment: row.id, transaction: row.transactionUid, removed },
       }),

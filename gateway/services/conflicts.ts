@@ -9,7 +9,7 @@
 
 import { sql } from 'kysely'
 import { authorize } from '../../policy/authorize.ts'
-import { instancesAccessed } from '../audit/event.ts'
+import { instancesAccessed, requestorOf } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
 import { readInstanceHeader } from '../dicom/instance-header.ts'
@@ -215,7 +215,7 @@ function accessed(principal: Principal, conflict: HeldConflict, action: 'R' | 'U
   return instancesAccessed({
     action,
     ...(reason !== undefined && { reason }),
-    participants: [{ userId: principal.id, requestor: true, ...(principal.address && { address: principal.address }) }],
+    participants: [requestorOf(principal)],
     objects: [{ kind: 'instance', sopInstanceUid: conflict.sopInstanceUid, fileSha256: conflict.fileSha256 }],
     detail: { conflict: conflict.id },
   })

@@ -8,7 +8,7 @@ import { sql } from 'kysely'
 import { authorize } from '../../policy/authorize.ts'
 import { isSiteId } from '../../policy/decide.ts'
 import { loadActivePolicy } from '../../policy/versions.ts'
-import { eventTypes, securityAlert } from '../audit/event.ts'
+import { eventTypes, requestorOf, securityAlert } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
 import type { Row } from '../db/schema.ts'
@@ -210,7 +210,7 @@ async function audit(tx: Tx, principal: Principal, consent: Consent, reason: str
   const { patient, id, purpose, recipient } = consent
   const event = securityAlert({
     type: eventTypes.objectSecurityAttributesChanged,
-    participants: [{ userId: principal.id, requestor: true, ...(principal.address && { address: principal.address }) }],
+    participants: [requestorOf(principal)],
     objects: [{ kind: 'patient', patientId: patient.patientId, issuer: patient.issuer }],
     reason,
     detail: { consent: id, purpose, recipient },

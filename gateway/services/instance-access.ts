@@ -3,7 +3,7 @@
  * for all that are asked for at the same time: a commit of its own for each costs more than sending a CT slice.
  */
 import { sql } from 'kysely'
-import { type AuditEvent, instancesAccessed, type Participant } from '../audit/event.ts'
+import { type AuditEvent, instancesAccessed, type Participant, requestorOf } from '../audit/event.ts'
 import { auditInsertion } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
 import { GatewayError } from '../errors.ts'
@@ -84,7 +84,7 @@ export class InstanceAccess {
     const byId = new Map(rows.map(row => [row.orthancId, row]))
     const first = batch.flatMap(({ principal, orthancId }) => {
       const row = byId.get(orthancId)
-      const reader = readerOf(principal)
+      const reader = requestorOf(principal)
       return row && !this.#sessions.covers(reader, row.study) ? [{ reader, row }] : []
     })
     if (first.length > 0) {
@@ -98,12 +98,6 @@ export class InstanceAccess {
     }
   }
 }
-
-const readerOf = ({ id, address }: Principal): Participant => ({
-  userId: id,
-  requestor: true,
-  ...(address !== undefined && { address }),
-})
 
 function accessOf(reader: Participant, row: Row): AuditEvent {
   const { sopInstanceUid, fileSha256, studyInstanceUid, patientId, issuer } = row

@@ -1,7 +1,7 @@
 /** Legal holds: a person says that a patient's studies, or one study, must not be deleted, and why. */
 import { randomUUID } from 'node:crypto'
 import { authorize } from '../../policy/authorize.ts'
-import { type AuditEvent, eventTypes, securityAlert } from '../audit/event.ts'
+import { type AuditEvent, eventTypes, requestorOf, securityAlert } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
 import { GatewayError } from '../errors.ts'
@@ -94,6 +94,6 @@ const changed = (principal: Principal, hold: string, reason: string): AuditEvent
   securityAlert({
     type: eventTypes.securityConfiguration,
     reason,
-    participants: [{ userId: principal.id, requestor: true, ...(principal.address && { address: principal.address }) }],
+    participants: [requestorOf(principal)],
     objects: [{ kind: 'setting', name: `legal-hold:${hold}` }],
   })

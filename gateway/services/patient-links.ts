@@ -5,7 +5,7 @@
 
 import { type Kysely, sql } from 'kysely'
 import { authorize } from '../../policy/authorize.ts'
-import { instancesAccessed } from '../audit/event.ts'
+import { instancesAccessed, requestorOf } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
 import type { Schema } from '../db/schema.ts'
@@ -111,9 +111,7 @@ function audit(
     instancesAccessed({
       action: 'U',
       reason,
-      participants: [
-        { userId: principal.id, requestor: true, ...(principal.address && { address: principal.address }) },
-      ],
+      participants: [requestorOf(principal)],
       objects: [{ kind: 'patient', patientId, issuer }],
     }),
   )

@@ -12,7 +12,7 @@ import { diffPolicies, type PolicyChange } from '../../policy/diff.ts'
 import { asIs, canonicalJson, decodePolicy, type PolicyDocument, profileSource } from '../../policy/document.ts'
 import { type Finding, lintPolicy } from '../../policy/lint.ts'
 import { listPolicies, loadActivePolicy, loadPolicy, type PolicyVersion, publishPolicy } from '../../policy/versions.ts'
-import { eventTypes, securityAlert } from '../audit/event.ts'
+import { eventTypes, requestorOf, securityAlert } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
 import { isObject } from '../decode.ts'
@@ -337,7 +337,7 @@ function toDraft(row: {
 async function audit(tx: Tx, principal: Principal, draft: string, reason: string): Promise<void> {
   const event = securityAlert({
     type: eventTypes.securityConfiguration,
-    participants: [{ userId: principal.id, requestor: true, ...(principal.address && { address: principal.address }) }],
+    participants: [requestorOf(principal)],
     objects: [{ kind: 'setting', name: 'policy-draft' }],
     reason,
     detail: { draft },

@@ -5,7 +5,7 @@
 import { randomUUID } from 'node:crypto'
 import { sql } from 'kysely'
 import { authorize } from '../../policy/authorize.ts'
-import { type AuditObject, eventTypes, securityAlert } from '../audit/event.ts'
+import { type AuditObject, eventTypes, requestorOf, securityAlert } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
 import { GatewayError } from '../errors.ts'
@@ -84,9 +84,7 @@ export function openReidentification(options: {
         type: eventTypes.restrictedFunction,
         outcome: step === 'denied' ? 'minor-failure' : 'success',
         reason: `reidentification-${step}`,
-        participants: [
-          { userId: principal.id, requestor: true, ...(principal.address && { address: principal.address }) },
-        ],
+        participants: [requestorOf(principal)],
         objects: [{ kind: 'setting', name: `pseudonyms/${request.project}` }, ...(more.objects ?? [])],
         detail: {
           request: request.id,

@@ -3,7 +3,7 @@
  * What a transfer still has to send, or an archive has not committed to, is refused: it would be lost.
  */
 import { authorize } from '../../policy/authorize.ts'
-import { type AuditEvent, instancesAccessed, studyDeleted } from '../audit/event.ts'
+import { type AuditEvent, instancesAccessed, requestorOf, studyDeleted } from '../audit/event.ts'
 import { appendAudits } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
 import { GatewayError } from '../errors.ts'
@@ -93,7 +93,7 @@ function eventOf(
   const common = {
     ...(reason !== undefined && { reason }),
     ...(conflicts > 0 && { detail: { discardedConflicts: conflicts } }),
-    participants: [{ userId: principal.id, requestor: true, ...(principal.address && { address: principal.address }) }],
+    participants: [requestorOf(principal)],
   }
   const objects: AuditEvent['objects'] = [
     { kind: 'patient', patientId: study.patientId, issuer: study.issuer },

@@ -1,5 +1,5 @@
 /** The audit event of something that was said of a resource, or read of it. */
-import { type AuditEvent, instancesAccessed } from '../audit/event.ts'
+import { type AuditEvent, instancesAccessed, requestorOf } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Tx } from '../db/db.ts'
 import type { Principal } from '../principal.ts'
@@ -18,9 +18,7 @@ export async function auditResource(
     instancesAccessed({
       action: deed.action,
       reason: deed.reason,
-      participants: [
-        { userId: principal.id, requestor: true, ...(principal.address && { address: principal.address }) },
-      ],
+      participants: [requestorOf(principal)],
       objects: [
         { kind: 'patient', patientId, issuer },
         ...(studyInstanceUid === null ? [] : [{ kind: 'study', studyInstanceUid } as const]),

@@ -2,7 +2,7 @@
 
 import { sql } from 'kysely'
 import { authorize } from '../../policy/authorize.ts'
-import { instancesAccessed } from '../audit/event.ts'
+import { instancesAccessed, requestorOf } from '../audit/event.ts'
 import { appendAudits } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
 import type { ByteSource } from '../dicom/byte-source.ts'
@@ -59,9 +59,7 @@ export function openResourceDatasets({ db, blobs }: { readonly db: Db; readonly 
           studies.map(({ patientId, issuer, studyInstanceUid, ids }) =>
             instancesAccessed({
               action: 'R',
-              participants: [
-                { userId: principal.id, requestor: true, ...(principal.address && { address: principal.address }) },
-              ],
+              participants: [requestorOf(principal)],
               objects: [
                 { kind: 'patient', patientId, issuer },
                 { kind: 'study', studyInstanceUid, instanceCount: ids.length },

@@ -4,7 +4,7 @@
  */
 import { sql } from 'kysely'
 import { authorize } from '../../policy/authorize.ts'
-import { instancesAccessed } from '../audit/event.ts'
+import { instancesAccessed, requestorOf } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
 import { type InstanceHeader, readInstanceHeader } from '../dicom/instance-header.ts'
@@ -126,7 +126,7 @@ function eventOf(principal: Principal, resource: ResourceName | 'everything', co
   return instancesAccessed({
     action: 'R',
     reason: 'reconstructed',
-    participants: [{ userId: principal.id, requestor: true, ...(principal.address && { address: principal.address }) }],
+    participants: [requestorOf(principal)],
     objects: [],
     detail:
       resource === 'everything'

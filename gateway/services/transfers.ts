@@ -3,7 +3,7 @@
 import { randomBytes } from 'node:crypto'
 import { sql } from 'kysely'
 import { authorize } from '../../policy/authorize.ts'
-import { eventTypes, securityAlert } from '../audit/event.ts'
+import { eventTypes, requestorOf, securityAlert } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
 import { GatewayError } from '../errors.ts'
@@ -183,9 +183,7 @@ async function recordAction(
     tx,
     securityAlert({
       type: eventTypes.restrictedFunction,
-      participants: [
-        { userId: principal.id, requestor: true, ...(principal.address && { address: principal.address }) },
-      ],
+      participants: [requestorOf(principal)],
       objects: [{ kind: 'transfer', transferId: id }],
       reason: step,
       ...(Object.keys(said).length > 0 && { detail: said }),

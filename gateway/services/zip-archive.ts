@@ -3,7 +3,7 @@
 import { randomUUID } from 'node:crypto'
 import { crc32 } from 'node:zlib'
 import { authorize } from '../../policy/authorize.ts'
-import { dataExported } from '../audit/event.ts'
+import { dataExported, requestorOf } from '../audit/event.ts'
 import { appendAudits } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
 import { DicomDirectory } from '../dicom/dicomdir.ts'
@@ -104,7 +104,7 @@ async function recordExport(db: Db, principal: Principal, series: readonly ZipSe
     if (first === undefined) return []
     const { studyInstanceUid, patientId, issuer } = first
     return dataExported({
-      exporter: { userId: principal.id, requestor: true, ...(principal.address && { address: principal.address }) },
+      exporter: requestorOf(principal),
       media: { userId: 'zip' },
       objects: [
         { kind: 'patient', patientId, issuer },

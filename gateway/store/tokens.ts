@@ -1,7 +1,7 @@
 /** Named bearer tokens of the HTTP API. A token is shown once, at its creation; the database keeps its SHA-256. */
 import { createHash, randomBytes } from 'node:crypto'
 import { sql } from 'kysely'
-import { eventTypes, securityAlert } from '../audit/event.ts'
+import { eventTypes, requestorOf, securityAlert } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
 import { GatewayError } from '../errors.ts'
@@ -101,7 +101,7 @@ const changed = (principal: Principal, name: string, reason: string, detail: Rec
   securityAlert({
     type: eventTypes.securityConfiguration,
     reason,
-    participants: [{ userId: principal.id, requestor: true, ...(principal.address && { address: principal.address }) }],
+    participants: [requestorOf(principal)],
     objects: [{ kind: 'setting', name: `token:${name}` }],
     detail,
   })
