@@ -12,12 +12,21 @@ const root = join(import.meta.dirname, '..')
 const out = resolve(process.argv[2] ?? join(root, 'dist'))
 
 rmSync(out, { recursive: true, force: true })
-for (const file of globSync(['gateway/**/*.ts', 'peers/**/*.ts', 'policy/**/*.ts', 'certs/**/*.ts'], { cwd: root })) {
+for (const file of globSync(
+  ['gateway/**/*.ts', 'peers/**/*.ts', 'policy/**/*.ts', 'endpoints/**/*.ts', 'certs/**/*.ts'],
+  { cwd: root },
+)) {
   const stripped = stripTypeScriptTypes(readFileSync(join(root, file), 'utf8'))
   const code = stripped.replaceAll(/((?:from|import)\s*\(?\s*'\.[^'\n]*)\.ts'/g, "$1.js'")
   write(file.replace(/\.ts$/, '.js'), code)
 }
-const kept = ['gateway/**/*.{mjs,json,md}', 'peers/**/*.{json,md}', 'policy/**/*.{json,md,conf,csv}', 'deploy/**/*']
+const kept = [
+  'gateway/**/*.{mjs,json,md}',
+  'peers/**/*.{json,md}',
+  'policy/**/*.{json,md,conf,csv}',
+  'endpoints/**/*.{json,md}',
+  'deploy/**/*',
+]
 for (const file of [
   ...globSync(kept, { cwd: root, exclude: ['**/node_modules/**'] }),
   'README.md',

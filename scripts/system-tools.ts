@@ -8,6 +8,13 @@ const tools: readonly { readonly program: string; readonly aptPackage: string }[
   { program: 'storescu', aptPackage: 'dcmtk' },
   { program: 'Orthanc', aptPackage: 'orthanc' },
   { program: 'openssl', aptPackage: 'openssl' },
+  { program: 'sshd', aptPackage: 'openssh-server' },
+  { program: 'sftp', aptPackage: 'openssh-client' },
+  { program: 'proftpd', aptPackage: 'proftpd-core' },
+  { program: 'lftp', aptPackage: 'lftp' },
+  { program: 'age', aptPackage: 'age' },
+  { program: 'gpg', aptPackage: 'gpg' },
+  { program: 'chromium', aptPackage: 'chromium' },
 ]
 
 /** Installs what is missing where it may (root or password-less sudo on Debian); returns what is still missing. */

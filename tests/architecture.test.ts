@@ -30,7 +30,7 @@ const layers: readonly { readonly layer: number; readonly pure?: boolean; readon
     files: /^gateway\/services\/|^peers\/(carrier|carrier-opener|https-client|https-carrier|range-sender)\.ts$/,
   },
   { layer: 3, files: /^peers\/server[\w-]*\.ts$|^gateway\/(dimse|http|hl7)\// },
-  { layer: 1, files: /^(policy|peers)\// },
+  { layer: 1, files: /^(policy|peers|endpoints)\// },
   { layer: 4, files: /^gateway\/(main|cli|run-files)\.ts$|^gateway\/cli\// },
 ]
 
@@ -50,6 +50,15 @@ const fences: Readonly<Record<string, RegExp>> = {
   undici: /^peers\//,
   'fast-xml-parser': /^gateway\/dicom\//,
   yauzl: /^gateway\/services\/zip-upload\.ts$/,
+  'ssh2-sftp-client': /^endpoints\/sftp/,
+  ssh2: /^endpoints\/sftp/,
+  'basic-ftp': /^endpoints\/ftp/,
+  '@aws-sdk/client-s3': /^endpoints\/s3/,
+  '@aws-sdk/lib-storage': /^endpoints\/s3/,
+  'age-encryption': /^endpoints\/pack/,
+  openpgp: /^endpoints\/pack/,
+  '@tus/server': /^gateway\/http\//,
+  '@tus/file-store': /^gateway\/http\//,
   fastify: /^gateway\/http\/|^peers\/server/,
 }
 
@@ -62,7 +71,9 @@ interface Import {
   readonly typeOnly: boolean
 }
 
-const files = globSync(['gateway/**/*.ts', 'peers/**/*.ts', 'policy/**/*.ts', 'certs/**/*.ts'], { cwd: root }).sort()
+const files = globSync(['gateway/**/*.ts', 'peers/**/*.ts', 'policy/**/*.ts', 'endpoints/**/*.ts', 'certs/**/*.ts'], {
+  cwd: root,
+}).sort()
 const imports = new Map(files.map(file => [file, readImports(file)]))
 
 function readImports(file: string): Import[] {
