@@ -12,6 +12,11 @@ import type { Schema } from './schema.ts'
 /** An open transaction: functions that write take it, so that the caller owns the unit of work. */
 export type Tx = Transaction<Schema>
 
+declare const removing: unique symbol
+
+/** A transaction in which instances may go: those who remember rows of instances are told. */
+export type RemovingTx = Tx & { readonly [removing]: true }
+
 /** An open database. */
 export interface Db {
   readonly kysely: Kysely<Schema>
@@ -27,6 +32,13 @@ export interface Db {
    *   answer), STORAGE_FULL; other errors of `fn` and of constraints as they are
    */
   inTransaction<T>(fn: (tx: Tx) => Promise<T>): Promise<T>
+  /** The same, for what takes instances away or puts other bytes in their place. */
+  removing<T>(fn: (tx: RemovingTx) => Promise<T>): Promise<T>
+  /**
+   * Changes with each `removing`, undefined while one runs. A row of an instance that was read under one number is good
+   * as long as it is the same.
+   */
+  readonly removals: number | undefined
   /**
    * Runs one statement, often used, as a transaction that is committed when `ready` resolves and
    * rolled back when it rejects. Tried once.
@@ -70,7 +82,20 @@ export async function openDatabase(
     throw error
   }
   const held = new StatementNames('held', 1)
+  let [removals, running] = [0, 0]
   return {
+    get removals() {
+      return running === 0 ? removals : undefined
+    },
+    async removing(fn) {
+      running += 1
+      removals += 1
+      try {
+        return await inTransaction(kysely, patienceMs, tx => fn(tx as RemovingTx))
+      } finally {
+        running -= 1
+      }
+    },
     kysely,
     pool,
     poolConfig,

@@ -1,7 +1,7 @@
 /** Streams bytes that are made while they are sent: once they have begun, an error breaks the connection. */
 import type { FastifyReply } from 'fastify'
 import { GatewayError } from '../errors.ts'
-import { write } from './send-file.ts'
+import { hijacked, write } from './send-file.ts'
 
 /** Smaller chunks are sent together with those that follow. */
 const smallBytes = 16_384
@@ -26,12 +26,7 @@ export async function sendChunks(
   reply.type(type)
   if (filename !== undefined) reply.header('content-disposition', `attachment; filename="${filename}"`)
   if (first.done) return reply.send()
-  reply.hijack()
-  const response = reply.raw
-  response.statusCode = reply.statusCode
-  for (const [name, value] of Object.entries(reply.getHeaders())) {
-    if (value !== undefined) response.setHeader(name, value)
-  }
+  const response = hijacked(reply)
   try {
     const small: Buffer[] = []
     let gathered = 0

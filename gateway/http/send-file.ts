@@ -5,6 +5,8 @@ import { GatewayError } from '../errors.ts'
 import type { OpenBlob } from '../store/blobs.ts'
 
 const chunkBytes = 256 * 1024
+/** Up to so much is read and written at once. */
+const onceBytes = 1_048_576 + 4_096
 
 /** Sends and closes a blob as `type` under `filename`; the answer to HEAD has no body. */
 export async function sendFile(
@@ -38,21 +40,35 @@ export async function sendFile(
     await file.close()
     return reply.send()
   }
-  reply.hijack()
-  reply.raw.statusCode = reply.statusCode
-  for (const [name, value] of Object.entries(reply.getHeaders())) {
-    if (value !== undefined) reply.raw.setHeader(name, value)
-  }
+  const response = hijacked(reply)
   try {
-    await writeRange(reply.raw, file, { start, end })
+    await writeRange(response, file, { start, end })
   } catch (error) {
     // Half of a body cannot become a problem document: the client sees it end too early.
-    reply.raw.destroy()
+    response.destroy()
     throw error
   } finally {
     await file.close()
   }
   return reply
+}
+
+/** Sends bytes whose memory is the caller's again when this resolves. */
+export async function sendBytes(reply: FastifyReply, type: string, bytes: Uint8Array): Promise<FastifyReply> {
+  reply.type(type).header('content-length', bytes.length)
+  await endWith(hijacked(reply), bytes)
+  return reply
+}
+
+/** The answer with its status and headers set, for who writes the body. */
+export function hijacked(reply: FastifyReply): ServerResponse {
+  reply.hijack()
+  const { raw } = reply
+  raw.statusCode = reply.statusCode
+  for (const [name, value] of Object.entries(reply.getHeaders())) {
+    if (value !== undefined) raw.setHeader(name, value)
+  }
+  return raw
 }
 
 /**
@@ -64,6 +80,10 @@ async function writeRange(
   file: OpenBlob,
   { start, end }: { readonly start: number; readonly end: number },
 ): Promise<void> {
+  if (end - start <= onceBytes) {
+    await endWith(response, await file.read(start, end - start))
+    return
+  }
   const size = Math.min(chunkBytes, end - start)
   let [next, other] = [Buffer.allocUnsafe(size), Buffer.allocUnsafe(end - start > size ? size : 0)]
   let writing: Promise<boolean> = Promise.resolve(true)
@@ -88,6 +108,15 @@ export async function write(response: ServerResponse, bytes: Uint8Array): Promis
   const isTaken = await promise
   response.off('close', gone)
   return isTaken
+}
+
+/** Ends an answer; resolves when the bytes' memory may be used again. */
+async function endWith(response: ServerResponse, bytes: Uint8Array): Promise<void> {
+  if (response.destroyed) return
+  const { promise, resolve } = Promise.withResolvers<void>()
+  response.once('close', resolve)
+  response.end(bytes, resolve)
+  await promise
 }
 
 /** One range as half-open interval; several ranges, or another unit, are answered with everything. */

@@ -53,9 +53,9 @@ export async function drawFrame(
   })
 }
 
-/** The bytes of frame `index`, from 0, as they are stored. @throws GatewayError as `Pixels.readFrame` */
+/** The bytes of frame `index`, from 0, as they are stored; maybe in the source's memory. @throws GatewayError as `Pixels.readFrame` */
 export async function readStoredFrame(source: ByteSource, layout: PixelLayout, index: number): Promise<Uint8Array> {
-  return await withFrames(source, layout, index, reader => reader.read(index))
+  return await withFrames(source, layout, index, reader => reader.peek(index))
 }
 
 function syntaxOf({ transferSyntaxUid }: PixelLayout): PixelSyntax {

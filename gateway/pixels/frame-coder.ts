@@ -18,6 +18,8 @@ const maxFrameBytes = 268_435_456
 export interface FrameReader {
   /** The bytes of a frame in a buffer of their own; native ones little endian. Reads must not overlap. */
   read(index: number): Promise<Uint8Array<ArrayBuffer>>
+  /** The same, but maybe in the source's memory: valid until its next read, or until it is closed. */
+  peek(index: number): Promise<Uint8Array>
 }
 
 /**
@@ -34,7 +36,8 @@ export async function openFrames(dataset: ByteSource, pixels: PixelElement): Pro
   }
   if (pixels.fragments !== undefined) {
     const frames = await framesOf(dataset, pixels)
-    return { read: index => readFrame(dataset, frames[index] ?? [], maxFrameBytes) }
+    const read = (index: number) => readFrame(dataset, frames[index] ?? [], maxFrameBytes)
+    return { read, peek: read }
   }
   checkFrames(pixels, format)
   const { element, frames } = pixels
@@ -42,19 +45,21 @@ export async function openFrames(dataset: ByteSource, pixels: PixelElement): Pro
   if (frames > 1 && (frameBits(format) % 8 !== 0 || bytes % unitBytes !== 0)) {
     throw new GatewayError('TRANSCODE_UNSUPPORTED', 'frames that do not begin at a byte are not compressed')
   }
-  return {
-    async read(index) {
-      const at = element.valueOffset + index * bytes
-      const length = Math.ceil(bytes / unitBytes) * unitBytes
-      const frame = new Uint8Array(await dataset.read(at, length))
-      if (frame.length < length)
-        throw new GatewayError('DICOM_UNREADABLE', 'cannot read DICOM: ends inside the pixel data')
-      if (unitBytes === 2) Buffer.from(frame.buffer).swap16()
-      else if (unitBytes === 4) Buffer.from(frame.buffer).swap32()
-      else if (unitBytes === 8) Buffer.from(frame.buffer).swap64()
-      return length === bytes ? frame : frame.slice(0, bytes)
-    },
+  const peek = async (index: number): Promise<Uint8Array> => {
+    const length = Math.ceil(bytes / unitBytes) * unitBytes
+    const frame = await dataset.read(element.valueOffset + index * bytes, length)
+    if (frame.length < length)
+      throw new GatewayError('DICOM_UNREADABLE', 'cannot read DICOM: ends inside the pixel data')
+    return frame
   }
+  const read = async (index: number): Promise<Uint8Array<ArrayBuffer>> => {
+    const frame = new Uint8Array(await peek(index))
+    if (unitBytes === 2) Buffer.from(frame.buffer).swap16()
+    else if (unitBytes === 4) Buffer.from(frame.buffer).swap32()
+    else if (unitBytes === 8) Buffer.from(frame.buffer).swap64()
+    return frame.length === bytes ? frame : frame.slice(0, bytes)
+  }
+  return { read, peek: unitBytes === 1 ? peek : read }
 }
 
 /**

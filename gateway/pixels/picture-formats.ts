@@ -17,8 +17,11 @@ export function encodePng({ width, height, channels, samples }: Raster): Uint8Ar
   const filtered = new Uint8Array(height * (rowBytes + 1))
   for (let row = 0, from = 0, to = 0; row < height; row++) {
     filtered[to++] = row === 0 ? 0 : filterUp
-    if (row === 0) for (let i = 0; i < rowBytes; i++) filtered[to++] = bytes[from++] ?? 0
-    else for (let i = 0; i < rowBytes; i++, from++) filtered[to++] = (bytes[from] ?? 0) - (bytes[from - rowBytes] ?? 0)
+    if (row === 0) filtered.set(bytes.subarray(0, rowBytes), to)
+    else
+      for (let i = 0; i < rowBytes; i++) filtered[to + i] = (bytes[from + i] ?? 0) - (bytes[from - rowBytes + i] ?? 0)
+    from += rowBytes
+    to += rowBytes
   }
   const header = Buffer.alloc(13)
   header.writeUInt32BE(width, 0)

@@ -132,11 +132,17 @@ function stretched(values: Values): Uint8Array {
     if (value > most) most = value
   }
   const out = new Uint8Array(values.length)
-  if (least === most) return out
+  if (!(least < most)) return out
   // In floats of 32 bits, so that halves are rounded as Orthanc rounds them.
   const scale = Math.fround(255 / (most - least))
   const shift = Math.fround(-least * scale)
-  for (let i = 0; i < values.length; i++) out[i] = Math.fround(Math.fround(scale * (values[i] ?? 0)) + shift) + 0.5
+  const level = (value: number): number => Math.fround(Math.fround(scale * value) + shift) + 0.5
+  if (values instanceof Float64Array || most - least >= values.length) {
+    for (let i = 0; i < values.length; i++) out[i] = level(values[i] ?? 0)
+    return out
+  }
+  const table = Uint8Array.from({ length: most - least + 1 }, (_, i) => level(i + least))
+  for (let i = 0; i < values.length; i++) out[i] = table[(values[i] ?? 0) - least] ?? 0
   return out
 }
 

@@ -37,7 +37,7 @@ export interface Pixels {
     what: { readonly index: number; readonly picture: PictureTask },
     signal: AbortSignal,
   ): Promise<{ readonly bytes: Uint8Array; readonly format: ImageFormat }>
-  /** One frame as it is stored. @throws GatewayError NOT_FOUND, DICOM_UNREADABLE, DICOM_LIMIT, TRANSCODE_UNSUPPORTED */
+  /** One frame as it is stored, valid until the source is read again or closed. @throws GatewayError NOT_FOUND, DICOM_UNREADABLE, DICOM_LIMIT, TRANSCODE_UNSUPPORTED */
   readFrame(source: ByteSource, layout: PixelLayout, index: number): Promise<Uint8Array>
   close(): Promise<void>
 }

@@ -33,7 +33,7 @@ export async function removeCommitted(db: Db, principal: Principal, row: Commitm
     throw new GatewayError('STATE_CONFLICT', 'expected a storage commitment that was granted to us')
   }
   const items = await loadCommitmentItems(db.kysely, row.id)
-  return await db.inTransaction(async tx => {
+  return await db.removing(async tx => {
     let removed = 0
     for (const { sopInstanceUid } of items) {
       const instance = await loadForReplacement(tx, sopInstanceUid)

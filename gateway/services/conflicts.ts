@@ -11,7 +11,7 @@ import { sql } from 'kysely'
 import { authorize } from '../../policy/authorize.ts'
 import { instancesAccessed, requestorOf } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
-import type { Db, Tx } from '../db/db.ts'
+import type { Db, RemovingTx } from '../db/db.ts'
 import { readInstanceHeader } from '../dicom/instance-header.ts'
 import { GatewayError } from '../errors.ts'
 import type { Principal } from '../principal.ts'
@@ -122,7 +122,7 @@ export function openConflicts(options: {
       }
       // Read before the transaction: it must not wait for the disk.
       const replacement = decision === 'replace' ? await readReplacement(conflict, openHeld) : undefined
-      await db.inTransaction(async tx => {
+      await db.removing(async tx => {
         if (replacement) await replace(tx, conflict, replacement)
         const { numUpdatedRows } = await tx
           .updateTable('conflicts')
@@ -144,7 +144,7 @@ export function openConflicts(options: {
   }
 
   /** Puts the held bytes in the instance's place, and the instance's bytes into the conflict's row. */
-  async function replace(tx: Tx, conflict: HeldConflict, header: Header): Promise<void> {
+  async function replace(tx: RemovingTx, conflict: HeldConflict, header: Header): Promise<void> {
     const old = await loadForReplacement(tx, conflict.sopInstanceUid)
     if (!old) throw new GatewayError('STATE_CONFLICT', 'the stored instance is gone')
     const held = await tx

@@ -46,14 +46,10 @@ export class JobFiles {
 
   /** Opens an output, which the caller closes. @throws GatewayError NOT_FOUND */
   async open(job: string, key: string): Promise<OpenBlob> {
-    const handle = await open(this.#path(job, key), 'r').catch((error: unknown) => {
-      throw new GatewayError('NOT_FOUND', 'the job has no such output', { cause: error })
-    })
     try {
-      return openBlob(handle, (await handle.stat()).size)
+      return await openBlob(this.#path(job, key))
     } catch (error) {
-      await handle.close()
-      throw storageError(error, 'opening an output')
+      throw new GatewayError('NOT_FOUND', 'the job has no such output', { cause: error })
     }
   }
 

@@ -57,7 +57,7 @@ export function openRemoval({ db }: { readonly db: Db }): Removal {
       const asked = typeof orthancIds === 'string' ? [orthancIds] : orthancIds
       if (asked.length > mostIds) throw new GatewayError('TOO_LARGE', `expected at most ${mostIds} resources at a time`)
       const condemned = { level, orthancIds: asked }
-      return await db.inTransaction(async tx => {
+      return await db.removing(async tx => {
         await lockCondemned(tx, condemned)
         const resources = !still || (await still(tx)) ? await findCondemned(tx, condemned) : []
         if (resources.length === 0) return { resources, instances: 0 }

@@ -58,7 +58,7 @@ export interface OpenImage {
   readonly frameCount: number
   /** @throws as `Rendering.render` */
   values(frame: number, scale: 'rescaled' | 'stored', signal: AbortSignal): Promise<FrameValues>
-  /** @throws as `Rendering.render` */
+  /** Its bytes are valid until the image is closed. @throws as `Rendering.render` */
   stored(frame: number): Promise<StoredFrame>
   close(): Promise<void>
 }
@@ -100,14 +100,12 @@ export function openRendering(options: { readonly retrieve: Retrieve; readonly p
 
   const draw = async (
     blob: OpenBlob,
-    frame: number,
-    how: (layout: PixelLayout) => Promise<PictureTask>,
+    layout: PixelLayout,
+    index: number,
+    picture: PictureTask,
     signal: AbortSignal,
   ): Promise<{ bytes: Uint8Array; format: ImageFormat }> =>
-    await asPicture(async () => {
-      const layout = await imageLayout(blob, frame)
-      return await pixels.drawFrame(blob, layout, { index: frame, picture: await how(layout) }, signal)
-    })
+    await asPicture(() => pixels.drawFrame(blob, imageLayout(layout, index), { index, picture }, signal))
 
   return {
     async render(principal, orthancId, frame, wanted, signal) {
@@ -115,7 +113,11 @@ export function openRendering(options: { readonly retrieve: Retrieve; readonly p
       checkBounds(wanted)
       const { blob } = await retrieve.openInstance(principal, orthancId)
       try {
-        const { bytes } = await draw(blob, frame, () => pictureTask(blob, frame, wanted), signal)
+        const [layout, picture] = await asPicture(async () => [
+          imageLayout(await readPixelLayout(blob), frame),
+          await pictureTask(blob, frame, wanted),
+        ])
+        const { bytes } = await draw(blob, layout, frame, picture, signal)
         return { bytes, mediaType: mediaTypes[wanted.format] }
       } finally {
         await blob.close()
@@ -133,7 +135,7 @@ export function openRendering(options: { readonly retrieve: Retrieve; readonly p
             const isRescaled = scale === 'rescaled'
             const display = await readDisplay(blob, frame)
             const picture = { mode: 'values', display, format: 'raw', quality: 0, isRescaled } as const
-            const { bytes, format } = await draw(blob, frame, async () => picture, signal)
+            const { bytes, format } = await draw(blob, layout, frame, picture, signal)
             const { rows, columns, samplesPerPixel } = format
             const isGray = samplesPerPixel === 1 && display.palette === undefined
             const type = isGray ? (isRescaled ? 'f4' : valueType(format)) : 'u1'
@@ -142,7 +144,7 @@ export function openRendering(options: { readonly retrieve: Retrieve; readonly p
           stored: async frame =>
             await asPicture(async () => ({
               transferSyntaxUid: layout.transferSyntaxUid,
-              bytes: await pixels.readFrame(blob, await imageLayout(blob, frame), frame),
+              bytes: await pixels.readFrame(blob, imageLayout(layout, frame), frame),
             })),
           close: () => blob.close(),
         }
@@ -203,9 +205,8 @@ function checkBounds({ width, height, quality = 90, window }: RenderOptions): vo
   }
 }
 
-/** The layout of an instance that has such a frame. @throws GatewayError NOT_FOUND, PICTURE_UNSUPPORTED */
-async function imageLayout(blob: OpenBlob, frame: number): Promise<PixelLayout> {
-  const layout = await readPixelLayout(blob)
+/** What has no pixels at all has no first frame either. @throws GatewayError PICTURE_UNSUPPORTED */
+function imageLayout(layout: PixelLayout, frame: number): PixelLayout {
   if (layout.pixels === undefined && frame === 0) {
     throw new GatewayError('PICTURE_UNSUPPORTED', 'the instance has no pixel data')
   }

@@ -61,7 +61,7 @@ export function openRetrieve(options: {
     plan: keys => planRetrieve(db, keys, ownIssuers, sessions),
 
     async openDataset(instance) {
-      const blob = await blobs.open(instance.fileSha256)
+      const blob = await blobs.open(instance.fileSha256, instance.sizeBytes)
       const buffer = heads.take()
       try {
         const source = withHead(blob, await blob.read(0, Math.min(headBytes, blob.sizeBytes), buffer))
@@ -88,8 +88,9 @@ export function openRetrieve(options: {
 
     async openInstance(principal, orthancId) {
       authorize(principal, 'study.read')
-      const { sopInstanceUid, fileSha256 } = await access.open(principal, orthancId)
-      return { sopInstanceUid, fileSha256, blob: await blobs.open(fileSha256) }
+      const { sopInstanceUid, fileSha256, sizeBytes } = await access.open(principal, orthancId)
+      const blob = await blobs.open(fileSha256, sizeBytes)
+      return { sopInstanceUid, fileSha256, blob: sizeBytes <= headBytes ? readAtOnce(blob, heads) : blob }
     },
   }
 }
@@ -110,6 +111,25 @@ class HeadBuffers {
 
   give(buffer: Buffer): void {
     if (this.#free.length < maxFreeHeads) this.#free.push(buffer)
+  }
+}
+
+/** A small file, read as a whole when the first of it is read. What was read is valid until it is closed. */
+function readAtOnce(blob: OpenBlob, heads: HeadBuffers): OpenBlob {
+  let buffer: Buffer | undefined
+  let whole: Promise<Uint8Array> | undefined
+  return {
+    sizeBytes: blob.sizeBytes,
+    async read(offset, length) {
+      buffer ??= heads.take()
+      whole ??= blob.read(0, blob.sizeBytes, buffer)
+      return (await whole).subarray(offset, offset + length)
+    },
+    async close() {
+      await blob.close() // when no read is running any more
+      if (buffer) heads.give(buffer)
+      buffer = undefined
+    },
   }
 }
 

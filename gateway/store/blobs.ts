@@ -79,8 +79,11 @@ export interface Blobs {
   protect(sha256: Uint8Array): Promise<boolean>
   /** Ends one `commit` or `protect`, after its row was committed or given up. */
   release(sha256: Uint8Array): void
-  /** @throws GatewayError STORAGE_CORRUPT when the blob is missing, STORAGE_IO */
-  open(sha256: Uint8Array): Promise<OpenBlob>
+  /**
+   * @param sizeBytes  its size, where it is known
+   * @throws GatewayError STORAGE_CORRUPT when the blob is missing, or when it is read and shorter; STORAGE_IO
+   */
+  open(sha256: Uint8Array, sizeBytes?: number): Promise<OpenBlob>
   has(sha256: Uint8Array): Promise<boolean>
   path(sha256: Uint8Array): string
   /** Every blob, in ascending order of digest. */
@@ -264,12 +267,10 @@ class BlobStore implements Blobs {
     if (this.#sweeps > 0) this.#fresh.add(hex)
   }
 
-  async open(sha256: Uint8Array): Promise<OpenBlob> {
+  async open(sha256: Uint8Array, sizeBytes?: number): Promise<OpenBlob> {
     const path = this.path(sha256)
     try {
-      const handle = await open(path, 'r')
-      const { size } = await handle.stat()
-      return openBlob(handle, size)
+      return await openBlob(path, sizeBytes)
     } catch (error) {
       if (errnoOf(error) !== 'ENOENT') throw storageError(error, 'opening a blob')
       throw new GatewayError('STORAGE_CORRUPT', `blob ${hexOf(sha256)} is missing`, { cause: error })

@@ -1,6 +1,6 @@
 /** Takes resources out of the hierarchy with everything below them: set by set, whatever their number. */
 import { type RawBuilder, sql } from 'kysely'
-import type { Tx } from '../db/db.ts'
+import type { RemovingTx, Tx } from '../db/db.ts'
 import { recordChanges } from './changes.ts'
 import type { Level } from './query.ts'
 
@@ -110,7 +110,7 @@ export interface Deleted {
  *
  * @param by  who decides that conflicting bytes of these instances are discarded
  */
-export async function deleteCondemned(tx: Tx, condemned: Condemned, by: string): Promise<Deleted> {
+export async function deleteCondemned(tx: RemovingTx, condemned: Condemned, by: string): Promise<Deleted> {
   const which = isCondemned(condemned)
   const { rows: above } = await sql<{ patient: number; study: number | null; series: number | null }>`
     select p.id as patient, s.id as study, c.id as series from ${hierarchy} where ${which} group by 1, 2, 3

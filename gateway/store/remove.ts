@@ -1,6 +1,6 @@
 /** Takes an instance out of the hierarchy, its counters included. Bytes stay: the sweeper decides about them. */
 import { type RawBuilder, sql } from 'kysely'
-import type { Tx } from '../db/db.ts'
+import type { RemovingTx, Tx } from '../db/db.ts'
 import { type NewChange, recordChanges } from './changes.ts'
 import type { Level } from './query.ts'
 
@@ -36,7 +36,7 @@ export async function loadForReplacement(tx: Tx, sopInstanceUid: string): Promis
  * Deletes an instance. Ancestors that it leaves empty go too, except a study that transfers name:
  * their record must stay readable.
  */
-export async function removeInstance(tx: Tx, instance: RemovableInstance): Promise<void> {
+export async function removeInstance(tx: RemovingTx, instance: RemovableInstance): Promise<void> {
   const { id, series, study, patient, sizeBytes } = instance
   const gone: NewChange[] = []
   const remove = async (level: Level, statement: RawBuilder<{ id: string }>): Promise<void> => {

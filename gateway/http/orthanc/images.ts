@@ -4,7 +4,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { GatewayError, isGatewayError } from '../../errors.ts'
 import type { OpenImage, PictureFormat, Rendering, RenderOptions } from '../../services/rendering.ts'
 import { sendChunks } from '../send-chunks.ts'
-import { sendFile } from '../send-file.ts'
+import { sendBytes, sendFile } from '../send-file.ts'
 import { blankPicture, matlabText, numpyHeader } from './image-texts.ts'
 
 /** What the routes need. */
@@ -180,9 +180,9 @@ export function imageRoutes(app: FastifyInstance, { rendering }: ImageServices):
         const { id, frame = 0 } = request.params
         return await withImage(request, reply, id, async image => {
           const { bytes, transferSyntaxUid } = await image.stored(frame)
-          if (name === 'raw') return reply.type(rawType(transferSyntaxUid)).send(bufferOf(bytes))
+          if (name === 'raw') return await sendBytes(reply, rawType(transferSyntaxUid), bytes)
           const gzip = createGzip({ level: 1 })
-          gzip.end(bytes)
+          gzip.end(Buffer.from(bytes)) // a copy: it is read when the image is closed
           return reply.type('application/gzip').send(gzip)
         })
       },
