@@ -171,7 +171,7 @@ function nameOf(
   const filled = segment.replaceAll(/\{([a-z]+)\}/g, (_, field: string) =>
     clean(fieldText(field, fields, rules), rules),
   )
-  const name = harmless(inCase(filled, rules), rules)
+  const name = inCase(harmless(filled, rules), rules)
   if (name === '') throw refused(segment, 'has no character that the endpoint allows')
   if (name.length + extension.length > rules.maxLength)
     throw refused(segment, `becomes longer than the ${rules.maxLength} characters that the endpoint allows`)
