@@ -135,7 +135,7 @@ test('a bit flipped anywhere in an age file, or a cut, is detected by age and by
   const random = randomOf(20261123)
   const plain = Buffer.from(Array.from({ length: 150_000 }, () => random() * 256))
   const sealed = await collect(encryptAge(chunked(plain, 65_536), [own.recipient]))
-  const damagedOnes = Array.from({ length: 40 }, (_, i) => {
+  const damagedOnes: Uint8Array[] = Array.from({ length: 40 }, (_, i) => {
     const bytes = Buffer.from(sealed)
     // Some of them in the header, which is short.
     const at = Math.floor(random() * (i < 10 ? 230 : bytes.length))
