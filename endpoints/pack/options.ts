@@ -2,6 +2,7 @@
 import { boolean, type Decoder, isObject, list, object, oneOf, optional, text } from '../../gateway/decode.ts'
 import { isAgeRecipient } from './age.ts'
 import { type NameRules, nameRules, tellsPackagesApart } from './names.ts'
+import { readEncryptionKeys } from './openpgp.ts'
 
 /** Who can open the packages. */
 export type Encryption =
@@ -72,4 +73,13 @@ export const packOptions: Decoder<PackOptions> = (raw, path, problems) => {
   if (options === undefined || options.unit === 'study' || tellsPackagesApart(options.names)) return options
   problems.add(`${path}.names.template`, 'expected {number} or {uid} in the name of packages: there are several')
   return undefined
+}
+
+/**
+ * Looks whether the packages can be encrypted, before options are kept: a decoder cannot wait for that.
+ *
+ * @throws GatewayError BAD_REQUEST for an OpenPGP key that cannot be read, cannot encrypt or has expired
+ */
+export async function checkEncryption({ encryption }: Pick<PackOptions, 'encryption'>): Promise<void> {
+  if (encryption.kind === 'openpgp') await readEncryptionKeys(encryption.keys)
 }

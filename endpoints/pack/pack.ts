@@ -56,7 +56,7 @@ export async function pack(
   const packed: PackedFile[] = []
   for (const { unit, name } of named) packed.push(...(await packUnit(unit, name, packing)))
   const files = [...packed.map(({ file }) => file), ...(await describe(packed, packing))]
-  await packing.work.removeOthers()
+  await packing.work.finish()
   return files
 }
 

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { generateX25519Identity, identityToRecipient } from 'age-encryption'
 import { decryptAge, encryptAge } from '../../endpoints/pack/age.ts'
-import { readEncryptionKeys } from '../../endpoints/pack/openpgp.ts'
+import { checkEncryption } from '../../endpoints/pack/options.ts'
 import { pack } from '../../endpoints/pack/pack.ts'
 import { isGatewayError } from '../../gateway/errors.ts'
 import { temporaryDir } from '../support/blobs.ts'
@@ -204,8 +204,11 @@ test('what is no recipient is refused when it is set', async t => {
   refused({ kind: 'age', recipients: ['AGE-SECRET-KEY-1'] })
   refused({ kind: 'openpgp', keys: ['-----BEGIN PGP PRIVATE KEY BLOCK-----'] })
   refused({ kind: 'rot13' })
-  await assert.rejects(
-    readEncryptionKeys(['-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nAAAA\n-----END PGP PUBLIC KEY BLOCK-----']),
-    error => isGatewayError(error, 'BAD_REQUEST'),
+  const unreadable = {
+    kind: 'openpgp',
+    keys: ['-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nAAAA\n-----END PGP PUBLIC KEY BLOCK-----'],
+  }
+  await assert.rejects(checkEncryption(packJob({ encryption: unreadable }).options), error =>
+    isGatewayError(error, 'BAD_REQUEST'),
   )
 })

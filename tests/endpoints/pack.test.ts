@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
-import { readFile, stat, truncate, writeFile } from 'node:fs/promises'
+import { readdir, readFile, stat, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { buffer } from 'node:stream/consumers'
 import { test } from 'node:test'
@@ -175,6 +175,32 @@ test('what was finished before a crash is not made again; what was damaged meanw
   )
   assert.equal(sha256(await readFile(two)), second[1]?.sha256)
   await assert.rejects(stat(join(work, 'left-over.bin')), /ENOENT/)
+})
+
+test('packing that was stopped goes on with what was finished', async t => {
+  const [dir, work] = [await temporaryDir(t), await temporaryDir(t)]
+  const objects = await preparedStudy(dir)
+  const job = packJob({ container: 'zip', unit: 'series' })
+  const stop = new AbortController()
+  const [last] = objects.slice(-1)
+  assert.ok(last !== undefined)
+  const stopping = {
+    ...last,
+    get path() {
+      stop.abort(new Error('stopped'))
+      return last.path
+    },
+  }
+
+  await assert.rejects(pack([...objects.slice(0, -1), stopping], job, work, stop.signal), /stopped/)
+  const notes = (await readdir(work)).filter(name => name.endsWith('.json'))
+  const finished = join(work, `${notes[0]?.slice(0, -5)}.bin`)
+  const before = await stat(finished)
+  const files = await pack(objects, job, work, noSignal)
+
+  assert.equal(notes.length, 1)
+  assert.equal((await stat(finished)).mtimeMs, before.mtimeMs)
+  assert.equal(files.length, 7)
 })
 
 test('a prepared object that is no longer what it was is not packed', async t => {
