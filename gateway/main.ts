@@ -414,6 +414,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
       publicUrl: config.http.publicUrl,
       host: config.http.host,
     },
+    cors: { origins: config.http.corsOrigins, path: config.dicomweb.path },
     ...(config.http.tls && { tls: config.http.tls }),
     onRefused: ({ code, address, repeats }) =>
       refused({ protocol: 'http', userId: 'unknown', address, reason: code, repeats }),
