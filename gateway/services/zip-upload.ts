@@ -14,6 +14,10 @@ export interface ZipLimits {
 export interface ZipEntry {
   /** To be read before the next one is asked for, or not at all. */
   readonly content: AsyncIterable<Uint8Array>
+  /** As the archive has it: not to be used as a path. */
+  readonly name: string
+  /** Entries of the archive, directories included. */
+  readonly count: number
 }
 
 /** How an archive begins (a local file header), and one without files (an end of central directory). */
@@ -42,7 +46,7 @@ export async function* readZip(path: string, limits: ZipLimits): AsyncGenerator<
     for await (const entry of entriesOf(archive)) {
       // Directories, and what nobody has given us a password for.
       if (entry.fileName.endsWith('/') || (entry.generalPurposeBitFlag & 1) !== 0) continue
-      yield { content: contentOf(archive, entry, count) }
+      yield { content: contentOf(archive, entry, count), name: entry.fileName, count: archive.entryCount }
     }
   } finally {
     archive.close()
