@@ -207,6 +207,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
       blobs,
       ownIssuers,
       dueAt,
+      overwrites: config.orthanc.overwriteInstances,
     }),
   )
   const query = openQuery({ db })
@@ -440,7 +441,13 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         }),
         attachmentNames: config.orthanc.userContentTypes,
         logThreshold: log.threshold,
-        upload: { db, ingest, limitBytes: config.limits.instanceBytes, concurrency: config.limits.uploads },
+        upload: {
+          db,
+          ingest,
+          limitBytes: config.limits.instanceBytes,
+          concurrency: config.limits.uploads,
+          overwrites: config.orthanc.overwriteInstances,
+        },
         system: () => ({
           name: config.site.name,
           aeTitle: config.dicom.aeTitle,

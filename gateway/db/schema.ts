@@ -152,6 +152,8 @@ export interface InstancesTable {
   file_sha256: Digest
   dataset_sha256: Digest
   size_bytes: number
+  /** Null where there are none that could be read from that place of the file. */
+  pixel_data_offset: number | null
   attributes: DefaultJson
   origin: DefaultJson
   created_at: DefaultDate

@@ -96,6 +96,7 @@ export const appliedOptions: Readonly<Record<string, Applied>> = {
   JobsHistorySize: number('`limits.jobsHistory`', into('limits.jobsHistory')),
   QueryRetrieveSize: number('`orthanc.queryRetrieveSize`', into('orthanc.queryRetrieveSize')),
   CheckRevisions: flag('`orthanc.checkRevisions`', into('orthanc.checkRevisions')),
+  OverwriteInstances: flag('`orthanc.overwriteInstances`', into('orthanc.overwriteInstances')),
   UserMetadata: map('`orthanc.userMetadata`', into('orthanc.userMetadata')),
   UserContentType: map('`orthanc.userContentTypes`', (value, { config }) =>
     set(config, 'orthanc.userContentTypes', contentTypes(value)),
@@ -169,7 +170,6 @@ export const ignoredOptions: Readonly<Record<string, string>> = {
   MaximumStorageSize: 'nothing is recycled; `storage.lowWatermarkBytes` refuses instead',
   MediaArchiveSize: 'archives are outputs of jobs, kept for a day',
   OrthancExplorerEnabled: 'there is no such interface',
-  OverwriteInstances: 'nothing is overwritten: other content is held as a conflict',
   Plugins: 'there are no plug-ins',
   StorageAccessOnFind: 'the index has all attributes',
   StorageCommitmentReportsSize: 'reports are kept a week',
