@@ -21,6 +21,7 @@ export interface Schema {
   studies: StudiesTable
   series: SeriesTable
   instances: InstancesTable
+  exported_resources: ExportedResourcesTable
   conflicts: ConflictsTable
   quarantine: QuarantineTable
   peers: PeersTable
@@ -157,6 +158,18 @@ export interface InstancesTable {
   attributes: DefaultJson
   origin: DefaultJson
   created_at: DefaultDate
+}
+
+export interface ExportedResourcesTable {
+  seq: GeneratedAlways<number>
+  at: DefaultDate
+  receiver: string
+  level: string
+  orthanc_id: string
+  patient_id: string
+  study_instance_uid: string | null
+  series_instance_uid: string | null
+  sop_instance_uid: string | null
 }
 
 export interface ConflictsTable {

@@ -79,7 +79,7 @@ export const appliedOptions: Readonly<Record<string, Applied>> = {
   ),
   DicomModalities: map('registered modalities, updated at each start', elsewhere),
   OrthancPeers: map(
-    'registered `/peers`, updated at each start, outside of the hospital unless `Zone` says inside',
+    'registered `/peers`, updated at each start, outside of the hospital unless `Zone` says inside or it is on this machine',
     elsewhere,
   ),
   AuthenticationEnabled: flag(
@@ -96,6 +96,7 @@ export const appliedOptions: Readonly<Record<string, Applied>> = {
   JobsHistorySize: number('`limits.jobsHistory`', into('limits.jobsHistory')),
   QueryRetrieveSize: number('`orthanc.queryRetrieveSize`', into('orthanc.queryRetrieveSize')),
   CheckRevisions: flag('`orthanc.checkRevisions`', into('orthanc.checkRevisions')),
+  LogExportedResources: flag('`orthanc.logExportedResources`', into('orthanc.logExportedResources')),
   OverwriteInstances: flag('`orthanc.overwriteInstances`', into('orthanc.overwriteInstances')),
   UserMetadata: map('`orthanc.userMetadata`', into('orthanc.userMetadata')),
   UserContentType: map('`orthanc.userContentTypes`', (value, { config }) =>
@@ -163,7 +164,6 @@ export const ignoredOptions: Readonly<Record<string, string>> = {
   IngestTranscoding: 'bytes are kept as received',
   LimitFindInstances: 'answers are streamed without a limit',
   LimitFindResults: 'answers are streamed without a limit',
-  LogExportedResources: 'every export is in the audit log',
   LuaScripts: 'there are no scripts',
   MaximumPatientCount: 'nothing is recycled',
   MaximumStorageCacheSize: 'the system caches files',

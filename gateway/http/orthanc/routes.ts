@@ -7,6 +7,7 @@ import type { FastifyInstance } from 'fastify'
 import type { Db } from '../../db/db.ts'
 import type { LogThreshold } from '../../log.ts'
 import type { ChangeFeed } from '../../services/change-feed.ts'
+import type { ExportLog } from '../../services/export-log.ts'
 import type { Removal } from '../../services/removal.ts'
 import type { ResourceDatasets } from '../../services/resource-datasets.ts'
 import type { Reconstruction } from '../../services/resource-reconstruct.ts'
@@ -38,6 +39,7 @@ export interface OrthancServices extends MetadataServices, AttachmentServices, F
   readonly retrieve: Retrieve
   readonly datasets: ResourceDatasets
   readonly changes: ChangeFeed
+  readonly exportLog: ExportLog
   readonly removal: Removal
   readonly reconstruction: Reconstruction
   readonly upload: Upload

@@ -9,7 +9,7 @@ import { storeFile } from '../../services/upload.ts'
 import { peek, storeArchive, storeIfDicom } from '../../services/upload-many.ts'
 import type { Origin } from '../../store/origin.ts'
 import { loadAncestors } from '../../store/query.ts'
-import { requestBody } from './request-body.ts'
+import { decodedBody, requestBody } from './request-body.ts'
 
 export interface Upload {
   readonly db: Db
@@ -64,7 +64,7 @@ export function uploadRoute(app: FastifyInstance, upload: Upload): void {
         const boundary = formBoundary(request.headers['content-type'])
         if (boundary !== undefined) {
           const results: IngestResult[] = []
-          for await (const { content } of readMultipart(chunksOf(requestBody(request.raw)), boundary)) {
+          for await (const { content } of readMultipart(chunksOf(requestBody(decodedBody(request.raw))), boundary)) {
             const { isZip, bytes } = await peek(content)
             if (isZip) results.push(...(await storeArchive(bytes, many)))
             else {
@@ -77,7 +77,7 @@ export function uploadRoute(app: FastifyInstance, upload: Upload): void {
         // Before a byte is waited for.
         const announced = Number(request.headers['content-length'] ?? 0)
         if (announced > limitBytes) throw new GatewayError('TOO_LARGE', `expected at most ${limitBytes} bytes`)
-        const { isZip, bytes } = await peek(requestBody(request.raw))
+        const { isZip, bytes } = await peek(requestBody(decodedBody(request.raw)))
         if (isZip) {
           const results = await storeArchive(bytes, many)
           return await answersOf(db, overwrites, results)
