@@ -165,7 +165,7 @@ export const ignoredOptions: Readonly<Record<string, string>> = {
   LogExportedResources: 'every export is in the audit log',
   LuaScripts: 'there are no scripts',
   MaximumPatientCount: 'nothing is recycled',
-  MaximumStorageCacheSize: 'the system caches files',
+  MaximumStorageCacheSize: 'files asked for again are kept in 128 MiB of memory',
   MaximumStorageSize: 'nothing is recycled; `storage.lowWatermarkBytes` refuses instead',
   MediaArchiveSize: 'archives are outputs of jobs, kept for a day',
   OrthancExplorerEnabled: 'there is no such interface',
