@@ -3,12 +3,11 @@ import { createHash } from 'node:crypto'
 import { open, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
-import { generateX25519Identity, identityToRecipient } from 'age-encryption'
 import { generateKey } from 'openpgp'
 import { pack } from '../../endpoints/pack/pack.ts'
 import type { PreparedObject } from '../../endpoints/package.ts'
 import { temporaryDir } from '../support/blobs.ts'
-import { noSignal, packJob } from '../support/packages.ts'
+import { newIdentity, noSignal, packJob } from '../support/packages.ts'
 
 const sizeBytes = process.env['HANSE_SOAK'] ? 2_147_483_648 : 314_572_800
 const mostGrowthBytes = 200_000_000
@@ -35,7 +34,7 @@ async function largeObject(t: TestContext): Promise<PreparedObject> {
 
 test('a large study is zipped and encrypted with flat memory', async t => {
   const object = await largeObject(t)
-  const recipient = await identityToRecipient(await generateX25519Identity())
+  const { recipient } = await newIdentity()
   const { publicKey } = await generateKey({ userIDs: [{ name: 'TEST' }] })
   const before = process.memoryUsage().rss
   let highest = before

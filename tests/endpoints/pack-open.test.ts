@@ -2,19 +2,22 @@ import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
 import { cp, mkdir, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { Readable } from 'node:stream'
 import { type TestContext, test } from 'node:test'
 import { crc32, deflateRawSync } from 'node:zlib'
-import { generateX25519Identity, identityToRecipient } from 'age-encryption'
+import { decryptAge } from '../../endpoints/pack/age.ts'
+import { readManifest } from '../../endpoints/pack/manifest.ts'
 import { pack } from '../../endpoints/pack/pack.ts'
-import { signStatement } from '../../endpoints/pack/statement.ts'
+import { openStatement, signStatement } from '../../endpoints/pack/statement.ts'
 import type { PackageFile, PreparedObject } from '../../endpoints/package.ts'
+import { isGatewayError } from '../../gateway/errors.ts'
 import { ZipWriter } from '../../gateway/zip/zip-writer.ts'
 import { signCard } from '../../peers/card.ts'
 import { hanse } from '../cli/terminal.ts'
 import { temporaryDir } from '../support/blobs.ts'
 import { randomOf } from '../support/mutate-dicom.ts'
 import { testSite } from '../support/offers.ts'
-import { bytesOf, deliver, noSignal, packJob, preparedStudy } from '../support/packages.ts'
+import { bytesOf, deliver, newIdentity, noSignal, packJob, preparedStudy } from '../support/packages.ts'
 import { testKeys } from '../support/site.ts'
 
 const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex')
@@ -30,10 +33,10 @@ interface Received {
 /** A delivery as it lies at the recipient. */
 async function received(t: TestContext, options: object): Promise<Received> {
   const [outbox, dir] = [await temporaryDir(t), await temporaryDir(t)]
-  const identity = await generateX25519Identity()
+  const { identity, recipient } = await newIdentity()
   const key = join(outbox, 'age.key')
   await writeFile(key, `# created: today\n# public key: …\n${identity}\n`)
-  const age = { kind: 'age', recipients: [await identityToRecipient(identity)] }
+  const age = { kind: 'age', recipients: [recipient] }
   const objects = await preparedStudy(outbox)
   const job = packJob({ ...options, ...('encryption' in options ? { encryption: age } : {}) })
   const files = await pack(objects, job, join(outbox, 'work'), noSignal)
@@ -283,4 +286,33 @@ test('no name, manifest or table of a delivery tells who the patient is', async 
       }
     }
   }
+})
+
+test('what is no delivery is refused in words, whatever its bytes', async () => {
+  const file = { name: 'a', role: 'content', size: 1, sha256: 'a'.repeat(64), open: () => Readable.from([]) } as const
+  const site = testSite(7)
+  const facts = { from: site.siteId, created: new Date('2026-03-04T05:06:08Z'), signer: site }
+  const signature = Buffer.from(signStatement([file], facts))
+  const random = randomOf(20261125)
+  const isRefusal = (error: unknown): boolean =>
+    isGatewayError(error, 'MANIFEST_MALFORMED') || isGatewayError(error, 'MANIFEST_SIGNATURE')
+  const { identity } = await newIdentity()
+
+  for (let round = 0; round < 300; round++) {
+    const bytes = Buffer.from(signature)
+    for (let flips = 0; flips < 3; flips++) bytes[Math.floor(random() * bytes.length)] = Math.floor(random() * 256)
+    const cut = bytes.subarray(0, round % 3 === 0 ? Math.floor(random() * bytes.length) : bytes.length)
+    try {
+      assert.deepEqual(openStatement(cut, [site.signingKey]).files[0]?.sha256, file.sha256)
+    } catch (error) {
+      assert.ok(isRefusal(error), String(error))
+    }
+    assert.throws(() => readManifest(cut), isRefusal)
+    const sealed = decryptAge(Readable.from([cut]), [identity])
+    await assert.rejects(sealed.next(), error => isGatewayError(error, 'OBJECT_DIGEST'))
+  }
+  async function* endless(): AsyncGenerator<Uint8Array> {
+    for (;;) yield Buffer.from('age-encryption.org/v1\n-> X25519 '.repeat(1000))
+  }
+  await assert.rejects(decryptAge(endless(), [identity]).next(), error => isGatewayError(error, 'OBJECT_DIGEST'))
 })
