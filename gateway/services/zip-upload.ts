@@ -17,6 +17,8 @@ export interface ZipEntry {
   readonly name: string
   /** To be read before the next one is asked for, or not at all. */
   readonly content: AsyncIterable<Uint8Array>
+  /** Entries of the archive, directories included. */
+  readonly count: number
 }
 
 /** How an archive begins (a local file header), and one without files (an end of central directory). */
@@ -45,7 +47,7 @@ export async function* readZip(path: string, limits: ZipLimits): AsyncGenerator<
     for await (const entry of entriesOf(archive)) {
       // Directories, and what nobody has given us a password for.
       if (entry.fileName.endsWith('/') || (entry.generalPurposeBitFlag & 1) !== 0) continue
-      yield { name: entry.fileName, content: contentOf(archive, entry, count) }
+      yield { content: contentOf(archive, entry, count), name: entry.fileName, count: archive.entryCount }
     }
   } finally {
     archive.close()
