@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { type TestContext, test } from 'node:test'
 import { crc32, deflateRawSync } from 'node:zlib'
+import { generateKey } from 'openpgp'
 import { decryptAge } from '../../endpoints/pack/age.ts'
 import { readManifest } from '../../endpoints/pack/manifest.ts'
 import { pack } from '../../endpoints/pack/pack.ts'
@@ -60,7 +61,7 @@ async function digestsBelow(dir: string): Promise<Set<string>> {
 test('every kind of package is opened: the objects come out as they were prepared', async t => {
   for (const container of ['folder', 'zip']) {
     for (const unit of ['file', 'series', 'study']) {
-      for (const change of [{}, { encryption: 'age' }, { compression: 'deflate' }]) {
+      for (const change of [{ names: { case: 'upper' } }, { encryption: 'age' }, { compression: 'deflate' }]) {
         const one = await received(t, { container, unit, ...change })
 
         const { code, out, err } = await open(one, '--signer', signer, '--identity', one.identity)
@@ -315,4 +316,46 @@ test('what is no delivery is refused in words, whatever its bytes', async () => 
     for (;;) yield Buffer.from('age-encryption.org/v1\n-> X25519 '.repeat(1000))
   }
   await assert.rejects(decryptAge(endless(), [identity]).next(), error => isGatewayError(error, 'OBJECT_DIGEST'))
+})
+
+test('packages for OpenPGP are opened with a private key, or verified and left to gpg', async t => {
+  const dir = await temporaryDir(t)
+  const userIDs = [{ name: 'TEST Recipient' }]
+  const own = await generateKey({ userIDs })
+  const other = await generateKey({ userIDs })
+  const locked = await generateKey({ userIDs, passphrase: 'TEST' })
+  await writeFile(join(dir, 'own.asc'), own.privateKey)
+  await writeFile(join(dir, 'other.asc'), other.privateKey)
+  await writeFile(join(dir, 'locked.asc'), locked.privateKey)
+  const job = packJob({ container: 'zip', encryption: { kind: 'openpgp', keys: [own.publicKey, locked.publicKey] } })
+  const files = await pack(await preparedStudy(dir), job, join(dir, 'work'), noSignal)
+  await deliver(files, join(dir, 'delivery'))
+  const openTo = (out: string, ...argv: string[]): ReturnType<typeof hanse> =>
+    hanse(['open', 'delivery', '--out', out, '--signer', signer, ...argv], { cwd: dir })
+
+  const opened = await openTo('opened', '--identity', 'own.asc')
+  const sealed = await openTo('sealed')
+  const foreign = await openTo('foreign', '--identity', 'other.asc')
+
+  assert.deepEqual([opened.code, opened.err], [0, ''], opened.out)
+  assert.equal((await filesBelow(join(dir, 'opened/study001'))).length, 6)
+  assert.equal(sealed.code, 0)
+  assert.match(sealed.out, /ok: study001.zip.gpg, open it with gpg -d -> study001.zip.gpg/)
+  assert.equal(foreign.code, 1)
+  assert.match(foreign.out, /failed: study001.zip.gpg: the file was encrypted for other keys/)
+  assert.equal((await openTo('locked', '--identity', 'locked.asc')).code, 2)
+  const random = randomOf(20261126)
+  const place = join(dir, 'delivery/study001.zip.gpg')
+  const whole = await readFile(place)
+  for (let round = 0; round < 10; round++) {
+    const bytes = Buffer.from(whole)
+    // Behind what is said to the other recipient.
+    const at = 2000 + Math.floor(random() * (bytes.length - 2000))
+    bytes[at] = (bytes[at] ?? 0) ^ (1 << Math.floor(random() * 8))
+    await writeFile(place, bytes)
+    const unsigned = ['open', 'delivery/study001.zip.gpg', '--unsigned', '--identity', 'own.asc', '--out', 'damaged']
+    const { code, out } = await hanse(unsigned, { cwd: dir })
+    assert.equal(code, 1, `${at}: ${out}`)
+    assert.deepEqual(await filesBelow(join(dir, 'damaged')), [])
+  }
 })

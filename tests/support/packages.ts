@@ -60,7 +60,7 @@ export async function deliver(files: readonly PackageFile[], dir: string): Promi
   for (const file of files) {
     const path = join(dir, file.name)
     await mkdir(join(path, '..'), { recursive: true })
-    await writeFile(path, await bytesOf(file))
+    await writeFile(path, file.open(0))
   }
 }
 
