@@ -190,6 +190,13 @@ test('what is there already is not replaced, and the arguments are checked', asy
   assert.equal(taken.code, 1)
   assert.match(taken.out, /failed: study001.zip.age: its name is taken/)
   assert.deepEqual(await readdir(join(one.dir, 'out/study001')), [])
+  const plain = await received(t, {})
+  await mkdir(join(plain.dir, 'out/study001/SE000001'), { recursive: true })
+  await writeFile(join(plain.dir, 'out/study001/SE000001/IM000001'), 'mine')
+  const others = await open(plain, '--signer', signer)
+  assert.match(others.out, /failed: study001\/SE000001\/IM000001: its name is taken/)
+  assert.match(others.out, /8 files verified, 4 objects, 1 failed/)
+  assert.equal(await readFile(join(plain.dir, 'out/study001/SE000001/IM000001'), 'utf8'), 'mine')
   for (const argv of [
     ['open', 'delivery'],
     ['open', 'nowhere', '--out', 'x'],

@@ -59,21 +59,22 @@ export async function unpack(file: ReceivedFile, options: UnpackOptions): Promis
   const opened = kind === 'none' || kind === 'sealed' ? file.name : file.name.replace(/\.[a-z]+$/i, '')
   const isSealed = kind === 'sealed'
   if (!isPlainPath(opened)) throw new GatewayError('BAD_REQUEST', 'expected a plain name')
-  const plain = join(stage, 'plain')
-  const inner = await copyVerified(file, plain, options)
-  const isArchive = /\.zip$/i.test(opened)
-  const place = isArchive ? opened.slice(0, -4) : opened
-  if (!isArchive) {
+  const [plain, folder] = [join(stage, 'plain'), join(stage, 'folder')]
+  try {
+    const inner = await copyVerified(file, plain, options)
+    if (/\.zip$/i.test(opened)) {
+      const place = opened.slice(0, -4)
+      const objects = await unzip(plain, inner.size, folder, { file, signal })
+      await release(folder, join(out, place))
+      return { place, isSealed, objects }
+    }
     const [object] = file.objects ?? []
     if (object !== undefined && !isSealed && inner.sha256 !== object.sha256) throw notSigned()
-    await release(plain, join(out, place))
-    return { place, isSealed, objects: file.objects?.length ?? 0 }
-  }
-  const folder = join(stage, 'folder')
-  try {
-    const objects = await unzip(plain, inner.size, folder, { file, signal })
-    await release(folder, join(out, place))
-    return { place, isSealed, objects }
+    await release(plain, join(out, opened))
+    return { place: opened, isSealed, objects: file.objects?.length ?? 0 }
+  } catch (error) {
+    signal.throwIfAborted()
+    throw error
   } finally {
     await rm(plain, { force: true })
     await rm(folder, { recursive: true, force: true })
@@ -87,7 +88,7 @@ function encryptionOf(name: string, { openpgp }: Identities): 'none' | 'age' | '
   return openpgp.length > 0 ? 'openpgp' : 'sealed'
 }
 
-/** Copies a file, decrypted; nothing stays when it is not what was signed, or was changed since it was encrypted. */
+/** Copies a file, decrypted; what was copied is nothing worth when this throws. */
 async function copyVerified(
   { name, path, signed }: ReceivedFile,
   to: string,
@@ -120,10 +121,6 @@ async function copyVerified(
     const written = await writeNew(plain, to)
     if (signed !== undefined && (read !== signed.size || outer.digest('hex') !== signed.sha256)) throw notSigned()
     return written
-  } catch (error) {
-    await rm(to, { force: true })
-    signal.throwIfAborted()
-    throw error
   } finally {
     source.destroy()
   }
