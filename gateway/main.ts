@@ -538,6 +538,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         queue,
         peers,
         pairing,
+        card,
         pseudonyms,
         quarantine: openQuarantine({ db, queue, inbound }),
         reidentification: openReidentification({ db, pseudonyms }),

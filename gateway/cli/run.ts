@@ -15,6 +15,7 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
   'peer invite': { summary: 'invite another site', load: async () => (await import('./peer.ts')).peerInvite },
   'peer accept': { summary: 'accept an invitation', load: async () => (await import('./peer.ts')).peerAccept },
   'peer confirm': { summary: 'confirm a peer', load: async () => (await import('./peer.ts')).peerConfirm },
+  'peer card': { summary: "write this site's own card", load: async () => (await import('./peer.ts')).peerCard },
   'peer list': { summary: 'list peers', load: async () => (await import('./peer.ts')).peerList },
   'peer revoke': { summary: 'revoke a peer', load: async () => (await import('./peer.ts')).peerRevoke },
   'policy show': { summary: 'print the policy', load: async () => (await import('./policy.ts')).policyShow },
