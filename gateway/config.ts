@@ -167,6 +167,8 @@ const shape = {
   /** What Orthanc's configuration says of its API: CheckRevisions, UserMetadata, UserContentType. */
   orthanc: section({
     checkRevisions: optional(boolean, false),
+    overwriteInstances: optional(boolean, false),
+    logExportedResources: optional(boolean, false),
     userMetadata: optional(record(integer({ min: 1024, max: 65_535 }), { max: 1000 }), {}),
     userContentTypes: optional(record(integer({ min: 1024, max: 65_535 }), { max: 1000 }), {}),
     queryRetrieveSize: optional(integer({ min: 1, max: 10_000 }), 100),

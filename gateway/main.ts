@@ -71,6 +71,7 @@ import { openDicomCreation } from './services/create-dicom.ts'
 import { openDeidentify } from './services/deidentify.ts'
 import type { NodeTarget } from './services/dicom-node.ts'
 import { openDryRuns } from './services/dry-run.ts'
+import { openExportLog } from './services/export-log.ts'
 import { startHousekeeping } from './services/housekeeping.ts'
 import { openImageFrames } from './services/image-frames.ts'
 import { openInbound } from './services/inbound.ts'
@@ -84,6 +85,7 @@ import { openRewriteJobs } from './services/modify-jobs.ts'
 import { openStudyChanges } from './services/modify-studies.ts'
 import { openMpps } from './services/mpps.ts'
 import { nativePixels } from './services/native-pixels.ts'
+import { noteMove } from './services/noted-moves.ts'
 import { openOrthancImports } from './services/orthanc-import.ts'
 import { openOutbound } from './services/outbound.ts'
 import { createPreparing } from './services/outbound-prepare.ts'
@@ -208,10 +210,12 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
       blobs,
       ownIssuers,
       dueAt,
+      overwrites: config.orthanc.overwriteInstances,
     }),
   )
   const query = openQuery({ db })
   const removal = openRemoval({ db })
+  const exportLog = openExportLog({ db, isKept: config.orthanc.logExportedResources })
   const retention = openRetention({
     db,
     removal,
@@ -385,7 +389,13 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         findService({ query, aeTitle: config.dicom.aeTitle }),
         getService({ retrieve, converter: ({ callingAe }) => converter(callingAe) }),
         commitmentService(commitments),
-        moveService({ retrieve, destination: aeTitle => moveDestination(modalities, aeTitle), converter, log }),
+        moveService({
+          retrieve,
+          destination: aeTitle => moveDestination(modalities, aeTitle),
+          converter,
+          log,
+          onEnded: move => noteMove(backgroundJobs, move, config.dicom.aeTitle),
+        }),
         worklistService({ worklist }),
         mppsService({ mpps }),
       ],
@@ -437,6 +447,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         retrieve,
         datasets: openResourceDatasets({ db, blobs }),
         changes,
+        exportLog,
         removal,
         reconstruction: openReconstruction({ db, blobs }),
         modify: { jobs: backgroundJobs, log, modifications, anonymizations, studyChanges, creation },
@@ -451,7 +462,13 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         }),
         attachmentNames: config.orthanc.userContentTypes,
         logThreshold: log.threshold,
-        upload: { db, ingest, limitBytes: config.limits.instanceBytes, concurrency: config.limits.uploads },
+        upload: {
+          db,
+          ingest,
+          limitBytes: config.limits.instanceBytes,
+          concurrency: config.limits.uploads,
+          overwrites: config.orthanc.overwriteInstances,
+        },
         system: () => ({
           name: config.site.name,
           aeTitle: config.dicom.aeTitle,
@@ -495,7 +512,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
       worklistsRoutes(app, { worklist })
       const outside = openOutsideSends({ db, routing })
       const remote = openRemote({ db, findNode, node, aeTitle: config.dicom.aeTitle })
-      await orthancModalityRoutes(app, { modalities, remote })
+      await orthancModalityRoutes(app, { modalities, remote, aeTitle: config.dicom.aeTitle })
       await orthancRemoteRoutes(app, {
         modalities,
         remote,
@@ -503,6 +520,8 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         jobs: backgroundJobs,
         answers: { jobs: backgroundJobs, log },
         remoteStore: openRemoteStore({ db, findNode, retrieve, node, outside }),
+        exportLog,
+        commitment: { db, commitments },
         restPeers,
         restStore: openRestStore({ db, blobs, retrieve, peers: restPeers, outside }),
         ingest,

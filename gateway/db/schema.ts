@@ -21,6 +21,7 @@ export interface Schema {
   studies: StudiesTable
   series: SeriesTable
   instances: InstancesTable
+  exported_resources: ExportedResourcesTable
   conflicts: ConflictsTable
   quarantine: QuarantineTable
   peers: PeersTable
@@ -154,9 +155,23 @@ export interface InstancesTable {
   file_sha256: Digest
   dataset_sha256: Digest
   size_bytes: number
+  /** Null where there are none that could be read from that place of the file. */
+  pixel_data_offset: number | null
   attributes: DefaultJson
   origin: DefaultJson
   created_at: DefaultDate
+}
+
+export interface ExportedResourcesTable {
+  seq: GeneratedAlways<number>
+  at: DefaultDate
+  receiver: string
+  level: string
+  orthanc_id: string
+  patient_id: string
+  study_instance_uid: string | null
+  series_instance_uid: string | null
+  sop_instance_uid: string | null
 }
 
 export interface ConflictsTable {

@@ -110,7 +110,8 @@ async function authenticate(request: FastifyRequest, options: AuthOptions, trust
   throw new GatewayError('UNAUTHENTICATED', 'a bearer token is needed')
 }
 
-const isOwnRoute = (request: FastifyRequest): boolean => request.routeOptions.url?.startsWith('/api/') ?? true
+/** True for routes that passwords do not open. */
+export const isOwnRoute = (request: FastifyRequest): boolean => request.routeOptions.url?.startsWith('/api/') ?? false
 
 /** Name and password of RFC 7617 §2; undefined for anything else. */
 function basicLogin(authorization: string): { readonly name: string; readonly password: string } | undefined {

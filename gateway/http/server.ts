@@ -15,6 +15,7 @@ import { type CorsOptions, installCors } from './cors.ts'
 import { type Metrics, metricsRoute } from './metrics.ts'
 import { installProblems, problemSchema } from './problem.ts'
 import { type HttpRefusal, limitRefusals } from './refusals.ts'
+import { requestLine } from './request-line.ts'
 import { installTextGuard } from './text-guard.ts'
 
 export interface HttpServerOptions {
@@ -59,10 +60,13 @@ export async function buildHttpServer(options: HttpServerOptions): Promise<Fasti
     forceCloseConnections: 'idle',
     return503OnClosing: true,
     trustProxy: false,
+    rewriteUrl: requestLine,
     ajv: { customOptions: { removeAdditional: false, allErrors: true, coerceTypes: 'array' } },
     serverFactory: handler => {
       const server = tls ? createTlsServer(tlsOptions(tls), handler) : createServer(handler)
       server.headersTimeout = headersTimeoutMs
+      // Expectations that are not understood may be ignored (RFC 9110 §10.1.1); some clients send an empty one.
+      server.on('checkExpectation', handler)
       // Uploads take as long as they take: the idle timeout ends what stalls.
       server.requestTimeout = 0
       server.keepAliveTimeout = keepAliveTimeoutMs

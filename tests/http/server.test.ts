@@ -150,7 +150,7 @@ test('a wrong token does not fall back to the trust in loopback, and the answer 
   })
 
   assert.equal(answer.statusCode, 401)
-  assert.equal(answer.headers['www-authenticate'], 'Bearer')
+  assert.equal(answer.headers['www-authenticate'], 'Basic realm="hanse", charset="UTF-8", Bearer realm="hanse"')
   assert.equal(answer.json().detail, 'a bearer token is needed')
 })
 
