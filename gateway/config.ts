@@ -174,6 +174,8 @@ const shape = {
     queryRetrieveSize: optional(integer({ min: 1, max: 10_000 }), 100),
   }),
   worklist: section({ folder: optional(filePath) }),
+  /** Folders, such as drives, below which users may have discs read. */
+  discs: section({ folders: optional(list(filePath, { max: 32 }), []) }),
   /** Without a port there is no HL7 listener. */
   hl7: section({
     host: optional(host, '127.0.0.1'),
@@ -479,6 +481,7 @@ function absolute(value: ObjectValue<typeof shape>, base: (path: string) => stri
       ),
     },
     worklist: { folder: rest.worklist.folder && resolve(base('worklist.folder'), rest.worklist.folder) },
+    discs: { folders: rest.discs.folders.map(folder => resolve(base('discs.folders'), folder)) },
     hl7: {
       ...rest.hl7,
       tls: hl7Tls && {

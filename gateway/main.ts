@@ -70,6 +70,7 @@ import { openConsents } from './services/consents.ts'
 import { openDicomCreation } from './services/create-dicom.ts'
 import { openDeidentify } from './services/deidentify.ts'
 import type { NodeTarget } from './services/dicom-node.ts'
+import { openDiscs } from './services/discs.ts'
 import { openDryRuns } from './services/dry-run.ts'
 import { openExportLog } from './services/export-log.ts'
 import { startHousekeeping } from './services/housekeeping.ts'
@@ -312,6 +313,8 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
     dataDir: config.data,
     limitBytes,
   })
+  const { folders } = config.discs
+  const discs = openDiscs({ ingest, jobs: backgroundJobs, uploads: resumableUploads, folders, limitBytes })
   backgroundJobs.start()
   use(
     starting,
@@ -553,6 +556,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         modalityJobs,
         orthancImports,
         resumableUploads,
+        discs,
         prefetch,
         patientLinks: openPatientLinks({ db, queue }),
         audit,

@@ -1,5 +1,6 @@
 /** The files of a medium: a folder, or the image of a disc. Nothing outside of it is read, and nothing is executed. */
-import { lstat, open, opendir, stat } from 'node:fs/promises'
+import { constants } from 'node:fs'
+import { lstat, open, opendir, realpath, stat } from 'node:fs/promises'
 import { join, relative } from 'node:path'
 import { type ByteSource, fileSource } from '../dicom/byte-source.ts'
 import { isIso9660, isoFileSource, isoFiles } from '../dicom/iso9660.ts'
@@ -19,12 +20,13 @@ const mostDepth = 32
 /**
  * All files of a medium; symbolic links inside of it are not followed.
  *
- * @param medium  absolute path
+ * @param path  absolute
  * @throws GatewayError NOT_FOUND, BAD_REQUEST when it is neither a folder nor a disc image, DICOM_LIMIT
  */
-export async function* mediumFiles(medium: string): AsyncGenerator<MediumFile> {
-  const found = await stat(medium).catch(() => undefined)
-  if (found === undefined) throw new GatewayError('NOT_FOUND', 'no such folder or disc image')
+export async function* mediumFiles(path: string): AsyncGenerator<MediumFile> {
+  const medium = await realpath(path).catch(() => undefined)
+  const found = medium === undefined ? undefined : await stat(medium).catch(() => undefined)
+  if (medium === undefined || found === undefined) throw new GatewayError('NOT_FOUND', 'no such folder or disc image')
   if (found.isDirectory()) {
     let seen = 0
     for await (const path of filesBelow(medium, 0)) {
@@ -60,6 +62,7 @@ async function* filesBelow(folder: string, depth: number): AsyncGenerator<string
 }
 
 async function withFile<T>(path: string, work: (source: ByteSource) => Promise<T>): Promise<T> {
-  await using handle = await open(path, 'r')
+  // Should a link have taken its place since.
+  await using handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW)
   return await work(fileSource(handle, (await handle.stat()).size))
 }
