@@ -48,6 +48,7 @@ import { openMetrics } from './http/metrics.ts'
 import { archiveRoutes } from './http/orthanc/archives.ts'
 import { imageRoutes } from './http/orthanc/images.ts'
 import { orthancModalityRoutes } from './http/orthanc/modalities.ts'
+import { numpyRoutes } from './http/orthanc/numpy.ts'
 import { orthancRemoteRoutes } from './http/orthanc/remote-nodes.ts'
 import { orthancRoutes } from './http/orthanc/routes.ts'
 import { type OrthancSettings, takeOverOrthanc } from './http/orthanc/take-over.ts'
@@ -507,6 +508,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         place: { path: config.dicomweb.path, publicUrl: config.http.publicUrl },
       })
       imageRoutes(app, { rendering })
+      numpyRoutes(app, { db, rendering })
       await archiveRoutes(app, {
         archives: openZipArchives({ db, blobs, pixels }),
         jobs: backgroundJobs,
