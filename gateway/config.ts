@@ -125,6 +125,9 @@ const shape = {
           zone: optional(oneOf('inside', 'outside'), 'outside'),
           loginFile: optional(filePath),
           tokenFile: optional(filePath),
+          caFile: optional(filePath),
+          certificateFile: optional(filePath),
+          keyFile: optional(filePath),
         }),
         { max: 64 },
       ),
@@ -476,6 +479,9 @@ function absolute(value: ObjectValue<typeof shape>, base: (path: string) => stri
             url: server.url.replace(/\/+$/, ''),
             loginFile: server.loginFile && resolve(base('dicomweb.servers'), server.loginFile),
             tokenFile: server.tokenFile && resolve(base('dicomweb.servers'), server.tokenFile),
+            caFile: server.caFile && resolve(base('dicomweb.servers'), server.caFile),
+            certificateFile: server.certificateFile && resolve(base('dicomweb.servers'), server.certificateFile),
+            keyFile: server.keyFile && resolve(base('dicomweb.servers'), server.keyFile),
           },
         ]),
       ),
@@ -543,10 +549,12 @@ function crossCheck(config: Config): Problem[] {
     'database.passwordFile': database.passwordFile,
     'proxy.loginFile': config.proxy?.loginFile,
     ...Object.fromEntries(
-      Object.entries(config.dicomweb.servers).flatMap(([name, { loginFile, tokenFile }]) => [
-        [`dicomweb.servers.${name}.loginFile`, loginFile],
-        [`dicomweb.servers.${name}.tokenFile`, tokenFile],
-      ]),
+      Object.entries(config.dicomweb.servers).flatMap(([name, server]) =>
+        (['loginFile', 'tokenFile', 'caFile', 'certificateFile', 'keyFile'] as const).map(key => [
+          `dicomweb.servers.${name}.${key}`,
+          server[key],
+        ]),
+      ),
     ),
   }
   for (const [path, file] of Object.entries(files)) {
