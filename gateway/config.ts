@@ -125,6 +125,9 @@ const shape = {
           zone: optional(oneOf('inside', 'outside'), 'outside'),
           loginFile: optional(filePath),
           tokenFile: optional(filePath),
+          caFile: optional(filePath),
+          certificateFile: optional(filePath),
+          keyFile: optional(filePath),
         }),
         { max: 64 },
       ),
@@ -174,6 +177,8 @@ const shape = {
     queryRetrieveSize: optional(integer({ min: 1, max: 10_000 }), 100),
   }),
   worklist: section({ folder: optional(filePath) }),
+  /** Folders, such as drives, below which users may have discs read. */
+  discs: section({ folders: optional(list(filePath, { max: 32 }), []) }),
   /** Without a port there is no HL7 listener. */
   hl7: section({
     host: optional(host, '127.0.0.1'),
@@ -474,11 +479,15 @@ function absolute(value: ObjectValue<typeof shape>, base: (path: string) => stri
             url: server.url.replace(/\/+$/, ''),
             loginFile: server.loginFile && resolve(base('dicomweb.servers'), server.loginFile),
             tokenFile: server.tokenFile && resolve(base('dicomweb.servers'), server.tokenFile),
+            caFile: server.caFile && resolve(base('dicomweb.servers'), server.caFile),
+            certificateFile: server.certificateFile && resolve(base('dicomweb.servers'), server.certificateFile),
+            keyFile: server.keyFile && resolve(base('dicomweb.servers'), server.keyFile),
           },
         ]),
       ),
     },
     worklist: { folder: rest.worklist.folder && resolve(base('worklist.folder'), rest.worklist.folder) },
+    discs: { folders: rest.discs.folders.map(folder => resolve(base('discs.folders'), folder)) },
     hl7: {
       ...rest.hl7,
       tls: hl7Tls && {
@@ -540,10 +549,12 @@ function crossCheck(config: Config): Problem[] {
     'database.passwordFile': database.passwordFile,
     'proxy.loginFile': config.proxy?.loginFile,
     ...Object.fromEntries(
-      Object.entries(config.dicomweb.servers).flatMap(([name, { loginFile, tokenFile }]) => [
-        [`dicomweb.servers.${name}.loginFile`, loginFile],
-        [`dicomweb.servers.${name}.tokenFile`, tokenFile],
-      ]),
+      Object.entries(config.dicomweb.servers).flatMap(([name, server]) =>
+        (['loginFile', 'tokenFile', 'caFile', 'certificateFile', 'keyFile'] as const).map(key => [
+          `dicomweb.servers.${name}.${key}`,
+          server[key],
+        ]),
+      ),
     ),
   }
   for (const [path, file] of Object.entries(files)) {

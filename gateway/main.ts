@@ -48,6 +48,7 @@ import { openMetrics } from './http/metrics.ts'
 import { archiveRoutes } from './http/orthanc/archives.ts'
 import { imageRoutes } from './http/orthanc/images.ts'
 import { orthancModalityRoutes } from './http/orthanc/modalities.ts'
+import { numpyRoutes } from './http/orthanc/numpy.ts'
 import { orthancRemoteRoutes } from './http/orthanc/remote-nodes.ts'
 import { orthancRoutes } from './http/orthanc/routes.ts'
 import { type OrthancSettings, takeOverOrthanc } from './http/orthanc/take-over.ts'
@@ -70,6 +71,7 @@ import { openConsents } from './services/consents.ts'
 import { openDicomCreation } from './services/create-dicom.ts'
 import { openDeidentify } from './services/deidentify.ts'
 import type { NodeTarget } from './services/dicom-node.ts'
+import { openDiscs } from './services/discs.ts'
 import { openDryRuns } from './services/dry-run.ts'
 import { openExportLog } from './services/export-log.ts'
 import { startHousekeeping } from './services/housekeeping.ts'
@@ -312,6 +314,8 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
     dataDir: config.data,
     limitBytes,
   })
+  const { folders } = config.discs
+  const discs = openDiscs({ ingest, jobs: backgroundJobs, uploads: resumableUploads, folders, limitBytes })
   backgroundJobs.start()
   use(
     starting,
@@ -504,6 +508,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         place: { path: config.dicomweb.path, publicUrl: config.http.publicUrl },
       })
       imageRoutes(app, { rendering })
+      numpyRoutes(app, { db, rendering })
       await archiveRoutes(app, {
         archives: openZipArchives({ db, blobs, pixels }),
         jobs: backgroundJobs,
@@ -554,6 +559,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         modalityJobs,
         orthancImports,
         resumableUploads,
+        discs,
         prefetch,
         patientLinks: openPatientLinks({ db, queue }),
         audit,

@@ -791,7 +791,7 @@ export interface UploadsTable {
   remote_address: string | null
   size_bytes: number | null
   metadata: Json
-  state: Generated<'receiving' | 'storing' | 'done' | 'failed'>
+  state: Generated<'receiving' | 'storing' | 'disc' | 'done' | 'failed'>
   job: string | null
   error_code: string | null
   error: string | null

@@ -19,6 +19,8 @@ export interface RestTarget {
   readonly certificateFile?: string | undefined
   readonly keyFile?: string | undefined
   readonly keyPassword?: string | undefined
+  /** PEM file of the authorities that its certificate may be of, in place of the public ones. */
+  readonly caFile?: string | undefined
   readonly timeoutMs: number
 }
 
@@ -70,16 +72,18 @@ export async function callRest(target: RestTarget, call: RestCall, signal: Abort
   return await promise
 }
 
-async function certificateOf({ certificateFile, keyFile, keyPassword }: RestTarget): Promise<RequestOptions> {
-  if (certificateFile === undefined) return {}
+async function certificateOf({ certificateFile, keyFile, keyPassword, caFile }: RestTarget): Promise<RequestOptions> {
   try {
     return {
-      cert: await readFile(certificateFile),
-      key: await readFile(keyFile ?? certificateFile),
-      ...(keyPassword !== undefined && { passphrase: keyPassword }),
+      ...(caFile !== undefined && { ca: await readFile(caFile) }),
+      ...(certificateFile !== undefined && {
+        cert: await readFile(certificateFile),
+        key: await readFile(keyFile ?? certificateFile),
+        ...(keyPassword !== undefined && { passphrase: keyPassword }),
+      }),
     }
   } catch (cause) {
-    throw new GatewayError('PEER_UNREACHABLE', 'the client certificate cannot be read', { cause })
+    throw new GatewayError('PEER_UNREACHABLE', 'the certificates for the call cannot be read', { cause })
   }
 }
 

@@ -17,6 +17,7 @@ import { certificateRoutes } from './certificates.ts'
 import { type CommitmentServices, commitmentRoutes } from './commitments.ts'
 import { conflictRoutes } from './conflicts.ts'
 import { consentRoutes } from './consents.ts'
+import { type DiscServices, discRoutes } from './discs.ts'
 import { dryRunRoutes } from './dry-runs.ts'
 import { type Health, healthRoutes } from './health.ts'
 import { type ImportServices, importRoutes } from './imports.ts'
@@ -45,7 +46,8 @@ export interface ApiServices
     PseudonymServices,
     WorklistServices,
     RetentionServices,
-    UploadServices {
+    UploadServices,
+    DiscServices {
   readonly health: Health
   readonly status: () => Promise<GatewayStatus>
   readonly routing: Routing
@@ -129,6 +131,7 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       retentionRoutes(scope, services)
       worklistRoutes(scope, services)
       uploadRoutes(scope, services)
+      discRoutes(scope, services)
       scope.get('/openapi.json', { schema: { hide: true } }, async () => scope.swagger())
     },
     { prefix: '/api/v1' },
