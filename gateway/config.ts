@@ -169,6 +169,7 @@ const shape = {
     logExportedResources: optional(boolean, false),
     userMetadata: optional(record(integer({ min: 1024, max: 65_535 }), { max: 1000 }), {}),
     userContentTypes: optional(record(integer({ min: 1024, max: 65_535 }), { max: 1000 }), {}),
+    mediaArchiveSize: optional(integer({ min: 0, max: 10_000 })),
     queryRetrieveSize: optional(integer({ min: 1, max: 10_000 }), 100),
   }),
   worklist: section({ folder: optional(filePath) }),

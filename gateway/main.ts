@@ -234,6 +234,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
     dataDir: config.data,
     concurrency: config.limits.jobs,
     historySize: config.limits.jobsHistory,
+    archivesKept: config.orthanc.mediaArchiveSize,
   })
   const rewriting = { db, blobs, ingest, pixels, removal, log, limitBytes: config.limits.instanceBytes }
   const rewrites = openRewriteJobs({ ...rewriting, jobs: backgroundJobs })

@@ -97,6 +97,7 @@ export const appliedOptions: Readonly<Record<string, Applied>> = {
   QueryRetrieveSize: number('`orthanc.queryRetrieveSize`', into('orthanc.queryRetrieveSize')),
   CheckRevisions: flag('`orthanc.checkRevisions`', into('orthanc.checkRevisions')),
   LogExportedResources: flag('`orthanc.logExportedResources`', into('orthanc.logExportedResources')),
+  MediaArchiveSize: number('`orthanc.mediaArchiveSize`', into('orthanc.mediaArchiveSize')),
   OverwriteInstances: flag('`orthanc.overwriteInstances`', into('orthanc.overwriteInstances')),
   UserMetadata: map('`orthanc.userMetadata`', into('orthanc.userMetadata')),
   UserContentType: map('`orthanc.userContentTypes`', (value, { config }) =>
@@ -168,7 +169,6 @@ export const ignoredOptions: Readonly<Record<string, string>> = {
   MaximumPatientCount: 'nothing is recycled',
   MaximumStorageCacheSize: 'the system caches files',
   MaximumStorageSize: 'nothing is recycled; `storage.lowWatermarkBytes` refuses instead',
-  MediaArchiveSize: 'archives are outputs of jobs, kept for a day',
   OrthancExplorerEnabled: 'there is no such interface',
   Plugins: 'there are no plug-ins',
   StorageAccessOnFind: 'the index has all attributes',

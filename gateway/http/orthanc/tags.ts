@@ -2,7 +2,7 @@
  * The data set of an instance as Orthanc prints it: by tag with name and type, by tag alone (`?short`), or by
  * name (`?simplify`). Binary values are null, texts of more than 256 characters too unless they are asked for.
  */
-import type { Dataset, Element } from '../../dicom/dataset.ts'
+import { type Dataset, decodeStrings, type Element } from '../../dicom/dataset.ts'
 import { elementToJson } from '../../dicom/json.ts'
 import { formatTag, isGroupLength, isPrivateTag, keywordOf, type Tag } from '../../dicom/tag.ts'
 import { type TagFormat, textOfElement } from './main-tags.ts'
@@ -93,6 +93,10 @@ function readValue(
   // JSON says UTF-8 there; Orthanc prints what the file says.
   if (element.tag === specificCharacterSet && element.value) {
     return { Type: 'String', Value: Buffer.from(element.value).toString('latin1').trim() }
+  }
+  // The JSON model drops empty component groups at the end of a name; they are part of its text.
+  if (element.vr === 'PN' && element.value) {
+    return { Type: 'String', Value: decodeStrings(element, dataset.charset).join('\\') }
   }
   const json = elementToJson(element, dataset, { decimals: 'text' })
   if (json === undefined || json.InlineBinary !== undefined) return { Type: 'Null', Value: null }
