@@ -114,6 +114,7 @@ import { openReconstruction } from './services/resource-reconstruct.ts'
 import { openRestPeers, type Sealing } from './services/rest-peers.ts'
 import { peerOfDestination, withRestPeers } from './services/rest-send.ts'
 import { openRestStore } from './services/rest-store.ts'
+import { openResumableUploads } from './services/resumable-uploads.ts'
 import { openRetention } from './services/retention.ts'
 import { openRetrieve } from './services/retrieve.ts'
 import type { FindArchive } from './services/route-target.ts'
@@ -304,6 +305,14 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
   queue.work('archive', { concurrency: 4 }, ({ transfer }, signal) => archive.run(transfer, signal))
   const { instanceBytes: limitBytes } = config.limits
   const orthancImports = openOrthancImports({ db, ingest, jobs: backgroundJobs, sealing, limitBytes })
+  const resumableUploads = await openResumableUploads({
+    db,
+    blobs,
+    ingest,
+    jobs: backgroundJobs,
+    dataDir: config.data,
+    limitBytes,
+  })
   backgroundJobs.start()
   use(
     starting,
@@ -316,6 +325,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
       archive,
       commitments,
       backgroundJobs,
+      resumableUploads,
       consents,
       retention,
       log,
@@ -425,6 +435,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
       publicUrl: config.http.publicUrl,
       host: config.http.host,
     },
+    cors: { origins: config.http.corsOrigins, path: config.dicomweb.path },
     ...(config.http.tls && { tls: config.http.tls }),
     onRefused: ({ code, address, repeats }) =>
       refused({ protocol: 'http', userId: 'unknown', address, reason: code, repeats }),
@@ -542,6 +553,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         remote,
         modalityJobs,
         orthancImports,
+        resumableUploads,
         prefetch,
         patientLinks: openPatientLinks({ db, queue }),
         audit,

@@ -22,6 +22,7 @@ import { leafBytes } from './leaves.ts'
 import {
   countBases,
   type Manifest,
+  type ManifestAgreement,
   type ManifestObject,
   manifestVersion,
   maxObjects,
@@ -165,6 +166,12 @@ const objectDecoder: Decoder<ManifestObject> = (raw, path, problems: Problems) =
 const objects = list(objectDecoder, { min: 1, max: maxPageObjects })
 const pageDecoder = object({ objects }, { unknown: 'keep' })
 
+const agreementFields = object({ id: word, sha256, basis: optional(word) }, { unknown: 'keep' })
+const agreement: Decoder<ManifestAgreement> = (raw, path, problems) => {
+  const fields = agreementFields(raw, path, problems)
+  return fields && definedFields(fields)
+}
+
 /** Unknown fields are left alone, so that a newer sender can say more; they are signed all the same. */
 const rootDecoder = object(
   {
@@ -176,7 +183,7 @@ const rootDecoder = object(
     priority: oneOf(...priorities),
     deadline: optional(instant),
     purpose: word,
-    agreement: optional(object({ id: word, sha256 }, { unknown: 'keep' })),
+    agreement: optional(agreement),
     consent: optional(label),
     policy: object({ version: integer({ min: 1 }), sha256 }, { unknown: 'keep' }),
     rule: label,

@@ -62,6 +62,15 @@ export interface Attachment {
   readonly sha256: string
 }
 
+/** The sharing agreement that a transfer rests on, as the sender's policy has it. */
+export interface ManifestAgreement {
+  readonly id: string
+  /** SHA-256 of its canonical JSON, hex. */
+  readonly sha256: string
+  /** Its legal basis, such as `consent`; older senders do not say. */
+  readonly basis?: string
+}
+
 export interface Manifest {
   /** Site ids. */
   readonly from: string
@@ -71,7 +80,7 @@ export interface Manifest {
   readonly priority: Priority
   readonly deadline?: Date
   readonly purpose: string
-  readonly agreement?: { readonly id: string; readonly sha256: string }
+  readonly agreement?: ManifestAgreement
   /** Reference to the consent at the sender. */
   readonly consent?: string
   readonly policy: { readonly version: number; readonly sha256: string }
@@ -124,7 +133,11 @@ export function encodeManifest(manifest: Manifest): EncodedManifest {
     priority: manifest.priority,
     deadline: deadline?.toISOString(),
     purpose: manifest.purpose,
-    agreement: manifest.agreement && { id: manifest.agreement.id, sha256: manifest.agreement.sha256 },
+    agreement: manifest.agreement && {
+      id: manifest.agreement.id,
+      sha256: manifest.agreement.sha256,
+      basis: manifest.agreement.basis,
+    },
     consent: manifest.consent,
     policy: { version: manifest.policy.version, sha256: manifest.policy.sha256 },
     rule: manifest.rule,

@@ -6,6 +6,8 @@ import { existsSync, writeFileSync } from 'node:fs'
 
 const tools: readonly { readonly program: string; readonly aptPackage: string }[] = [
   { program: 'storescu', aptPackage: 'dcmtk' },
+  { program: 'dciodvfy', aptPackage: 'dicom3tools' },
+  { program: 'gdcmanon', aptPackage: 'libgdcm-tools' },
   { program: 'Orthanc', aptPackage: 'orthanc' },
   { program: 'openssl', aptPackage: 'openssl' },
   { program: 'sshd', aptPackage: 'openssh-server' },

@@ -65,6 +65,8 @@ export interface Schema {
   remote_answers: RemoteAnswersTable
   background_jobs: BackgroundJobsTable
   workitems: WorkitemsTable
+  uploads: UploadsTable
+  upload_files: UploadFilesTable
   password_users: PasswordUsersTable
   orthanc_imports: OrthancImportsTable
   orthanc_import_items: OrthancImportItemsTable
@@ -780,4 +782,31 @@ export interface OrthancImportItemsTable {
   item: string
   state: 'imported' | 'failed'
   problem: string | null
+}
+
+/** Resumable uploads; the bytes lie in a file of the same name. */
+export interface UploadsTable {
+  id: string
+  principal: string
+  remote_address: string | null
+  size_bytes: number | null
+  metadata: Json
+  state: Generated<'receiving' | 'storing' | 'done' | 'failed'>
+  job: string | null
+  error_code: string | null
+  error: string | null
+  created_at: DefaultDate
+  updated_at: DefaultDate
+}
+
+/** What became of each file of an upload. */
+export interface UploadFilesTable {
+  upload: string
+  position: number
+  name: string
+  outcome: 'stored' | 'duplicate' | 'conflict' | 'variant' | 'not-dicom' | 'refused'
+  instance: string | null
+  conflict: number | null
+  error_code: string | null
+  error: string | null
 }

@@ -15,6 +15,7 @@ import type { Row } from '../db/schema.ts'
 import { GatewayError } from '../errors.ts'
 import type { Queue } from '../jobs/queue.ts'
 import type { Principal } from '../principal.ts'
+import { createAgreementCheck } from './agreement-check.ts'
 import { type ConsentGap, loadSent, obstacleOf, type SentTransfer, settleTransfers } from './consent-transfers.ts'
 
 /** A patient, issuer and all: two hospitals' 12345 are two patients. */
@@ -79,10 +80,12 @@ export interface Consents {
   load(principal: Principal, id: string): Promise<Consent>
   /** Of one patient, or of all; newest first. */
   list(principal: Principal, of: { patient?: PatientName; before?: string; limit: number }): Promise<readonly Consent[]>
-  /** Why a transfer may not go on; undefined when it may. Asked before each range, so it is one statement. */
+  /** Why a transfer may not go on; undefined when it may. Asked before each range, so it is two statements. */
   obstacle(
     transfer: string,
-  ): Promise<{ readonly code: ConsentGap | 'IDENTITY_CHANGED'; readonly message: string } | undefined>
+  ): Promise<
+    { readonly code: ConsentGap | 'IDENTITY_CHANGED' | 'AGREEMENT_MISSING'; readonly message: string } | undefined
+  >
   /** Holds and releases what periods that began or ended ask for. */
   sweep(): Promise<void>
 }
@@ -90,6 +93,7 @@ export interface Consents {
 /** Opens the service. */
 export function openConsents(options: { db: Db; queue: Pick<Queue, 'enqueue'> }): Consents {
   const { db, queue } = options
+  const agreementGap = createAgreementCheck()
 
   const settle = (tx: Tx, patient: PatientName | undefined, by: string): Promise<Settled> =>
     settleTransfers(tx, queue, patient, by)
@@ -163,7 +167,7 @@ export function openConsents(options: { db: Db; queue: Pick<Queue, 'enqueue'> })
         .execute()
       return rows.map(toConsent)
     },
-    obstacle: transfer => obstacleOf(db.kysely, transfer),
+    obstacle: async transfer => (await obstacleOf(db.kysely, transfer)) ?? (await agreementGap(db.kysely, transfer)),
     async sweep() {
       await db.inTransaction(tx => settle(tx, undefined, 'gateway'))
     },

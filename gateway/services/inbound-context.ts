@@ -174,7 +174,12 @@ export function offerAccepted(
       ...subjects(transfer.manifest, transfer.id, transfer.manifestId),
       { kind: 'policy', version: policyVersion },
     ],
-    detail: { objects: transfer.manifest.objects.length, purpose: transfer.manifest.purpose },
+    detail: {
+      objects: transfer.manifest.objects.length,
+      purpose: transfer.manifest.purpose,
+      agreement: transfer.manifest.agreement?.id,
+      basis: transfer.manifest.agreement?.basis,
+    },
   })
 }
 

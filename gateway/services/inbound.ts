@@ -175,6 +175,7 @@ export async function openInbound(
         bytes: map.totalBytes,
         rule,
         policyVersion,
+        ...(manifest.agreement && { agreement: manifest.agreement.id, basis: manifest.agreement.basis ?? '' }),
       })
       await appendAudit(tx, offerAccepted(context, peer.siteId, { id, manifestId: offer.id, manifest, decided }))
     })

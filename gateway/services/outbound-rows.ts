@@ -18,6 +18,8 @@ export interface OutboundRow {
   /** Row of the de-identification project, once it is chosen. */
   readonly project: number | undefined
   readonly purpose: string
+  /** The agreement that it goes under, by its name in the policy. */
+  readonly agreement: string | undefined
   readonly priority: string
   readonly state: TransferState
   /** Secret of this transfer; what derives from it is the same in every run. */
@@ -64,6 +66,7 @@ export async function loadOutbound(db: Executor, id: string): Promise<OutboundRo
       'profile',
       'project',
       'purpose',
+      'agreement',
       'priority',
       'state',
       'nonce',
@@ -96,6 +99,7 @@ export async function loadOutbound(db: Executor, id: string): Promise<OutboundRo
     profile: row.profile,
     project: row.project ?? undefined,
     purpose: row.purpose,
+    agreement: row.agreement ?? undefined,
     priority: row.priority,
     state: row.state,
     nonce: row.nonce,

@@ -4,9 +4,16 @@ import { statSync } from 'node:fs'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { type Identifying, sealIdentifying } from '../../peers/identifying.ts'
 import type { SiteKeys } from '../../peers/keys.ts'
-import { type CountBasis, type Manifest, type Priority, priorities } from '../../peers/manifest.ts'
+import {
+  type CountBasis,
+  type Manifest,
+  type ManifestAgreement,
+  type Priority,
+  priorities,
+} from '../../peers/manifest.ts'
 import { type Offer, readStoredOffer, signOffer } from '../../peers/offer.ts'
-import { asIs } from '../../policy/document.ts'
+import { asIs, canonicalJson } from '../../policy/document.ts'
+import { loadPolicy } from '../../policy/versions.ts'
 import type { Db } from '../db/db.ts'
 import { isObject } from '../decode.ts'
 import { GatewayError } from '../errors.ts'
@@ -51,8 +58,10 @@ export async function ensureOffer(
   if (stored && row.manifestId !== undefined)
     return { id: row.manifestId, bytes: stored, manifest: readStoredOffer(stored) }
 
-  const { manifest, certificate } =
+  const { manifest: objects, certificate } =
     row.profile === asIs ? { manifest: await asItIs(parts, row, to) } : await deidentified(parts, row, to)
+  const agreement = await agreementOf(db, row)
+  const manifest = { ...objects, ...(agreement && { agreement }) }
   const offer = signOffer(manifest, keys)
   await db.inTransaction(async tx => {
     const state = await lockState(tx, row.id)
@@ -69,6 +78,16 @@ export async function ensureOffer(
     throw new GatewayError('UNAVAILABLE', 'the transfer changed while it was being signed')
   }
   return { ...offer, manifest }
+}
+
+/** The agreement as it stands in the version that decided; names of two words are one word in a manifest. */
+async function agreementOf(db: Db, row: OutboundRow): Promise<ManifestAgreement | undefined> {
+  const name = row.agreement
+  const agreements = name === undefined ? {} : (await loadPolicy(db.kysely, row.policy.version))?.document.agreements
+  const agreement = name !== undefined && agreements && Object.hasOwn(agreements, name) ? agreements[name] : undefined
+  if (name === undefined || agreement === undefined) return undefined
+  const sha256 = createHash('sha256').update(canonicalJson(agreement)).digest('hex')
+  return { id: name.replaceAll(' ', '+'), sha256, basis: agreement.basis }
 }
 
 async function asItIs(

@@ -7,6 +7,7 @@ import { findLayout } from '../dicom/part10-layout.ts'
 import { fileMeta } from '../dicom/part10-writer.ts'
 import type { Principal } from '../principal.ts'
 import type { Blobs, OpenBlob } from '../store/blobs.ts'
+import { cachedFileBytes, FileCache } from './file-cache.ts'
 import { InstanceAccess } from './instance-access.ts'
 import { ReadingSessions } from './reading-sessions.ts'
 import { type PlannedInstance, planRetrieve, type RetrieveKeys, type RetrievePlan } from './retrieve-plan.ts'
@@ -55,6 +56,7 @@ export function openRetrieve(options: {
 }): Retrieve {
   const { db, blobs, ownIssuers = new Set<string>() } = options
   const heads = new HeadBuffers()
+  const files = new FileCache()
   const sessions = new ReadingSessions()
   const access = new InstanceAccess(db, sessions)
   return {
@@ -89,8 +91,11 @@ export function openRetrieve(options: {
     async openInstance(principal, orthancId) {
       authorize(principal, 'study.read')
       const { sopInstanceUid, fileSha256, sizeBytes } = await access.open(principal, orthancId)
+      const file = files.get(fileSha256)
+      if (file) return { sopInstanceUid, fileSha256, blob: inMemory(file) }
       const blob = await blobs.open(fileSha256, sizeBytes)
-      return { sopInstanceUid, fileSha256, blob: sizeBytes <= headBytes ? readAtOnce(blob, heads) : blob }
+      const isSmall = sizeBytes <= Math.min(headBytes, cachedFileBytes)
+      return { sopInstanceUid, fileSha256, blob: isSmall ? readAtOnce(blob, fileSha256, { heads, files }) : blob }
     },
   }
 }
@@ -115,14 +120,26 @@ class HeadBuffers {
 }
 
 /** A small file, read as a whole when the first of it is read. What was read is valid until it is closed. */
-function readAtOnce(blob: OpenBlob, heads: HeadBuffers): OpenBlob {
+function readAtOnce(
+  blob: OpenBlob,
+  sha256: Buffer,
+  { heads, files }: { readonly heads: HeadBuffers; readonly files: FileCache },
+): OpenBlob {
   let buffer: Buffer | undefined
   let whole: Promise<Uint8Array> | undefined
+  const readWhole = async (): Promise<Uint8Array> => {
+    if (files.wants(sha256)) {
+      const file = await blob.read(0, blob.sizeBytes, Buffer.allocUnsafeSlow(blob.sizeBytes))
+      files.add(sha256, file)
+      return file
+    }
+    buffer = heads.take()
+    return await blob.read(0, blob.sizeBytes, buffer)
+  }
   return {
     sizeBytes: blob.sizeBytes,
     async read(offset, length) {
-      buffer ??= heads.take()
-      whole ??= blob.read(0, blob.sizeBytes, buffer)
+      whole ??= readWhole()
       return (await whole).subarray(offset, offset + length)
     },
     async close() {
@@ -132,6 +149,12 @@ function readAtOnce(blob: OpenBlob, heads: HeadBuffers): OpenBlob {
     },
   }
 }
+
+const inMemory = (file: Uint8Array): OpenBlob => ({
+  sizeBytes: file.length,
+  read: async (offset, length) => file.subarray(offset, offset + length),
+  close: async () => {},
+})
 
 /** What we wrote ourselves begins with known bytes; other files are looked into. */
 async function datasetOffsetOf(instance: PlannedInstance, source: ByteSource): Promise<number> {

@@ -9,6 +9,7 @@ import type { Db, Tx } from '../db/db.ts'
 import { GatewayError } from '../errors.ts'
 import type { Queue } from '../jobs/queue.ts'
 import type { Principal } from '../principal.ts'
+import { createAgreementCheck } from './agreement-check.ts'
 import { gapOfTransfer } from './consent-transfers.ts'
 import { deleteOutputs } from './prepared-rows.ts'
 
@@ -83,7 +84,7 @@ export async function retryTransfer(
       throw new GatewayError('STATE_CONFLICT', `expected a transfer that is ${more.from.join(' or ')}, it is ${state}`)
     if (state === 'receipted' || state === 'delivered' || state === 'archived')
       throw new GatewayError('STATE_CONFLICT', 'the transfer has arrived already')
-    const gap = await gapOfTransfer(tx, id)
+    const gap = (await gapOfTransfer(tx, id)) ?? (await createAgreementCheck()(tx, id))
     if (gap) throw new GatewayError(gap.code, gap.message)
     if (['held', 'refused', 'cancelled', 'expired'].includes(state)) {
       // What an archive has taken, it keeps.

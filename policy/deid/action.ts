@@ -146,7 +146,8 @@ function basicAction(code: BasicCode, tag: Tag, vr: Vr, sopClassUid: string): Ac
     case 'K':
       return vr === 'SQ' ? 'enter' : 'keep'
     case 'X':
-      return isRequired(sopClassUid, tag) ? 'dummy' : 'remove'
+      if (!isRequired(sopClassUid, tag)) return 'remove'
+      return emptySequence(sopClassUid, tag) === true ? 'empty' : 'dummy'
     case 'Z':
       return 'empty'
     case 'D':

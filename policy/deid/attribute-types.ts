@@ -48,13 +48,18 @@ const structuredReports = '1.2.840.10008.5.1.4.1.1.88.'
 const requiredInPresentations: ReadonlySet<Tag> = new Set([0x00700082, 0x00700083])
 /** Sequences of references to studies and procedure steps: Type 2 in reports (PS3.3 §C.17.1), elsewhere Type 3. */
 const emptyInReports: ReadonlySet<Tag> = new Set([0x00081110, 0x00081111])
+const hangingProtocol = '1.2.840.10008.5.1.4.38.1'
+/** Reason for Requested Procedure Code Sequence: X in Table E.1-1, yet Type 2 there (PS3.3 §C.23.1). */
+const emptyInHangingProtocols: Tag = 0x0040100a
 
-/** True when this class's IOD requires a value that Table E.1-1 wants removed: it gets a dummy. */
+/** True when this class's IOD requires what Table E.1-1 wants removed: it gets a dummy, or stays empty. */
 export function isRequired(sopClassUid: string, tag: Tag): boolean {
+  if (tag === emptyInHangingProtocols) return sopClassUid === hangingProtocol
   return requiredInPresentations.has(tag) && sopClassUid.startsWith(presentationStates)
 }
 
-/** For sequences with X/Z or X/Z/D: whether they are there, empty; undefined when that is not known. */
+/** For sequences with X, X/Z or X/Z/D: whether they are there, empty; undefined when that is not known. */
 export function emptySequence(sopClassUid: string, tag: Tag): boolean | undefined {
+  if (tag === emptyInHangingProtocols) return sopClassUid === hangingProtocol
   return emptyInReports.has(tag) ? sopClassUid.startsWith(structuredReports) : undefined
 }

@@ -1,5 +1,6 @@
 /** Runs the engine in tests. */
 import assert from 'node:assert/strict'
+import type { TestContext } from 'node:test'
 import { bufferSource } from '../../gateway/dicom/byte-source.ts'
 import { type Dataset, findElement, itemsOf, stringOf, stringsOf } from '../../gateway/dicom/dataset.ts'
 import { type Part10, readPart10 } from '../../gateway/dicom/part10-reader.ts'
@@ -8,6 +9,7 @@ import type { Certificate } from '../../policy/deid/certificate.ts'
 import { Deidentifier, memorySpool, type RunOptions } from '../../policy/deid/engine.ts'
 import type { Held } from '../../policy/deid/hold.ts'
 import { decodeProfile, type Profile } from '../../policy/deid/profile.ts'
+import { run } from '../support/dcmtk.ts'
 
 export const testKey = new Uint8Array(32).fill(5)
 
@@ -66,4 +68,14 @@ export function firstItem(dataset: Dataset, keyword: string): Dataset {
   const [item] = itemsOf(dataset, tagOf(keyword) ?? 0)
   assert.ok(item, `no item in ${keyword}`)
   return item
+}
+
+/** DCMTK reads each of a folder's files to its end, marked as de-identified, without an error. */
+export async function assertReadable(t: TestContext, folder: string, files: number): Promise<void> {
+  const { output } = await run(t, 'dcmdump', ['+sd', '+r', '+P', '0012,0062', folder], { timeoutMs: 300_000 })
+  assert.equal((output.match(/\[YES\]/g) ?? []).length, files, output.slice(-500))
+  assert.deepEqual(
+    output.split('\n').filter(line => /^[EF]: /.test(line)),
+    [],
+  )
 }

@@ -167,7 +167,7 @@ export const ignoredOptions: Readonly<Record<string, string>> = {
   LimitFindResults: 'answers are streamed without a limit',
   LuaScripts: 'there are no scripts',
   MaximumPatientCount: 'nothing is recycled',
-  MaximumStorageCacheSize: 'the system caches files',
+  MaximumStorageCacheSize: 'files asked for again are kept in 128 MiB of memory',
   MaximumStorageSize: 'nothing is recycled; `storage.lowWatermarkBytes` refuses instead',
   OrthancExplorerEnabled: 'there is no such interface',
   Plugins: 'there are no plug-ins',
