@@ -50,6 +50,7 @@ import { imageRoutes } from './http/orthanc/images.ts'
 import { orthancModalityRoutes } from './http/orthanc/modalities.ts'
 import { orthancRemoteRoutes } from './http/orthanc/remote-nodes.ts'
 import { orthancRoutes } from './http/orthanc/routes.ts'
+import { readPrivateNames } from './http/orthanc/tags.ts'
 import { type OrthancSettings, takeOverOrthanc } from './http/orthanc/take-over.ts'
 import { worklistsRoutes } from './http/orthanc/worklists.ts'
 import { limitRefusals } from './http/refusals.ts'
@@ -449,6 +450,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         datasets: openResourceDatasets({ db, blobs }),
         changes,
         exportLog,
+        privateNames: readPrivateNames(config.orthanc.dictionary),
         removal,
         reconstruction: openReconstruction({ db, blobs }),
         modify: { jobs: backgroundJobs, log, modifications, anonymizations, studyChanges, creation },

@@ -30,6 +30,7 @@ import { type StorageCommitmentServices, storageCommitmentRoutes } from './stora
 import { type StudyChangeServices, studyChangeRoutes } from './study-changes.ts'
 import { type SystemFacts, systemRoutes } from './system.ts'
 import { tagRoutes } from './tag-routes.ts'
+import type { PrivateNames } from './tags.ts'
 import { toolRoutes } from './tools.ts'
 import { type Upload, uploadRoute } from './upload-route.ts'
 import { installXmlAnswers } from './xml-answer.ts'
@@ -40,6 +41,8 @@ export interface OrthancServices extends MetadataServices, AttachmentServices, F
   readonly datasets: ResourceDatasets
   readonly changes: ChangeFeed
   readonly exportLog: ExportLog
+  /** Names of private elements. */
+  readonly privateNames?: PrivateNames | undefined
   readonly removal: Removal
   readonly reconstruction: Reconstruction
   readonly upload: Upload
