@@ -174,6 +174,13 @@ const shape = {
     logExportedResources: optional(boolean, false),
     userMetadata: optional(record(integer({ min: 1024, max: 65_535 }), { max: 1000 }), {}),
     userContentTypes: optional(record(integer({ min: 1024, max: 65_535 }), { max: 1000 }), {}),
+    dictionary: optional(
+      record(object({ vr: text({ max: 2 }), name: text({ min: 1, max: 128 }), creator: text({ min: 1, max: 64 }) }), {
+        max: 10_000,
+      }),
+      {},
+    ),
+    mediaArchiveSize: optional(integer({ min: 0, max: 10_000 })),
     queryRetrieveSize: optional(integer({ min: 1, max: 10_000 }), 100),
   }),
   worklist: section({ folder: optional(filePath) }),

@@ -51,6 +51,7 @@ import { orthancModalityRoutes } from './http/orthanc/modalities.ts'
 import { numpyRoutes } from './http/orthanc/numpy.ts'
 import { orthancRemoteRoutes } from './http/orthanc/remote-nodes.ts'
 import { orthancRoutes } from './http/orthanc/routes.ts'
+import { readPrivateNames } from './http/orthanc/tags.ts'
 import { type OrthancSettings, takeOverOrthanc } from './http/orthanc/take-over.ts'
 import { worklistsRoutes } from './http/orthanc/worklists.ts'
 import { limitRefusals } from './http/refusals.ts'
@@ -237,6 +238,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
     dataDir: config.data,
     concurrency: config.limits.jobs,
     historySize: config.limits.jobsHistory,
+    archivesKept: config.orthanc.mediaArchiveSize,
   })
   const rewriting = { db, blobs, ingest, pixels, removal, log, limitBytes: config.limits.instanceBytes }
   const rewrites = openRewriteJobs({ ...rewriting, jobs: backgroundJobs })
@@ -452,6 +454,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         datasets: openResourceDatasets({ db, blobs }),
         changes,
         exportLog,
+        privateNames: readPrivateNames(config.orthanc.dictionary),
         removal,
         reconstruction: openReconstruction({ db, blobs }),
         modify: { jobs: backgroundJobs, log, modifications, anonymizations, studyChanges, creation },
