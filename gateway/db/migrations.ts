@@ -16,6 +16,7 @@ import * as policy from './migrations/0011-policy.ts'
 import * as deidentifiedTransfers from './migrations/0012-deidentified-transfers.ts'
 import * as retention from './migrations/0013-retention.ts'
 import * as workitems from './migrations/0013-workitems.ts'
+import * as recalls from './migrations/0016-recalls.ts'
 
 /** Imported one by one: the published package and the tests must not depend on a directory listing. */
 const migrations: Readonly<Record<string, Migration>> = {
@@ -32,6 +33,7 @@ const migrations: Readonly<Record<string, Migration>> = {
   '0012-deidentified-transfers': deidentifiedTransfers,
   '0013-retention': retention,
   '0013-workitems': workitems,
+  '0016-recalls': recalls,
 }
 
 /**
