@@ -9,7 +9,7 @@ export interface PackageFile {
   /** Path below the delivery's folder, with `/`; says nothing about a patient. */
   readonly name: string
   readonly role: 'content' | 'certificate' | 'manifest' | 'done'
-  /** In bytes. */
+  /** In bytes, from 1: servers of FTPS refuse empty files. */
   readonly size: number
   /** Lower-case hex, over exactly the bytes that are sent. */
   readonly sha256: string

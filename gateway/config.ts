@@ -111,6 +111,8 @@ const shape = {
     host: optional(host, '127.0.0.1'),
     port: optional(port, 8042),
     publicUrl: optional(url(['http', 'https'])),
+    /** Sites whose pages may use DICOMweb in a browser. */
+    corsOrigins: optional(list(url(['http', 'https']), { max: 32 }), []),
     tls: optional(object({ certificateFile: filePath, keyFile: filePath })),
   }),
   dicomweb: section({
@@ -165,6 +167,8 @@ const shape = {
   /** What Orthanc's configuration says of its API: CheckRevisions, UserMetadata, UserContentType. */
   orthanc: section({
     checkRevisions: optional(boolean, false),
+    overwriteInstances: optional(boolean, false),
+    logExportedResources: optional(boolean, false),
     userMetadata: optional(record(integer({ min: 1024, max: 65_535 }), { max: 1000 }), {}),
     userContentTypes: optional(record(integer({ min: 1024, max: 65_535 }), { max: 1000 }), {}),
     queryRetrieveSize: optional(integer({ min: 1, max: 10_000 }), 100),
@@ -444,6 +448,7 @@ function absolute(value: ObjectValue<typeof shape>, base: (path: string) => stri
     http: {
       ...http,
       publicUrl: originOf(http.publicUrl),
+      corsOrigins: http.corsOrigins.map(origin => new URL(origin).origin),
       tls: tls && {
         certificateFile: resolve(base('http.tls'), tls.certificateFile),
         keyFile: resolve(base('http.tls'), tls.keyFile),

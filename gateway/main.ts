@@ -71,6 +71,7 @@ import { openDicomCreation } from './services/create-dicom.ts'
 import { openDeidentify } from './services/deidentify.ts'
 import type { NodeTarget } from './services/dicom-node.ts'
 import { openDryRuns } from './services/dry-run.ts'
+import { openExportLog } from './services/export-log.ts'
 import { startHousekeeping } from './services/housekeeping.ts'
 import { openImageFrames } from './services/image-frames.ts'
 import { openInbound } from './services/inbound.ts'
@@ -84,6 +85,7 @@ import { openRewriteJobs } from './services/modify-jobs.ts'
 import { openStudyChanges } from './services/modify-studies.ts'
 import { openMpps } from './services/mpps.ts'
 import { nativePixels } from './services/native-pixels.ts'
+import { noteMove } from './services/noted-moves.ts'
 import { openOrthancImports } from './services/orthanc-import.ts'
 import { openOutbound } from './services/outbound.ts'
 import { createPreparing } from './services/outbound-prepare.ts'
@@ -113,6 +115,7 @@ import { openReconstruction } from './services/resource-reconstruct.ts'
 import { openRestPeers, type Sealing } from './services/rest-peers.ts'
 import { peerOfDestination, withRestPeers } from './services/rest-send.ts'
 import { openRestStore } from './services/rest-store.ts'
+import { openResumableUploads } from './services/resumable-uploads.ts'
 import { openRetention } from './services/retention.ts'
 import { openRetrieve } from './services/retrieve.ts'
 import type { FindArchive } from './services/route-target.ts'
@@ -208,10 +211,12 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
       blobs,
       ownIssuers,
       dueAt,
+      overwrites: config.orthanc.overwriteInstances,
     }),
   )
   const query = openQuery({ db })
   const removal = openRemoval({ db })
+  const exportLog = openExportLog({ db, isKept: config.orthanc.logExportedResources })
   const retention = openRetention({
     db,
     removal,
@@ -302,6 +307,14 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
   queue.work('archive', { concurrency: 4 }, ({ transfer }, signal) => archive.run(transfer, signal))
   const { instanceBytes: limitBytes } = config.limits
   const orthancImports = openOrthancImports({ db, ingest, jobs: backgroundJobs, sealing, limitBytes })
+  const resumableUploads = await openResumableUploads({
+    db,
+    blobs,
+    ingest,
+    jobs: backgroundJobs,
+    dataDir: config.data,
+    limitBytes,
+  })
   backgroundJobs.start()
   use(
     starting,
@@ -314,6 +327,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
       archive,
       commitments,
       backgroundJobs,
+      resumableUploads,
       consents,
       retention,
       log,
@@ -379,7 +393,13 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         findService({ query, aeTitle: config.dicom.aeTitle }),
         getService({ retrieve, converter: ({ callingAe }) => converter(callingAe) }),
         commitmentService(commitments),
-        moveService({ retrieve, destination: aeTitle => moveDestination(modalities, aeTitle), converter, log }),
+        moveService({
+          retrieve,
+          destination: aeTitle => moveDestination(modalities, aeTitle),
+          converter,
+          log,
+          onEnded: move => noteMove(backgroundJobs, move, config.dicom.aeTitle),
+        }),
         worklistService({ worklist }),
         mppsService({ mpps }),
       ],
@@ -418,6 +438,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
       publicUrl: config.http.publicUrl,
       host: config.http.host,
     },
+    cors: { origins: config.http.corsOrigins, path: config.dicomweb.path },
     ...(config.http.tls && { tls: config.http.tls }),
     onRefused: ({ code, address, repeats }) =>
       refused({ protocol: 'http', userId: 'unknown', address, reason: code, repeats }),
@@ -430,6 +451,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         retrieve,
         datasets: openResourceDatasets({ db, blobs }),
         changes,
+        exportLog,
         removal,
         reconstruction: openReconstruction({ db, blobs }),
         modify: { jobs: backgroundJobs, log, modifications, anonymizations, studyChanges, creation },
@@ -444,7 +466,13 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         }),
         attachmentNames: config.orthanc.userContentTypes,
         logThreshold: log.threshold,
-        upload: { db, ingest, limitBytes: config.limits.instanceBytes, concurrency: config.limits.uploads },
+        upload: {
+          db,
+          ingest,
+          limitBytes: config.limits.instanceBytes,
+          concurrency: config.limits.uploads,
+          overwrites: config.orthanc.overwriteInstances,
+        },
         system: () => ({
           name: config.site.name,
           aeTitle: config.dicom.aeTitle,
@@ -488,7 +516,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
       worklistsRoutes(app, { worklist })
       const outside = openOutsideSends({ db, routing })
       const remote = openRemote({ db, findNode, node, aeTitle: config.dicom.aeTitle })
-      await orthancModalityRoutes(app, { modalities, remote })
+      await orthancModalityRoutes(app, { modalities, remote, aeTitle: config.dicom.aeTitle })
       await orthancRemoteRoutes(app, {
         modalities,
         remote,
@@ -496,6 +524,8 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         jobs: backgroundJobs,
         answers: { jobs: backgroundJobs, log },
         remoteStore: openRemoteStore({ db, findNode, retrieve, node, outside }),
+        exportLog,
+        commitment: { db, commitments },
         restPeers,
         restStore: openRestStore({ db, blobs, retrieve, peers: restPeers, outside }),
         ingest,
@@ -527,6 +557,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         remote,
         modalityJobs,
         orthancImports,
+        resumableUploads,
         prefetch,
         patientLinks: openPatientLinks({ db, queue }),
         audit,

@@ -50,7 +50,6 @@ const fences: Readonly<Record<string, RegExp>> = {
   undici: /^peers\//,
   'fast-xml-parser': /^gateway\/dicom\//,
   yauzl: /^gateway\/services\/zip-upload\.ts$/,
-  'ssh2-sftp-client': /^endpoints\/sftp/,
   ssh2: /^endpoints\/sftp/,
   'basic-ftp': /^endpoints\/ftp/,
   '@aws-sdk/client-s3': /^endpoints\/s3/,

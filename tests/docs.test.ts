@@ -15,6 +15,7 @@ const documents = [
   'deploy/README.md',
   'gateway/ARCHITECTURE.md',
   'gateway/hl7/ORDERS.md',
+  'endpoints/PACKAGES.md',
   'peers/PROTOCOL.md',
   'policy/PROFILES.md',
 ]
@@ -80,7 +81,7 @@ test('every file of this repository that a document names exists', () => {
   const missing: string[] = []
   for (const file of documents) {
     const named = textOf(file).matchAll(
-      /\b((?:gateway|peers|policy|certs|tests|deploy|scripts)\/[\w./-]+\.(?:ts|mjs|md|json|service|png))\b/g,
+      /\b((?:gateway|peers|policy|endpoints|certs|tests|deploy|scripts)\/[\w./-]+\.(?:ts|mjs|md|json|service|png))\b/g,
     )
     for (const [, path = ''] of named) if (!existsSync(join(root, path))) missing.push(`${file}: ${path}`)
   }

@@ -124,6 +124,10 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
     summary: 'take over what an Orthanc holds',
     load: async () => (await import('./import.ts')).importOrthanc,
   },
+  open: {
+    summary: 'unpack and verify a received delivery',
+    load: async () => (await import('./open.ts')).openDelivery,
+  },
   'audit verify': { summary: 'verify the audit log', load: async () => (await import('./audit.ts')).auditVerify },
   'token create': { summary: 'create an API token', load: async () => (await import('./token.ts')).tokenCreate },
   'token list': { summary: 'list API tokens', load: async () => (await import('./token.ts')).tokenList },

@@ -21,6 +21,7 @@ export interface Schema {
   studies: StudiesTable
   series: SeriesTable
   instances: InstancesTable
+  exported_resources: ExportedResourcesTable
   conflicts: ConflictsTable
   quarantine: QuarantineTable
   peers: PeersTable
@@ -64,6 +65,8 @@ export interface Schema {
   remote_answers: RemoteAnswersTable
   background_jobs: BackgroundJobsTable
   workitems: WorkitemsTable
+  uploads: UploadsTable
+  upload_files: UploadFilesTable
   password_users: PasswordUsersTable
   orthanc_imports: OrthancImportsTable
   orthanc_import_items: OrthancImportItemsTable
@@ -153,9 +156,23 @@ export interface InstancesTable {
   file_sha256: Digest
   dataset_sha256: Digest
   size_bytes: number
+  /** Null where there are none that could be read from that place of the file. */
+  pixel_data_offset: number | null
   attributes: DefaultJson
   origin: DefaultJson
   created_at: DefaultDate
+}
+
+export interface ExportedResourcesTable {
+  seq: GeneratedAlways<number>
+  at: DefaultDate
+  receiver: string
+  level: string
+  orthanc_id: string
+  patient_id: string
+  study_instance_uid: string | null
+  series_instance_uid: string | null
+  sop_instance_uid: string | null
 }
 
 export interface ConflictsTable {
@@ -787,4 +804,31 @@ export interface OrthancImportItemsTable {
   item: string
   state: 'imported' | 'failed'
   problem: string | null
+}
+
+/** Resumable uploads; the bytes lie in a file of the same name. */
+export interface UploadsTable {
+  id: string
+  principal: string
+  remote_address: string | null
+  size_bytes: number | null
+  metadata: Json
+  state: Generated<'receiving' | 'storing' | 'done' | 'failed'>
+  job: string | null
+  error_code: string | null
+  error: string | null
+  created_at: DefaultDate
+  updated_at: DefaultDate
+}
+
+/** What became of each file of an upload. */
+export interface UploadFilesTable {
+  upload: string
+  position: number
+  name: string
+  outcome: 'stored' | 'duplicate' | 'conflict' | 'variant' | 'not-dicom' | 'refused'
+  instance: string | null
+  conflict: number | null
+  error_code: string | null
+  error: string | null
 }

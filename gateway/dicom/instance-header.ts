@@ -26,6 +26,8 @@ export interface InstanceHeader {
   readonly transferSyntaxUid: Uid
   /** Where the data set begins in the source; what is before is preamble and file meta. */
   readonly datasetOffset: number
+  /** Where the Pixel Data element (7FE0,0010) begins in the file; absent without preamble, pixels, or in a deflated data set. */
+  readonly pixelDataOffset?: number
   readonly patientId: string
   /** Issuer of Patient ID (0010,0021), or the universal entity ID of its qualifiers. */
   readonly issuer?: string
@@ -79,6 +81,9 @@ const maxKeptBytes = 262_144
 /** Match keys stay well below the size that a database index takes. */
 const maxKeyCharacters = 256
 const pixelData = 0x7fe00008
+const pixelDataTag = 0x7fe00010
+/** Preamble and prefix (PS3.10 §7.1). */
+const preambleBytes = 132
 
 /** How to read a header. */
 export interface HeaderOptions {
@@ -101,8 +106,9 @@ export interface HeaderOptions {
  */
 export async function readInstanceHeader(source: ByteSource, options: HeaderOptions = {}): Promise<InstanceHeader> {
   const layout = await layoutOf(source, options)
-  const dataset = await readTop(source, layout)
-  return headerOf(dataset, layout, options)
+  const { dataset, pixelDataOffset } = await readTop(source, layout)
+  const header = headerOf(dataset, layout, options)
+  return pixelDataOffset === undefined ? header : { ...header, pixelDataOffset }
 }
 
 async function layoutOf(
@@ -118,14 +124,26 @@ async function layoutOf(
   }
 }
 
-async function readTop(source: ByteSource, layout: Omit<Part10Layout, 'preambleBytes' | 'meta'>): Promise<Dataset> {
-  const { encoding, datasetOffset, window } = layout
-  const builder = new DatasetBuilder(chooser(layout.isDeflated ? undefined : source.sizeBytes), bytes => bytes)
+async function readTop(
+  source: ByteSource,
+  layout: Omit<Part10Layout, 'preambleBytes' | 'meta'>,
+): Promise<{ readonly dataset: Dataset; readonly pixelDataOffset: number | undefined }> {
+  const { encoding, datasetOffset, window, isDeflated } = layout
+  const choose = chooser(isDeflated ? undefined : source.sizeBytes)
+  let pixelDataOffset: number | undefined
+  const builder = new DatasetBuilder(
+    (element, depth, holdsItems) => {
+      const isPixels = depth === 0 && element.tag === pixelDataTag
+      if (isPixels && !isDeflated && datasetOffset > preambleBytes) pixelDataOffset = element.offset
+      return choose(element, depth, holdsItems)
+    },
+    bytes => bytes,
+  )
   if (layout.isDeflated) {
     await using inflated = inflateSource(source, datasetOffset, maxInflatedBytes)
     await walk(inflated, { offset: 0, encoding }, builder)
   } else await walk(source, { offset: datasetOffset, encoding, window }, builder)
-  return builder.dataset
+  return { dataset: builder.dataset, pixelDataOffset }
 }
 
 /**

@@ -10,7 +10,7 @@ import { isSearchable } from '../store/searchable.ts'
 import { commandField } from './command.ts'
 import { matchEncoder, notKeys } from './find-answer.ts'
 import { identifierSyntaxes, readIdentifier } from './find-scu.ts'
-import { type InformationModel, levelNames, modelOf, queryRetrieveSopClass } from './query-retrieve.ts'
+import { type InformationModel, levelOf, modelOf, queryRetrieveSopClass } from './query-retrieve.ts'
 import type { ServiceChannel, ServiceClass, ServiceRequest, ServiceResponse } from './service.ts'
 import { outcomeOfError, status } from './status.ts'
 
@@ -53,7 +53,7 @@ async function answer(
   const { dataset = new Uint8Array(), transferSyntaxUid, sopClassUid, signal, principal } = request
   const identifier = await readIdentifier(dataset, transferSyntaxUid)
   const named = stringOf(identifier, 0x00080052)
-  const level = levels[modelOf(sopClassUid) ?? 'study-root'].find(each => levelNames[each] === named)
+  const level = levelOf(named, levels[modelOf(sopClassUid) ?? 'study-root'])
   if (level === undefined) {
     return {
       status: status.dataSetMismatch,

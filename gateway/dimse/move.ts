@@ -20,6 +20,18 @@ export interface MoveOptions {
   /** For what the destination does not take as it is stored. */
   readonly converter?: (destination: string) => Converter | undefined
   readonly log: Log
+  /** Told of each retrieval that had something to send, before its final response. */
+  readonly onEnded?: (retrieval: EndedMove) => Promise<void>
+}
+
+/** A retrieval that has ended. */
+export interface EndedMove {
+  readonly requestor: string
+  readonly address: string
+  readonly destination: string
+  readonly messageId: number
+  readonly instanceCount: number
+  readonly failedCount: number
 }
 
 /** A requester learns at least this often that we are still at work: a large instance may take minutes. */
@@ -28,7 +40,7 @@ const pendingEveryMs = 5_000
 const stopGraceMs = 10_000
 
 /** The C-MOVE SCP. */
-export function moveService({ retrieve, destination, converter, log }: MoveOptions): ServiceClass {
+export function moveService({ retrieve, destination, converter, log, onEnded }: MoveOptions): ServiceClass {
   return retrieveService('move', commandField.moveRequest, async (request, channel) => {
     const { command, signal, association, principal, transferSyntaxUid } = request
     const to = command.moveDestination ?? ''
@@ -70,6 +82,14 @@ export function moveService({ retrieve, destination, converter, log }: MoveOptio
       await plan.end(parties, arrivals.byStudy)
     }
     if (!signal.aborted) account.countRest()
+    await onEnded?.({
+      requestor: association.callingAe,
+      address: association.remoteAddress,
+      destination: target.calledAe,
+      messageId: command.messageId ?? 0,
+      instanceCount: plan.instanceCount,
+      failedCount: account.counts.failed,
+    })
     return account.final(transferSyntaxUid, { isCancelled: signal.aborted })
   })
 }

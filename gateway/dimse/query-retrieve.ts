@@ -27,3 +27,15 @@ export function modelOf(sopClassUid: string): InformationModel | undefined {
 export const levelNames = { patient: 'PATIENT', study: 'STUDY', series: 'SERIES', instance: 'IMAGE' } as const
 
 export type QueryLevel = keyof typeof levelNames
+
+/** Names that devices in the field write instead. */
+const otherNames: Readonly<Record<string, QueryLevel>> = {
+  INSTANCE: 'instance',
+  INSTANCES: 'instance',
+  IMAGES: 'instance',
+}
+
+/** The level that a value of (0008,0052) names, if it is one of these. */
+export function levelOf(name: string | undefined, among: readonly QueryLevel[]): QueryLevel | undefined {
+  return among.find(level => levelNames[level] === name || (name !== undefined && otherNames[name] === level))
+}

@@ -2,7 +2,7 @@
 import { type Dataset, stringsOf } from '../dicom/dataset.ts'
 import { GatewayError } from '../errors.ts'
 import type { RetrieveKeys } from '../services/retrieve-plan.ts'
-import { type InformationModel, levelNames, type QueryLevel } from './query-retrieve.ts'
+import { type InformationModel, levelNames, levelOf, type QueryLevel } from './query-retrieve.ts'
 
 /** Unique keys of the levels, from the top, PS3.4 §C.6.1.1. */
 const uniqueKeys = { patient: 0x00100020, study: 0x0020000d, series: 0x0020000e, instance: 0x00080018 } as const
@@ -16,27 +16,47 @@ const levelsOf: Readonly<Record<InformationModel, readonly QueryLevel[]>> = {
 }
 
 /**
- * Reads the unique keys. No relational retrieval is negotiated, so "the SCU shall supply a single value in the
- * Identifier for the unique key attribute of each level above" (PS3.4 §C.4.2.2.1).
+ * Reads the unique keys. Those of the levels above should be there (PS3.4 §C.4.2.2.1) and are heeded where they are; many
+ * devices leave them out, which is no matter: UIDs name one thing by themselves. A study may be named by its Accession
+ * Number instead, and a level that is not said is the lowest one with a key.
  *
  * @throws GatewayError DICOM_MISMATCH (A900H: the identifier does not fit the SOP class)
  */
 export function retrieveKeys(identifier: Dataset, model: InformationModel): RetrieveKeys {
   const [named] = stringsOf(identifier, queryRetrieveLevel)
   const levels = levelsOf[model]
-  const level = levels.find(candidate => levelNames[candidate] === named)
+  const level = named === undefined ? lowestNamed(identifier, levels) : levelOf(named, levels)
   if (level === undefined) throw mismatch('query/retrieve level is missing or not of this information model')
   const wanted = levels.slice(0, levels.indexOf(level) + 1)
-  const values = new Map(wanted.map(each => [each, keysOf(identifier, each, each === level)]))
+  const accession = level === 'study' && !hasKey(identifier, level) ? accessionOf(identifier) : undefined
+  const keyed = wanted.filter(each => (each === level ? accession === undefined : hasKey(identifier, each)))
+  const values = new Map(keyed.map(each => [each, keysOf(identifier, each, each === level)]))
   const [patientId] = values.get('patient') ?? []
   const [issuer] = stringsOf(identifier, issuerOfPatientId)
   return {
     level,
     ...(patientId !== undefined && { patientId, ...(issuer && { issuer }) }),
     studyUids: values.get('study'),
+    accessionNumber: accession,
     seriesUids: values.get('series'),
     sopInstanceUids: values.get('instance'),
   }
+}
+
+const accessionNumber = 0x00080050
+
+function hasKey(identifier: Dataset, level: QueryLevel): boolean {
+  return stringsOf(identifier, uniqueKeys[level]).some(value => value !== '')
+}
+
+function accessionOf(identifier: Dataset): string | undefined {
+  const [value = '', ...more] = stringsOf(identifier, accessionNumber)
+  return value === '' || more.length > 0 || /[*?]/.test(value) ? undefined : value
+}
+
+function lowestNamed(identifier: Dataset, levels: readonly QueryLevel[]): QueryLevel | undefined {
+  const named = levels.toReversed().find(level => hasKey(identifier, level))
+  return named ?? (accessionOf(identifier) === undefined ? undefined : 'study')
 }
 
 function keysOf(identifier: Dataset, level: QueryLevel, isWanted: boolean): string[] {

@@ -4,7 +4,8 @@
  *
  * - the Host header must name a loopback address (DNS rebinding reaches us with the attacker's name),
  * - there must be no sign of a proxy in front (its clients would all be administrators),
- * - a request that changes something must not come from a foreign origin (cross-site request forgery).
+ * - a request that changes something must not come from a foreign origin (cross-site request forgery), except those
+ *   that the configuration lets use DICOMweb (`cors`).
  *
  * With a public URL configured a proxy is expected on this machine, and some add no header: the trust in loopback is
  * then off and every request needs a token. The same where the listener is not on a loopback address: what forwards
@@ -20,6 +21,7 @@ import { authorize } from '../../policy/authorize.ts'
 import { GatewayError } from '../errors.ts'
 import type { Principal, Rights } from '../principal.ts'
 import { type TokenHolder, tokenDigest } from '../store/tokens.ts'
+import { type CorsOptions, isListedOrigin } from './cors.ts'
 import { routeAction } from './route-actions.ts'
 
 declare module 'fastify' {
@@ -51,7 +53,7 @@ export interface AuthOptions {
 }
 
 /** Installs authentication for every route, unknown ones included. */
-export function installAuth(app: FastifyInstance, options: AuthOptions): void {
+export function installAuth(app: FastifyInstance, options: AuthOptions, cors?: CorsOptions): void {
   const { publicUrl, host = 'localhost' } = options
   const trustLoopback = isLoopbackName(host) && (publicUrl === undefined || isLoopbackHost(new URL(publicUrl).host))
   app.addHook('onRoute', route => {
@@ -64,7 +66,7 @@ export function installAuth(app: FastifyInstance, options: AuthOptions): void {
   })
   app.decorateRequest('principal', { getter: () => nobody })
   app.addHook('onRequest', async request => {
-    if (isForeignChange(request, options.publicUrl)) {
+    if (isForeignChange(request, options.publicUrl) && !(cors && isListedOrigin(request, cors))) {
       throw new GatewayError('FORBIDDEN', 'requests that change something are not accepted from other web sites')
     }
     if (request.routeOptions.config.open) return
@@ -108,7 +110,8 @@ async function authenticate(request: FastifyRequest, options: AuthOptions, trust
   throw new GatewayError('UNAUTHENTICATED', 'a bearer token is needed')
 }
 
-const isOwnRoute = (request: FastifyRequest): boolean => request.routeOptions.url?.startsWith('/api/') ?? true
+/** True for routes that passwords do not open. */
+export const isOwnRoute = (request: FastifyRequest): boolean => request.routeOptions.url?.startsWith('/api/') ?? false
 
 /** Name and password of RFC 7617 §2; undefined for anything else. */
 function basicLogin(authorization: string): { readonly name: string; readonly password: string } | undefined {

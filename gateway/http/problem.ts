@@ -5,7 +5,9 @@
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { type ErrorCode, errorLine, errorTable, isGatewayError, outwardMessage } from '../errors.ts'
 import type { Log } from '../log.ts'
+import { isOwnRoute } from './auth.ts'
 import type { HttpRefusal } from './refusals.ts'
+import { orthancPath } from './request-line.ts'
 
 /** The body of every error response, media type `application/problem+json`. */
 export interface ProblemDocument {
@@ -44,6 +46,7 @@ export const problemSchema = {
 } as const
 
 const retryAfterSeconds = 5
+const bearer = 'Bearer realm="hanse"'
 
 /** Installs the error and not-found handlers on the root instance. */
 export function installProblems(
@@ -71,15 +74,16 @@ export function installProblems(
 
 /** Sends a problem document; the connection is closed where the request's body was left unread. */
 export function sendProblem(request: FastifyRequest, reply: FastifyReply, problem: ProblemDocument): FastifyReply {
-  if (problem.status === 401) reply.header('www-authenticate', 'Bearer')
+  // RFC 9110 §11.6.1; clients that present passwords only do so where they are asked for one.
+  if (problem.status === 401) {
+    reply.header('www-authenticate', isOwnRoute(request) ? bearer : `Basic realm="hanse", charset="UTF-8", ${bearer}`)
+  }
   if (problem.code && errorTable[problem.code].retry === 'yes') reply.header('retry-after', retryAfterSeconds)
   if (!request.raw.complete) reply.header('connection', 'close')
   const body = isOrthancRoute(request) ? { ...problem, ...orthancFields(request, problem) } : problem
   return reply.code(problem.status).type('application/problem+json').send(JSON.stringify(body))
 }
 
-const orthancPath =
-  /^\/(?:changes|exports|instances|jobs|modalities|patients|peers|plugins|queries|series|statistics|storage-commitment|studies|system|tools|worklists)(?:[/?]|$)/
 const isOrthancRoute = ({ url }: FastifyRequest): boolean => orthancPath.test(url)
 
 /** Orthanc's numbers for kinds of errors, by HTTP status; its clients look at them. */

@@ -11,15 +11,19 @@ import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify'
 import { GatewayError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import { type AuthOptions, installAuth } from './auth.ts'
+import { type CorsOptions, installCors } from './cors.ts'
 import { type Metrics, metricsRoute } from './metrics.ts'
 import { installProblems, problemSchema } from './problem.ts'
 import { type HttpRefusal, limitRefusals } from './refusals.ts'
+import { requestLine } from './request-line.ts'
 import { installTextGuard } from './text-guard.ts'
 
 export interface HttpServerOptions {
   readonly log: Log
   readonly auth: AuthOptions
   readonly metrics: Metrics
+  /** Sites whose pages may use DICOMweb; absent: none. */
+  readonly cors?: CorsOptions
   /** PEM files; without them the listener speaks plain HTTP. */
   readonly tls?: { readonly certificateFile: string; readonly keyFile: string }
   /** Called for refused callers, equal ones once a minute. */
@@ -56,10 +60,13 @@ export async function buildHttpServer(options: HttpServerOptions): Promise<Fasti
     forceCloseConnections: 'idle',
     return503OnClosing: true,
     trustProxy: false,
+    rewriteUrl: requestLine,
     ajv: { customOptions: { removeAdditional: false, allErrors: true, coerceTypes: 'array' } },
     serverFactory: handler => {
       const server = tls ? createTlsServer(tlsOptions(tls), handler) : createServer(handler)
       server.headersTimeout = headersTimeoutMs
+      // Expectations that are not understood may be ignored (RFC 9110 §10.1.1); some clients send an empty one.
+      server.on('checkExpectation', handler)
       // Uploads take as long as they take: the idle timeout ends what stalls.
       server.requestTimeout = 0
       server.keepAliveTimeout = keepAliveTimeoutMs
@@ -73,7 +80,8 @@ export async function buildHttpServer(options: HttpServerOptions): Promise<Fasti
   installProblems(app, log, options.onRefused && limitRefusals<Omit<HttpRefusal, 'repeats'>>(options.onRefused))
   installRequestLog(app, log, metrics)
   await app.register(helmet, { contentSecurityPolicy: { directives: { 'default-src': ["'none'"] } } })
-  installAuth(app, options.auth)
+  if (options.cors) installCors(app, options.cors)
+  installAuth(app, options.auth, options.cors)
   installBodyDeadline(app)
   installTextGuard(app)
   metricsRoute(app, metrics)

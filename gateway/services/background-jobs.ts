@@ -20,11 +20,13 @@ import { JobFiles } from './jobs-files.ts'
 import {
   claimJob,
   countOpenJobs,
+  endJob,
   failJob,
   forgetOutput,
   insertJob,
   type Job,
   type JobContent,
+  type JobFailure,
   type JobOutput,
   loadJobs,
   noteProgress,
@@ -95,6 +97,12 @@ export interface BackgroundJobs {
    * @throws GatewayError TOO_MANY_REQUESTS when too many wait
    */
   submit(principal: Principal, request: JobRequest, work?: JobWork): Promise<string>
+  /** Keeps work that has ended already among the jobs; it was not theirs to run. */
+  note(
+    by: { readonly id: string; readonly address?: string },
+    request: Omit<JobRequest, 'parameters'>,
+    failure?: JobFailure,
+  ): Promise<void>
   /** Resolves when the job has ended, however. @throws GatewayError NOT_FOUND when it is no longer known */
   ended(id: string, signal?: AbortSignal): Promise<Job>
   /** All that are known, in ascending order of id. */
@@ -276,6 +284,27 @@ export function openBackgroundJobs(options: {
         throw error
       }
       return id
+    },
+
+    async note(by, { type, priority = 0, permissive = false, content = {}, audit = [], description }, failure) {
+      await db.inTransaction(async tx => {
+        const [requestedBy, requestedFrom] = [by.id, by.address]
+        const id = randomUUID()
+        const told = { Description: description, ...content }
+        await insertJob(tx, {
+          id,
+          type,
+          priority,
+          permissive,
+          parameters: undefined,
+          content: told,
+          requestedBy,
+          requestedFrom,
+        })
+        await endJob(tx, id, failure)
+        await appendAudits(tx, audit)
+      })
+      await prune()
     },
 
     async ended(id, signal) {

@@ -11,6 +11,7 @@ import type { Consents } from './consents.ts'
 import type { Inbound } from './inbound.ts'
 import type { Outbound } from './outbound.ts'
 import type { Preparing } from './outbound-prepare.ts'
+import type { ResumableUploads } from './resumable-uploads.ts'
 import type { Retention } from './retention.ts'
 
 const transfersEveryMs = 60_000
@@ -28,11 +29,24 @@ export function startHousekeeping(options: {
   archive?: Pick<Archive, 'recover'>
   commitments?: Pick<Commitments, 'recover'>
   backgroundJobs?: Pick<BackgroundJobs, 'sweep'>
+  resumableUploads?: Pick<ResumableUploads, 'sweep'>
   consents?: Pick<Consents, 'sweep'>
   retention?: Pick<Retention, 'apply'>
   log: Log
 }): { close(): Promise<void> } {
-  const { db, blobs, inbound, outbound, preparing, archive, commitments, backgroundJobs, consents, retention } = options
+  const {
+    db,
+    blobs,
+    inbound,
+    outbound,
+    preparing,
+    archive,
+    commitments,
+    backgroundJobs,
+    resumableUploads,
+    consents,
+    retention,
+  } = options
   const log = options.log.child({ part: 'housekeeping' })
   const closing = new AbortController()
   const running = new Set<Promise<void>>()
@@ -59,6 +73,7 @@ export function startHousekeeping(options: {
     await archive?.recover()
     await commitments?.recover()
     await backgroundJobs?.sweep()
+    await resumableUploads?.sweep()
   })
   const orphans = round('orphans', async () => {
     const { removed, removedBytes } = await blobs.sweep(referenceCheck(db), {

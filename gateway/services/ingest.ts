@@ -9,12 +9,13 @@
 import type { AuditEvent } from '../audit/event.ts'
 import { instancesTransferred } from '../audit/event.ts'
 import { appendAudits, sealEvent } from '../audit/log.ts'
-import type { Db, Tx } from '../db/db.ts'
+import type { Db, RemovingTx, Tx } from '../db/db.ts'
 import { type InstanceHeader, readInstanceHeader } from '../dicom/instance-header.ts'
 import { GatewayError, isGatewayError } from '../errors.ts'
 import type { Blobs, Staged, StagedFile } from '../store/blobs.ts'
 import { holdConflict, type InstanceRef, insertInstances, insertUnknown, type NewInstance } from '../store/instances.ts'
 import type { Origin } from '../store/origin.ts'
+import { giveWay } from './overwriting.ts'
 
 /** What a caller may tell about the instance it hands over; a difference is refused (DICOM PS3.4 B.2.3, 0xA900). */
 export interface Expected {
@@ -66,8 +67,10 @@ export function openIngest(options: {
   readonly dueAt: (origin: Origin) => Date | undefined
   /** Issuers of patient IDs that are the site's own: `''` is always. */
   readonly ownIssuers?: ReadonlySet<string>
+  /** What users and modalities send under a known UID replaces what is stored, instead of being held as a conflict. */
+  readonly overwrites?: boolean
 }): Ingest {
-  const { db, blobs, dueAt } = options
+  const { db, blobs, dueAt, overwrites = false } = options
   const ownIssuers = options.ownIssuers ?? new Set<string>()
   let waiting: Waiting[] = []
   let pump: Promise<void> | undefined
@@ -130,14 +133,14 @@ export function openIngest(options: {
     if (refs) {
       return items.map((item, index) => ({ kind: 'stored', instance: need(refs[index]), header: item.header }))
     }
-    const long = async (tx: Tx): Promise<IngestResult[]> => {
-      const results = await write(tx, items)
+    const long = async (tx: Tx, removing?: RemovingTx): Promise<IngestResult[]> => {
+      const results = await write(tx, items, removing)
       await durable
       return results
     }
     for (let attempt = 1; ; attempt++) {
       try {
-        return await db.inTransaction(long)
+        return await (overwrites ? db.removing(tx => long(tx, tx)) : db.inTransaction(tx => long(tx)))
       } catch (error) {
         if (attempt >= 5 || !isGatewayError(error, 'STATE_CONFLICT')) throw error
       }
@@ -193,12 +196,16 @@ function need<T>(value: T | undefined): T {
 }
 
 /** Writes rows, held conflicts and audit events of one batch. */
-async function write(tx: Tx, items: readonly NewInstance[]): Promise<IngestResult[]> {
+async function write(tx: Tx, items: readonly NewInstance[], removing: RemovingTx | undefined): Promise<IngestResult[]> {
   const outcomes = await insertInstances(tx, items)
   const results: IngestResult[] = []
   for (const [index, item] of items.entries()) {
     const { kind, instance } = need(outcomes[index])
-    if (kind === 'conflict' || kind === 'variant') {
+    const isOther = kind === 'conflict' || kind === 'variant'
+    if (isOther && removing && isFromHere(item.origin) && (await giveWay(removing, instance, item.origin))) {
+      const [replaced] = await insertInstances(tx, [item])
+      results.push({ kind: 'stored', instance: need(replaced).instance, header: item.header })
+    } else if (isOther) {
       const held = await holdConflict(tx, item, instance, kind)
       results.push({ kind, instance, header: item.header, held })
     } else results.push({ kind, instance, header: item.header })
@@ -212,6 +219,10 @@ async function write(tx: Tx, items: readonly NewInstance[]): Promise<IngestResul
   )
   return results
 }
+
+/** What peers send, or was taken over, is never let overwrite. */
+const isFromHere = ({ kind, purpose }: Origin): boolean =>
+  (kind === 'rest' || kind === 'dimse') && purpose === undefined
 
 /** One event per study, sender and outcome in the batch, not per instance (DICOM PS3.15 A.5.3.7). */
 function auditOf(items: readonly NewInstance[], kinds: readonly IngestResult['kind'][]): AuditEvent[] {

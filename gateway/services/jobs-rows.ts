@@ -73,6 +73,15 @@ export async function insertJob(tx: Tx, job: NewJob): Promise<void> {
     .execute()
 }
 
+/** Ends a job that was never to be run. */
+export async function endJob(tx: Tx, id: string, failure: JobFailure | undefined): Promise<void> {
+  await sql`
+    update background_jobs set state = ${failure ? 'failure' : 'success'}, progress = 100, ended_at = clock_timestamp(),
+           error_code = ${failure?.code ?? null}, error = ${failure?.message ?? null}
+     where id = ${id}::uuid
+  `.execute(tx)
+}
+
 /** How many jobs have not ended. */
 export async function countOpenJobs(tx: Tx): Promise<number> {
   const { rows } = await sql<{ open: number }>`

@@ -54,9 +54,13 @@ export interface RemoteMove {
 /** Asks registered nodes, by their name or AE title. */
 export interface Remote {
   /** @throws GatewayError NOT_FOUND, PEER_UNREACHABLE, ASSOCIATION_REFUSED, PEER_PROTOCOL */
-  echo(principal: Principal, name: string, signal: AbortSignal): Promise<NodeOutcome & { readonly tookMs: number }>
+  echo(
+    principal: Principal,
+    node: string | NodeTarget,
+    signal: AbortSignal,
+  ): Promise<NodeOutcome & { readonly tookMs: number }>
   /** @throws GatewayError also BAD_REQUEST for a key that is none, REMOTE_STATUS */
-  find(principal: Principal, name: string, query: RemoteQuery, signal: AbortSignal): Promise<RemoteMatches>
+  find(principal: Principal, node: string | NodeTarget, query: RemoteQuery, signal: AbortSignal): Promise<RemoteMatches>
   /** Matches as they come, for keys that are ready to be sent. @throws GatewayError as `find` */
   ask(
     principal: Principal,
@@ -94,8 +98,8 @@ export function openRemote(options: {
   readonly aeTitle: string
 }): Remote {
   const { db, findNode, node, aeTitle } = options
-  const called = (name: string, { callingAe, timeoutMs }: RemoteCall = {}): NodeTarget => ({
-    ...findNode(name),
+  const called = (to: string | NodeTarget, { callingAe, timeoutMs }: RemoteCall = {}): NodeTarget => ({
+    ...(typeof to === 'string' ? findNode(to) : to),
     ...(callingAe !== undefined && { callingAe }),
     ...(timeoutMs !== undefined && { timeoutMs }),
   })
@@ -111,7 +115,7 @@ export function openRemote(options: {
 
   async function* ask(
     principal: Principal,
-    name: string,
+    name: string | NodeTarget,
     { level, keys, call }: NodeQuery & { readonly call?: RemoteCall },
     signal: AbortSignal,
   ): AsyncGenerator<DicomJson, void, void> {
@@ -137,10 +141,10 @@ export function openRemote(options: {
   return {
     ask,
 
-    async echo(principal, name, signal) {
+    async echo(principal, to, signal) {
       authorize(principal, 'modality.query')
       const begin = performance.now()
-      const { status } = await node.echo(findNode(name), signal)
+      const { status } = await node.echo(called(to), signal)
       return { status, tookMs: Math.round(performance.now() - begin) }
     },
 

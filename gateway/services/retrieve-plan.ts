@@ -22,6 +22,8 @@ export interface RetrieveKeys {
   /** Issuer of Patient ID (0010,0021), where two patients of the store share the id. */
   readonly issuer?: string | undefined
   readonly studyUids?: readonly string[] | undefined
+  /** Of the studies, where no UID names them. */
+  readonly accessionNumber?: string | undefined
   readonly seriesUids?: readonly string[] | undefined
   readonly sopInstanceUids?: readonly string[] | undefined
   /** Orthanc ids of resources of any level, in place of keys. */
@@ -202,11 +204,12 @@ async function issuerFor(
 }
 
 function conditions(keys: RetrieveKeys) {
-  const { patientId, issuer, studyUids, seriesUids, sopInstanceUids, resources } = keys
+  const { patientId, issuer, studyUids, accessionNumber, seriesUids, sopInstanceUids, resources } = keys
   const all = [
     patientId === undefined ? undefined : sql<boolean>`p.patient_id = ${patientId}`,
     issuer === undefined ? undefined : sql<boolean>`p.issuer = ${issuer}`,
     studyUids && sql<boolean>`s.study_instance_uid = any(${studyUids}::text[])`,
+    accessionNumber === undefined ? undefined : sql<boolean>`s.accession_number = ${accessionNumber}`,
     seriesUids && sql<boolean>`c.series_instance_uid = any(${seriesUids}::text[])`,
     sopInstanceUids && sql<boolean>`i.sop_instance_uid = any(${sopInstanceUids}::text[])`,
     resources && belowResources(resources),

@@ -24,9 +24,10 @@ export interface Peeked {
 
 const zipHeadBytes = 4
 const dicmAt = 128
-const mostEntries = 100_000
+/** Files of one archive. */
+export const mostEntries = 100_000
 /** So many times the largest file may all files of an archive have together. */
-const mostTimes = 4
+export const mostTimes = 4
 
 /** Reads the first bytes to see what it is. */
 export async function peek(source: Bytes): Promise<Peeked> {

@@ -4,12 +4,20 @@
  */
 import { createHash } from 'node:crypto'
 import { promisify } from 'node:util'
-import { constants, crc32, createDeflateRaw, deflateRaw } from 'node:zlib'
+import { crc32, deflateRaw } from 'node:zlib'
 import type { ByteSource } from '../dicom/byte-source.ts'
 import { transferSyntax } from '../dicom/uid.ts'
-import { GatewayError, isGatewayError } from '../errors.ts'
+import { isGatewayError } from '../errors.ts'
 import type { Pixels } from '../pixels/pixels.ts'
 import type { Blobs } from '../store/blobs.ts'
+import {
+  checksums,
+  damagedFile,
+  fastest,
+  openZipContent,
+  type ReusingSource,
+  type ZipContentOptions,
+} from '../zip/zip-content.ts'
 import type { ZipWriter } from '../zip/zip-writer.ts'
 import type { ZipInstance } from './zip-plan.ts'
 
@@ -53,7 +61,7 @@ export class ZipFiles {
     const { fileSha256, sizeBytes, transferSyntaxUid } = instance
     const blob = await this.#blobs.open(fileSha256)
     try {
-      if (blob.sizeBytes !== sizeBytes) throw damaged()
+      if (blob.sizeBytes !== sizeBytes) throw damagedFile()
       const transcoded = await this.#transcoded(blob, instance, options, signal)
       const from = transcoded ?? { transferSyntaxUid, sizeBytes, source: blob, close: async () => undefined }
       try {
@@ -63,7 +71,7 @@ export class ZipFiles {
         const whole = sizeBytes <= wholeBytes && from.sizeBytes <= wholeBytes
         const file = whole
           ? await this.#whole(from.source, { sha256, isDeflated })
-          : await readLater(from.source, { sha256, isDeflated, signal })
+          : { ...(await openZipContent(from.source, { sha256, isDeflated, signal })), release: () => undefined }
         const close = async (): Promise<void> => {
           file.release()
           await from.close()
@@ -100,15 +108,15 @@ export class ZipFiles {
     }
   }
 
-  async #whole(source: Readable, { sha256, isDeflated }: Omit<Verifying, 'signal'>): Promise<Opened> {
+  async #whole(source: ReusingSource, { sha256, isDeflated }: Omit<ZipContentOptions, 'signal'>): Promise<Opened> {
     const buffer = this.#free.pop() ?? Buffer.allocUnsafeSlow(wholeBytes)
     const release = (): void => {
       if (this.#free.length < buffersKept) this.#free.push(buffer)
     }
     try {
       const bytes = await source.read(0, source.sizeBytes, buffer)
-      if (bytes.length !== source.sizeBytes) throw damaged()
-      if (sha256 && !createHash('sha256').update(bytes).digest().equals(sha256)) throw damaged()
+      if (bytes.length !== source.sizeBytes) throw damagedFile()
+      if (sha256 && !createHash('sha256').update(bytes).digest().equals(sha256)) throw damagedFile()
       const deflated = isDeflated ? await deflateFast(bytes, fastest) : bytes
       const isSmaller = deflated.length < bytes.length
       const written = isSmaller ? deflated : bytes
@@ -132,14 +140,10 @@ export class ZipFiles {
   }
 }
 
-interface Readable extends ByteSource {
-  read(offset: number, length: number, into?: Buffer): Promise<Uint8Array>
-}
-
 interface Source {
   readonly transferSyntaxUid: string
   readonly sizeBytes: number
-  readonly source: Readable
+  readonly source: ReusingSource
   close(): Promise<void>
 }
 
@@ -149,85 +153,6 @@ interface Opened {
   release(): void
 }
 
-interface Verifying {
-  /** What the bytes must have; not known of what was made just now. */
-  readonly sha256: Buffer | undefined
-  readonly isDeflated: boolean
-  readonly signal: AbortSignal
-}
-
 const deflateFast = promisify(deflateRaw)
-const fastest = { level: constants.Z_BEST_SPEED }
-
-/** A large file is read twice: once for its checksums, which stand before its bytes. */
-async function readLater(source: Readable, { sha256, isDeflated, signal }: Verifying): Promise<Opened> {
-  const { sizeBytes } = source
-  const checked = await checksums(source, { sha256, signal })
-  return {
-    release: () => undefined,
-    async *parts(writer, name) {
-      if (!isDeflated) {
-        yield writer.entry({ name, method: 'stored', sizeBytes, compressedBytes: sizeBytes, crc32: checked })
-        yield* chunksOf(source, signal)
-        return
-      }
-      const { header, ending } = writer.deflating(name, sizeBytes)
-      yield header
-      let compressedBytes = 0
-      for await (const chunk of deflated(chunksOf(source, signal))) {
-        compressedBytes += chunk.length
-        yield chunk
-      }
-      yield ending(checked, compressedBytes)
-    },
-  }
-}
-
-/** CRC-32 of the bytes, which have the digest where there is one. @throws GatewayError STORAGE_CORRUPT */
-async function checksums(source: Readable, { sha256, signal }: Pick<Verifying, 'sha256' | 'signal'>): Promise<number> {
-  const hash = sha256 && createHash('sha256')
-  let crc = 0
-  for await (const chunk of chunksOf(source, signal)) {
-    crc = crc32(chunk, crc)
-    hash?.update(chunk)
-  }
-  if (sha256 && !hash?.digest().equals(sha256)) throw damaged()
-  return crc
-}
-
-/** The bytes of a source, through one buffer. @throws GatewayError STORAGE_CORRUPT when they end early */
-async function* chunksOf(source: Readable, signal: AbortSignal): AsyncGenerator<Uint8Array> {
-  const buffer = Buffer.allocUnsafe(wholeBytes)
-  for (let at = 0; at < source.sizeBytes; ) {
-    signal.throwIfAborted()
-    const chunk = await source.read(at, Math.min(wholeBytes, source.sizeBytes - at), buffer)
-    if (chunk.length === 0) throw damaged()
-    yield chunk
-    at += chunk.length
-  }
-}
-
-async function* deflated(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
-  const deflate = createDeflateRaw({ ...fastest, chunkSize: 262_144 })
-  const feeding = (async () => {
-    for await (const chunk of chunks) {
-      // The chunk's memory is used again: wait until it has been read.
-      await new Promise<void>((resolve, reject) => deflate.write(chunk, error => (error ? reject(error) : resolve())))
-    }
-    deflate.end()
-  })()
-  feeding.catch((error: unknown) => deflate.destroy(error instanceof Error ? error : undefined))
-  try {
-    for await (const chunk of deflate) if (chunk instanceof Uint8Array) yield chunk
-    await feeding
-  } finally {
-    deflate.destroy()
-    await feeding.catch(() => undefined)
-  }
-}
 
 const isDeflatedSyntax = (uid: string): boolean => transferSyntax(uid)?.deflated === true
-
-function damaged(): GatewayError {
-  return new GatewayError('STORAGE_CORRUPT', 'a blob is not what was stored')
-}

@@ -1,5 +1,6 @@
 /** Files of a ZIP archive, one after the other, within bounds: an archive of kilobytes may inflate to anything. */
 import type { Readable } from 'node:stream'
+import { crc32 } from 'node:zlib'
 import { type Entry, open, type ZipFile } from 'yauzl'
 import { GatewayError, isGatewayError } from '../errors.ts'
 
@@ -12,8 +13,12 @@ export interface ZipLimits {
 
 /** A file of an archive. */
 export interface ZipEntry {
+  /** As it stands in the archive: nothing to make a path of before it was looked at. */
+  readonly name: string
   /** To be read before the next one is asked for, or not at all. */
   readonly content: AsyncIterable<Uint8Array>
+  /** Entries of the archive, directories included. */
+  readonly count: number
 }
 
 /** How an archive begins (a local file header), and one without files (an end of central directory). */
@@ -42,7 +47,7 @@ export async function* readZip(path: string, limits: ZipLimits): AsyncGenerator<
     for await (const entry of entriesOf(archive)) {
       // Directories, and what nobody has given us a password for.
       if (entry.fileName.endsWith('/') || (entry.generalPurposeBitFlag & 1) !== 0) continue
-      yield { content: contentOf(archive, entry, count) }
+      yield { content: contentOf(archive, entry, count), name: entry.fileName, count: archive.entryCount }
     }
   } finally {
     archive.close()
@@ -54,7 +59,7 @@ const unreadable = (cause: unknown): GatewayError =>
 
 function openArchive(path: string): Promise<ZipFile> {
   const { promise, resolve, reject } = Promise.withResolvers<ZipFile>()
-  // Names are not used as paths: nothing of them is written anywhere.
+  // Uploads use no names; who writes files by them looks at them first.
   const options = { lazyEntries: true, autoClose: false, validateEntrySizes: true, strictFileNames: false }
   open(path, options, (error, archive) => (archive ? resolve(archive) : reject(unreadable(error))))
   return promise
@@ -83,11 +88,14 @@ async function* contentOf(
   const { promise, resolve, reject } = Promise.withResolvers<Readable>()
   archive.openReadStream(entry, (error, stream) => (stream ? resolve(stream) : reject(unreadable(error))))
   const stream = await promise
+  let seen = 0
   try {
     for await (const chunk of stream) {
       count(chunk.length)
+      seen = crc32(chunk, seen)
       yield chunk
     }
+    if (seen !== entry.crc32) throw unreadable(undefined)
   } catch (error) {
     throw isGatewayError(error) ? error : unreadable(error)
   }

@@ -162,7 +162,7 @@ function insertFresh(fresh: readonly NewInstance[], events: readonly SealedEvent
         issuer text, patient_id text, patient_orthanc text, name_folded text, birth_date text, sex text, patient jsonb,
         study_uid text, study_orthanc text, study_date text, study_time text, accession text, description text, study jsonb,
         series_uid text, series_orthanc text, modality text, series jsonb,
-        sop_uid text, sop_class text, syntax text, instance_orthanc text, file text, dataset text, size bigint, instance jsonb,
+        sop_uid text, sop_class text, syntax text, instance_orthanc text, file text, dataset text, size bigint, pixels bigint, instance jsonb,
         origin jsonb, due_at timestamptz)
     ), input as materialized (
       select * from given where not exists (select from given join instances on sop_instance_uid = sop_uid)
@@ -200,9 +200,9 @@ function insertFresh(fresh: readonly NewInstance[], events: readonly SealedEvent
       returning id, study, series_instance_uid, orthanc_id, xmax = 0 as is_new
     ), i as (
       insert into instances (series, sop_instance_uid, sop_class_uid, transfer_syntax_uid, orthanc_id,
-        file_sha256, dataset_sha256, size_bytes, attributes, origin)
+        file_sha256, dataset_sha256, size_bytes, pixel_data_offset, attributes, origin)
       select se.id, i.sop_uid, i.sop_class, i.syntax, i.instance_orthanc, decode(i.file, 'hex'), decode(i.dataset, 'hex'),
-        i.size, i.instance, i.origin
+        i.size, i.pixels, i.instance, i.origin
       from input i join p using (issuer, patient_id)
         join s on s.patient = p.id and s.study_instance_uid = i.study_uid
         join se on se.study = s.id and se.series_instance_uid = i.series_uid
@@ -279,6 +279,7 @@ function toRow(item: NewInstance): Record<string, unknown> {
     file: item.fileSha256.toString('hex'),
     dataset: item.datasetSha256.toString('hex'),
     size: item.sizeBytes,
+    pixels: header.pixelDataOffset,
     instance: header.attributes.instance,
     origin: item.origin,
     due_at: item.dueAt,

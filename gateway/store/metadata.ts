@@ -159,12 +159,13 @@ async function instance(db: Db, ids: readonly string[]): Promise<Known[]> {
     origin: unknown
     syntax: string
     sopClass: string
+    offset: number | null
   }>`
     select id, orthanc_id as "orthancId", created_at as at, attributes, origin, transfer_syntax_uid as syntax,
-           sop_class_uid as "sopClass"
+           sop_class_uid as "sopClass", pixel_data_offset as offset
       from instances where orthanc_id = any(${ids}::text[])
   `.execute(db.kysely)
-  return rows.map(({ id, orthancId, at, attributes, origin, syntax, sopClass }) => {
+  return rows.map(({ id, orthancId, at, attributes, origin, syntax, sopClass, offset }) => {
     const kind = textOf(origin, 'kind') ?? 'rest'
     return {
       id,
@@ -178,14 +179,15 @@ async function instance(db: Db, ids: readonly string[]): Promise<Known[]> {
         SopClassUid: sopClass,
         RemoteIP: textOf(origin, 'remoteAddress'),
         CalledAET: kind === 'dimse' ? textOf(origin, 'calledAe') : undefined,
+        PixelDataOffset: offset?.toString() ?? '',
         HttpUsername: kind === 'rest' ? userOf(textOf(origin, 'principal') ?? '') : undefined,
       },
     }
   })
 }
 
-/** The name of a token; this machine's administrator needs none. */
-const userOf = (principal: string): string => (principal.startsWith('token:') ? principal.slice(6) : '')
+/** The name of a token or user; this machine's administrator needs none. */
+const userOf = (principal: string): string => /^(?:token|user):(.*)$/.exec(principal)?.[1] ?? ''
 
 function textOf(origin: unknown, key: string): string | undefined {
   const value = isObject(origin) ? origin[key] : undefined

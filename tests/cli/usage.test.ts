@@ -8,7 +8,7 @@ import { hanse } from './terminal.ts'
 
 const commands = [
   ...['start', 'demo', 'status', 'send', 'fsck', 'audit verify', 'config check', 'deidentify', 'query', 'retrieve'],
-  'import disc',
+  ...['import disc', 'open'],
   ...['peer invite', 'peer accept', 'peer confirm', 'peer list', 'peer revoke'],
   ...['modality list', 'modality add', 'modality remove', 'modality echo'],
   ...['worklist list', 'worklist add', 'worklist remove'],

@@ -12,6 +12,7 @@ import { openPixels } from '../../gateway/pixels/pixels.ts'
 import { openChangeFeed } from '../../gateway/services/change-feed.ts'
 import { openDicomCreation } from '../../gateway/services/create-dicom.ts'
 import { openDeidentify } from '../../gateway/services/deidentify.ts'
+import { openExportLog } from '../../gateway/services/export-log.ts'
 import { openIngest } from '../../gateway/services/ingest.ts'
 import { openModifications } from '../../gateway/services/modify.ts'
 import { openAnonymizations } from '../../gateway/services/modify-anonymize.ts'
@@ -60,6 +61,7 @@ export async function modifyApp(t: TestContext): Promise<ModifyApp> {
         retrieve: openRetrieve({ db, blobs }),
         datasets: openResourceDatasets({ db, blobs }),
         changes: openChangeFeed({ db, log: quietLog, background: false }),
+        exportLog: openExportLog({ db, isKept: true }),
         removal,
         modify: {
           jobs,

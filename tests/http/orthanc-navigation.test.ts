@@ -137,7 +137,9 @@ test('tools answer as Orthanc’s do', { skip: missingOrthanc }, async t => {
   await put('/tools/accepted-transfer-syntaxes', '1.2.840.10008.1.2.1')
   for (const body of ['', '1.2.3']) await pair.same({ method: 'POST', path: '/tools/lookup', body })
   await pair.same({ method: 'POST', path: '/tools/invalidate-tags', body: '' })
-  await pair.same({ method: 'POST', path: '/tools/execute-script', body: 'print(1)' })
+  for (const body of ['print(1)', 'function OnStoredInstance() end', "print('a') -- b"]) {
+    await pair.same({ method: 'POST', path: '/tools/execute-script', body })
+  }
   assert.match(
     String((await pair.same('/tools/metrics-prometheus', () => '')).body),
     /^orthanc_count_instances 0 \d+$/m,

@@ -29,12 +29,18 @@ function recordingLog(lines: { context: LogContext; message: string }[]): Log {
 
 async function server(
   t: TestContext,
-  options: { publicUrl?: string; host?: string; findToken?: (digest: Buffer) => Promise<TokenHolder | undefined> } = {},
+  options: {
+    publicUrl?: string
+    host?: string
+    corsOrigins?: readonly string[]
+    findToken?: (digest: Buffer) => Promise<TokenHolder | undefined>
+  } = {},
 ) {
   const lines: { context: LogContext; message: string }[] = []
   const app = await buildHttpServer({
     log: recordingLog(lines),
     metrics: openMetrics(),
+    ...(options.corsOrigins && { cors: { origins: options.corsOrigins, path: '/dicom-web' } }),
     auth: {
       adminTokenSha256: tokenDigest(adminToken),
       findToken: options.findToken ?? (async () => undefined),
@@ -45,6 +51,8 @@ async function server(
     routes: app => {
       app.get('/who', async request => ({ principal: request.principal.id }))
       app.post('/change', async request => ({ principal: request.principal.id }))
+      app.get('/dicom-web/studies', async () => [])
+      app.post('/dicom-web/studies', async request => ({ principal: request.principal.id }))
       app.get('/open', { config: { open: true } }, async () => ({ ok: true }))
       app.get('/known-error', async () => {
         throw new GatewayError('STORAGE_FULL', 'expected room')
@@ -142,7 +150,7 @@ test('a wrong token does not fall back to the trust in loopback, and the answer 
   })
 
   assert.equal(answer.statusCode, 401)
-  assert.equal(answer.headers['www-authenticate'], 'Bearer')
+  assert.equal(answer.headers['www-authenticate'], 'Basic realm="hanse", charset="UTF-8", Bearer realm="hanse"')
   assert.equal(answer.json().detail, 'a bearer token is needed')
 })
 
@@ -158,6 +166,54 @@ test('another web site cannot change anything through a browser on this machine'
   assert.equal(await who(app, { method: 'POST', headers: { host, origin: 'http://127.0.0.1:8042' } }), 'local')
   assert.equal(await who(app, { method: 'POST', headers: { host, 'sec-fetch-site': 'same-origin' } }), 'local')
   assert.equal(await who(app, { method: 'POST' }), 'local')
+})
+
+test('a viewer of a listed origin uses DICOMweb in a browser, and nothing else', async t => {
+  const origin = 'https://viewer.example'
+  const { app } = await server(t, { corsOrigins: [origin], publicUrl: 'https://pacs.example' })
+  const authorization = `Bearer ${adminToken}`
+  const ask = (url: string, method: 'GET' | 'POST' | 'OPTIONS', from = origin) =>
+    app.inject({
+      url,
+      method,
+      headers: {
+        host: 'pacs.example',
+        origin: from,
+        'sec-fetch-site': 'cross-site',
+        ...(method === 'OPTIONS' ? { 'access-control-request-method': 'POST' } : { authorization }),
+      },
+    })
+
+  const preflight = await ask('/dicom-web/studies', 'OPTIONS')
+  assert.equal(preflight.statusCode, 204)
+  assert.equal(preflight.headers['access-control-allow-origin'], origin)
+  assert.match(String(preflight.headers['access-control-allow-headers']), /Authorization/)
+  for (const [path, method] of [
+    ['/dicom-web/studies?limit=1', 'GET'],
+    ['/dicom-web/studies', 'POST'],
+  ] as const) {
+    const answer = await ask(path, method)
+    assert.equal(answer.statusCode, 200)
+    assert.equal(answer.headers['access-control-allow-origin'], origin)
+    assert.equal(answer.headers['cross-origin-resource-policy'], 'cross-origin')
+    assert.equal(answer.headers['vary'], 'Origin')
+  }
+  // Who is nobody stays nobody, and the page may read that.
+  const unknown = await app.inject({ url: '/dicom-web/studies', headers: { host: 'pacs.example', origin } })
+  assert.equal(unknown.statusCode, 401)
+  assert.equal(unknown.headers['access-control-allow-origin'], origin)
+  for (const [path, from] of [
+    ['/change', origin],
+    ['/dicom-web/../change', origin],
+    ['/dicom-webber', origin],
+    ['/dicom-web/studies', 'https://evil.example'],
+    ['/dicom-web/studies', 'null'],
+  ] as const) {
+    const [asked, done] = [await ask(path, 'OPTIONS', from), await ask(path, 'POST', from)]
+    assert.notEqual(asked.statusCode, 204)
+    assert.equal(asked.headers['access-control-allow-origin'], undefined)
+    assert.equal(done.statusCode, 403)
+  }
 })
 
 test('an unknown path needs authentication too', async t => {

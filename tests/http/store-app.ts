@@ -10,6 +10,7 @@ import { buildHttpServer } from '../../gateway/http/server.ts'
 import { openLog } from '../../gateway/log.ts'
 import { openChangeFeed } from '../../gateway/services/change-feed.ts'
 import { openConflicts } from '../../gateway/services/conflicts.ts'
+import { openExportLog } from '../../gateway/services/export-log.ts'
 import { openIngest } from '../../gateway/services/ingest.ts'
 import { openQuery } from '../../gateway/services/query.ts'
 import { openRemoval } from '../../gateway/services/removal.ts'
@@ -64,6 +65,7 @@ export async function storeApp(
         retrieve: openRetrieve({ db, blobs }),
         datasets: openResourceDatasets({ db, blobs }),
         changes: openChangeFeed({ db, log: openLog({ level: 'silent' }), background: false }),
+        exportLog: openExportLog({ db, isKept: true }),
         removal: openRemoval({ db }),
         reconstruction: openReconstruction({ db, blobs }),
         find: openResourceFind({ db, query: openQuery({ db }) }),

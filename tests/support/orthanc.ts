@@ -57,6 +57,7 @@ export async function startOrthanc(
       DicomAlwaysAllowStore: true,
       DicomAlwaysAllowFind: true,
       SaveJobs: false,
+      ExecuteLuaEnabled: true,
       Plugins: [],
       ...settings,
     }),

@@ -79,7 +79,7 @@ export const appliedOptions: Readonly<Record<string, Applied>> = {
   ),
   DicomModalities: map('registered modalities, updated at each start', elsewhere),
   OrthancPeers: map(
-    'registered `/peers`, updated at each start, outside of the hospital unless `Zone` says inside',
+    'registered `/peers`, updated at each start, outside of the hospital unless `Zone` says inside or it is on this machine',
     elsewhere,
   ),
   AuthenticationEnabled: flag(
@@ -96,6 +96,8 @@ export const appliedOptions: Readonly<Record<string, Applied>> = {
   JobsHistorySize: number('`limits.jobsHistory`', into('limits.jobsHistory')),
   QueryRetrieveSize: number('`orthanc.queryRetrieveSize`', into('orthanc.queryRetrieveSize')),
   CheckRevisions: flag('`orthanc.checkRevisions`', into('orthanc.checkRevisions')),
+  LogExportedResources: flag('`orthanc.logExportedResources`', into('orthanc.logExportedResources')),
+  OverwriteInstances: flag('`orthanc.overwriteInstances`', into('orthanc.overwriteInstances')),
   UserMetadata: map('`orthanc.userMetadata`', into('orthanc.userMetadata')),
   UserContentType: map('`orthanc.userContentTypes`', (value, { config }) =>
     set(config, 'orthanc.userContentTypes', contentTypes(value)),
@@ -162,14 +164,12 @@ export const ignoredOptions: Readonly<Record<string, string>> = {
   IngestTranscoding: 'bytes are kept as received',
   LimitFindInstances: 'answers are streamed without a limit',
   LimitFindResults: 'answers are streamed without a limit',
-  LogExportedResources: 'every export is in the audit log',
   LuaScripts: 'there are no scripts',
   MaximumPatientCount: 'nothing is recycled',
   MaximumStorageCacheSize: 'files asked for again are kept in 128 MiB of memory',
   MaximumStorageSize: 'nothing is recycled; `storage.lowWatermarkBytes` refuses instead',
   MediaArchiveSize: 'archives are outputs of jobs, kept for a day',
   OrthancExplorerEnabled: 'there is no such interface',
-  OverwriteInstances: 'nothing is overwritten: other content is held as a conflict',
   Plugins: 'there are no plug-ins',
   StorageAccessOnFind: 'the index has all attributes',
   StorageCommitmentReportsSize: 'reports are kept a week',

@@ -34,6 +34,7 @@ import { statusRoute } from './status.ts'
 import { type StoreServices, storeRoutes } from './store.ts'
 import { tokenRoutes } from './tokens.ts'
 import { type TransferServices, transferRoutes } from './transfers.ts'
+import { type UploadServices, uploadRoutes } from './uploads.ts'
 import { type WorklistServices, worklistRoutes } from './worklist.ts'
 
 export interface ApiServices
@@ -45,7 +46,8 @@ export interface ApiServices
     CommitmentServices,
     PseudonymServices,
     WorklistServices,
-    RetentionServices {
+    RetentionServices,
+    UploadServices {
   readonly health: Health
   readonly status: () => Promise<GatewayStatus>
   readonly routing: Routing
@@ -130,6 +132,7 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       tokenRoutes(scope, services.tokens)
       retentionRoutes(scope, services)
       worklistRoutes(scope, services)
+      uploadRoutes(scope, services)
       scope.get('/openapi.json', { schema: { hide: true } }, async () => scope.swagger())
     },
     { prefix: '/api/v1' },

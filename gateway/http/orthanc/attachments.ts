@@ -6,6 +6,7 @@ import type { Attachment, ResourceAttachments } from '../../services/resource-at
 import { levelOrder } from '../../store/hierarchy.ts'
 import type { Level } from '../../store/query.ts'
 import { entityTag, isKnown, seenRevision } from './entity-tag.ts'
+import { isAsked } from './lenient-scope.ts'
 import { type Names, nameTable } from './names.ts'
 import { idParams, pathOfLevel } from './navigation.ts'
 import { requestBody } from './request-body.ts'
@@ -25,6 +26,11 @@ const params = {
   type: 'object',
   properties: { ...idParams.properties, name: { type: 'string', minLength: 1, maxLength: 64 } },
   required: ['id', 'name'],
+} as const
+
+const listQuery = {
+  type: 'object',
+  properties: { full: { type: 'string', description: 'Numbers by name instead of names' } },
 } as const
 
 interface Named {
@@ -91,11 +97,14 @@ export function attachmentRoutes(
     const nameOf = (request: FastifyRequest<Named>) =>
       [{ level, orthancId: request.params.id }, names.numberOf(request.params.name)] as const
 
-    scope.get<{ Params: { id: string } }>(
+    scope.get<{ Params: { id: string }; Querystring: { full?: string } }>(
       list,
-      { schema: { tags, summary: `Attachments of a ${level}`, params: idParams } },
-      async request =>
-        (await attachments.list({ level, orthancId: request.params.id })).map(name => names.nameOf(name)),
+      { schema: { tags, summary: `Attachments of a ${level}`, params: idParams, querystring: listQuery } },
+      async request => {
+        const numbers = await attachments.list({ level, orthancId: request.params.id })
+        if (!isAsked(request.query.full)) return numbers.map(names.nameOf)
+        return Object.fromEntries(numbers.map(number => [names.nameOf(number), number]))
+      },
     )
     scope.get<Named>(path, schema('What can be asked of an attachment'), async (request, reply) => {
       const found = await attachments.get(...nameOf(request))

@@ -2,6 +2,7 @@
 import type { FastifyInstance } from 'fastify'
 import { GatewayError } from '../../errors.ts'
 import type { ChangeFeed } from '../../services/change-feed.ts'
+import type { ExportedResource, ExportLog } from '../../services/export-log.ts'
 import type { Change } from '../../store/changes.ts'
 import { isAsked } from './lenient-scope.ts'
 import { pathOfLevel } from './navigation.ts'
@@ -43,8 +44,14 @@ const querystring = {
   },
 } as const
 
+const { since, limit, last } = querystring.properties
+const exportsQuery = { type: 'object', properties: { since, limit, last } } as const
+
 /** Registers the routes. */
-export function changeRoutes(app: FastifyInstance, { changes }: { readonly changes: ChangeFeed }): void {
+export function changeRoutes(
+  app: FastifyInstance,
+  { changes, exportLog }: { readonly changes: ChangeFeed; readonly exportLog: ExportLog },
+): void {
   app.get<{ Querystring: ChangesQuery }>(
     '/changes',
     {
@@ -81,15 +88,47 @@ export function changeRoutes(app: FastifyInstance, { changes }: { readonly chang
       return reply.type('text/plain').send('')
     },
   )
-  const note = 'Always empty, as in Orthanc unless it is told to keep it: what left is in /api/v1/transfers'
-  app.get('/exports', { schema: { tags, summary: 'Exports', description: note } }, async () => ({
-    Done: true,
-    Exports: [],
-    Last: 0,
-  }))
-  app.delete('/exports', { schema: { tags, summary: 'Forget exports', description: note } }, async (_request, reply) =>
-    reply.type('text/plain').send(''),
+  const note =
+    'Kept where orthanc.logExportedResources is set, as in Orthanc; the record of all that left is in /api/v1/transfers and the audit log'
+  app.get<{ Querystring: Pick<ChangesQuery, 'since' | 'limit' | 'last'> }>(
+    '/exports',
+    { schema: { tags, summary: 'Exports', description: note, querystring: exportsQuery } },
+    async request => {
+      const { query } = request
+      if (isAsked(query.last)) {
+        const newest = await exportLog.newest()
+        return { Done: true, Exports: newest ? [exportJson(newest)] : [], Last: newest?.seq ?? 0 }
+      }
+      const since = numberOf(query.since) ?? 0
+      const limit = Math.min(numberOf(query.limit) ?? defaultLimit, mostChanges)
+      const { entries, isLast } = await exportLog.list(since, limit)
+      const last = entries.at(-1)?.seq ?? (await exportLog.newest())?.seq ?? 0
+      return { Done: isLast, Exports: entries.map(exportJson), Last: last }
+    },
   )
+  app.delete(
+    '/exports',
+    { schema: { tags, summary: 'Forget exports; audited', description: note } },
+    async (request, reply) => {
+      await exportLog.clear(request.principal)
+      return reply.type('text/plain').send('')
+    },
+  )
+}
+
+function exportJson({ seq, at, receiver, level, orthancId, ...ids }: ExportedResource) {
+  return {
+    Date: orthancTime(at),
+    ID: orthancId,
+    Path: `/${pathOfLevel[level]}/${orthancId}`,
+    PatientID: ids.patientId,
+    RemoteModality: receiver,
+    ResourceType: levelName[level],
+    ...(ids.sopInstanceUid !== null && { SOPInstanceUID: ids.sopInstanceUid }),
+    Seq: seq,
+    ...(ids.seriesInstanceUid !== null && { SeriesInstanceUID: ids.seriesInstanceUid }),
+    ...(ids.studyInstanceUid !== null && { StudyInstanceUID: ids.studyInstanceUid }),
+  }
 }
 
 /** As Orthanc has it, what is no number is not there. */

@@ -1,7 +1,8 @@
 /** Orthanc's `/modalities`: the registry under its paths, and the verification of a modality. */
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { boolean, decode, describe, integer, object, optional } from '../../decode.ts'
 import { GatewayError } from '../../errors.ts'
+import type { NodeTarget } from '../../services/dicom-node.ts'
 import type { Modalities } from '../../services/modalities.ts'
 import type { Modality } from '../../services/modality.ts'
 import type { Remote } from '../../services/remote.ts'
@@ -12,6 +13,8 @@ import { readForm, writeForm } from './modality-form.ts'
 export interface OrthancModalityServices {
   readonly modalities: Modalities
   readonly remote: Pick<Remote, 'echo' | 'find'>
+  /** Our AE title. */
+  readonly aeTitle: string
 }
 
 const tags = ['Orthanc']
@@ -43,11 +46,33 @@ interface Named {
 
 /** Registers the routes. */
 export async function orthancModalityRoutes(app: FastifyInstance, services: OrthancModalityServices): Promise<void> {
-  const { modalities, remote } = services
+  const { modalities, remote, aeTitle } = services
   const named = (name: string): Modality => {
     const found = modalities.list().find(entry => entry.name === name)
     if (!found) throw new GatewayError('NOT_FOUND', 'no modality has this name')
     return found
+  }
+
+  const verify = async (
+    { principal, body }: Pick<FastifyRequest, 'principal' | 'body'>,
+    reply: FastifyReply,
+    to: string | NodeTarget,
+  ): Promise<object> => {
+    const options = decode(echoOptions, body || {})
+    if (!options.ok) throw new GatewayError('BAD_REQUEST', describe(options.problems))
+    const gone = new AbortController()
+    const timeout = options.value.Timeout
+    const late = new GatewayError('PEER_UNREACHABLE', `the modality did not answer within ${timeout} s`)
+    const timer = timeout > 0 ? setTimeout(() => gone.abort(late), timeout * 1000) : undefined
+    reply.raw.once('close', () => gone.abort(new GatewayError('UNAVAILABLE', 'the client went away')))
+    try {
+      const { status } = await remote.echo(principal, to, gone.signal)
+      if (status !== 0) throw new GatewayError('PEER_PROTOCOL', `the modality answered status ${status}`)
+      if (options.value.CheckFind) await remote.find(principal, to, nobody, gone.signal)
+    } finally {
+      clearTimeout(timer)
+    }
+    return {}
   }
 
   await app.register(async scope => {
@@ -104,21 +129,22 @@ export async function orthancModalityRoutes(app: FastifyInstance, services: Orth
       { schema: { tags, summary: 'Verify that a modality answers (C-ECHO)', params } },
       async (request, reply) => {
         const { name } = named(request.params.id)
-        const options = decode(echoOptions, request.body ?? {})
-        if (!options.ok) throw new GatewayError('BAD_REQUEST', describe(options.problems))
-        const gone = new AbortController()
-        const timeout = options.value.Timeout
-        const late = new GatewayError('PEER_UNREACHABLE', `the modality did not answer within ${timeout} s`)
-        const timer = timeout > 0 ? setTimeout(() => gone.abort(late), timeout * 1000) : undefined
-        reply.raw.once('close', () => gone.abort(new GatewayError('UNAVAILABLE', 'the client went away')))
-        try {
-          const { status } = await remote.echo(request.principal, name, gone.signal)
-          if (status !== 0) throw new GatewayError('PEER_PROTOCOL', `the modality answered status ${status}`)
-          if (options.value.CheckFind) await remote.find(request.principal, name, nobody, gone.signal)
-        } finally {
-          clearTimeout(timer)
-        }
-        return {}
+        return await verify(request, reply, name)
+      },
+    )
+
+    scope.post(
+      '/tools/dicom-echo',
+      {
+        config: { action: 'modality.manage' },
+        schema: { tags, summary: 'Verify that a modality answers that is not registered, described in the body' },
+      },
+      async (request, reply) => {
+        const { body } = request
+        const { aeTitle: calledAe, host, port } = readForm(body, 'unregistered', undefined)
+        if (host === undefined || port === undefined) throw new GatewayError('BAD_REQUEST', 'expected Host and Port')
+        const target = { name: 'unregistered', host, port, callingAe: aeTitle, calledAe }
+        return await verify({ principal: request.principal, body: Array.isArray(body) ? {} : body }, reply, target)
       },
     )
   })

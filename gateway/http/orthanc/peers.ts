@@ -3,6 +3,7 @@ import type { FastifyInstance } from 'fastify'
 import { isObject } from '../../decode.ts'
 import { GatewayError } from '../../errors.ts'
 import type { BackgroundJobs } from '../../services/background-jobs.ts'
+import type { ExportLog } from '../../services/export-log.ts'
 import type { Ingest } from '../../services/ingest.ts'
 import { readRestPeer, writeRestPeer } from '../../services/rest-peer.ts'
 import type { RestPeers } from '../../services/rest-peers.ts'
@@ -18,6 +19,7 @@ import { requestBody } from './request-body.ts'
 export interface RestPeerServices {
   readonly restPeers: RestPeers
   readonly restStore: RestStore
+  readonly exportLog: Pick<ExportLog, 'note'>
   readonly ingest: Pick<Ingest, 'stage'>
   readonly jobs: Pick<BackgroundJobs, 'submit'>
   readonly answers: JobAnswers
@@ -42,7 +44,7 @@ interface Named {
 
 /** Registers the routes. */
 export async function restPeerRoutes(app: FastifyInstance, services: RestPeerServices): Promise<void> {
-  const { restPeers, restStore, ingest, jobs, answers, limitBytes } = services
+  const { restPeers, restStore, exportLog, ingest, jobs, answers, limitBytes } = services
   const named = (name: string) => {
     const found = restPeers.find(name)
     if (!found) throw new GatewayError('NOT_FOUND', 'no peer has this name')
@@ -120,6 +122,7 @@ export async function restPeerRoutes(app: FastifyInstance, services: RestPeerSer
           throw new GatewayError('BAD_REQUEST', 'Transcode: not offered, instances go as they are stored')
         return await answerJob(request, reply, answers, async ({ priority, permissive }) => {
           const plan = await restStore.plan(principal, name, { resources, compress, permissive })
+          await exportLog.note(name, resources)
           const content = (failed: number) => ({
             Compress: compress,
             Description: 'REST API',

@@ -7,6 +7,7 @@ import { GatewayError } from '../../errors.ts'
 import type { RemoteCall } from '../../services/remote.ts'
 import type { RetrieveKeys } from '../../services/retrieve-plan.ts'
 import { mainTags, textOfElement } from './main-tags.ts'
+import { moduleTags } from './modules.ts'
 
 /** A level of the hierarchy. */
 export type QueryLevel = RetrieveKeys['level']
@@ -78,14 +79,26 @@ function readTag(name: string): Tag {
   return tag
 }
 
-/** Without the keys of levels below: what `Normalize` asks for. */
-export function normalizeKeys(keys: DicomJson, level: QueryLevel): DicomJson {
-  const place = levelOrder.indexOf(level)
-  const isOf = (tag: string, some: readonly QueryLevel[]): boolean =>
-    some.some(each => Object.hasOwn(mainTags[each], tag))
-  const [above, below] = [levelOrder.slice(0, place + 1), levelOrder.slice(place + 1)]
-  return Object.fromEntries(Object.entries(keys).filter(([tag]) => isOf(tag, above) || !isOf(tag, below)))
+/** Counts and summaries that a level alone answers, PS3.4 Tables C.6-1 to C.6-3. */
+const summaryTags: Readonly<Record<QueryLevel, readonly Tag[]>> = {
+  patient: [0x00201200, 0x00201202, 0x00201204],
+  study: [0x00080061, 0x00080062, 0x00201206, 0x00201208],
+  series: [0x00201209],
+  instance: [],
 }
+
+/** Only the keys that the level and those above it have: what `Normalize` asks for. */
+export function normalizeKeys(keys: DicomJson, level: QueryLevel): DicomJson {
+  const levels = levelOrder.slice(0, levelOrder.indexOf(level) + 1)
+  const isOf = (name: string): boolean => {
+    const tag = Number.parseInt(name, 16)
+    if (tag === specificCharacterSet || summaryTags[level].includes(tag)) return true
+    return levels.some(each => moduleTags[each].has(tag) || Object.hasOwn(mainTags[each], name))
+  }
+  return Object.fromEntries(Object.entries(keys).filter(([name]) => isOf(name)))
+}
+
+const specificCharacterSet = 0x00080005
 
 /** How answers are written. */
 export type AnswerForm = 'full' | 'simplify' | 'short'

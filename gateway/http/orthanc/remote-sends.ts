@@ -4,6 +4,8 @@ import { isObject } from '../../decode.ts'
 import { fromJson } from '../../dicom/json.ts'
 import { GatewayError } from '../../errors.ts'
 import type { BackgroundJobs } from '../../services/background-jobs.ts'
+import { findReferences } from '../../services/commitment-resources.ts'
+import type { ExportLog } from '../../services/export-log.ts'
 import type { Ingest } from '../../services/ingest.ts'
 import type { Modalities } from '../../services/modalities.ts'
 import type { Remote } from '../../services/remote.ts'
@@ -14,12 +16,15 @@ import { gone } from './gone.ts'
 import { acceptAnyBody, objectBody } from './lenient-body.ts'
 import { readCall, readKeys, readLevel } from './query-form.ts'
 import { requestBody } from './request-body.ts'
+import { requestCommitment, type StorageCommitmentServices } from './storage-commitment.ts'
 
 /** What the routes need. */
 export interface RemoteSendServices {
   readonly modalities: Pick<Modalities, 'list'>
   readonly remote: Pick<Remote, 'move' | 'send'>
   readonly remoteStore: RemoteStore
+  readonly exportLog: Pick<ExportLog, 'note'>
+  readonly commitment: Pick<StorageCommitmentServices, 'db' | 'commitments'>
   readonly ingest: Pick<Ingest, 'stage'>
   readonly answers: JobAnswers
   readonly jobs: Pick<BackgroundJobs, 'submit'>
@@ -41,7 +46,7 @@ interface Named {
 
 /** Registers the routes. */
 export async function remoteSendRoutes(app: FastifyInstance, services: RemoteSendServices): Promise<void> {
-  const { modalities, remote, remoteStore, ingest, limitBytes, answers, jobs } = services
+  const { modalities, remote, remoteStore, exportLog, commitment, ingest, limitBytes, answers, jobs } = services
   const named = (name: string): string => {
     if (!modalities.list().some(entry => entry.name === name))
       throw new GatewayError('NOT_FOUND', 'no modality has this name')
@@ -85,11 +90,13 @@ export async function remoteSendRoutes(app: FastifyInstance, services: RemoteSen
       async (request, reply) => {
         const { principal } = request
         const resources = readResources(request.body)
+        const commits = isObject(request.body) && request.body['StorageCommitment'] === true
         const { callingAe, timeoutMs } = readCall(request.body)
         const name = named(request.params.id)
         return await answerJob(request, reply, answers, async ({ priority, permissive }) => {
           const call = { callingAe, timeoutMs }
           const plan = await remoteStore.plan(principal, name, { resources, call, permissive })
+          await exportLog.note(name, resources)
           const content = (failed: number) => ({
             Description: 'REST API',
             FailedInstancesCount: failed,
@@ -101,7 +108,10 @@ export async function remoteSendRoutes(app: FastifyInstance, services: RemoteSen
           const job = { type: 'DicomModalityStore', description: 'REST API', priority, permissive, content: content(0) }
           return await jobs.submit(principal, job, async (progress, signal) => {
             const { failedCount } = await plan.run(progress, signal)
-            return { content: content(failedCount) }
+            if (!commits) return { content: content(failedCount) }
+            const instances = await findReferences(commitment.db, resources)
+            const uid = await requestCommitment(commitment, name, instances)
+            return { content: { ...content(failedCount), StorageCommitmentTransactionUID: uid } }
           })
         })
       },

@@ -7,6 +7,7 @@ import type { FastifyInstance } from 'fastify'
 import type { Db } from '../../db/db.ts'
 import type { LogThreshold } from '../../log.ts'
 import type { ChangeFeed } from '../../services/change-feed.ts'
+import type { ExportLog } from '../../services/export-log.ts'
 import type { Removal } from '../../services/removal.ts'
 import type { ResourceDatasets } from '../../services/resource-datasets.ts'
 import type { Reconstruction } from '../../services/resource-reconstruct.ts'
@@ -24,18 +25,21 @@ import { type MetadataServices, metadataRoutes } from './metadata.ts'
 import { type ModifyServices, modifyRoutes } from './modify.ts'
 import { idParams, navigationRoutes } from './navigation.ts'
 import { reconstructRoutes } from './reconstruct.ts'
+import { slicesRoute } from './slices.ts'
 import { type StorageCommitmentServices, storageCommitmentRoutes } from './storage-commitment.ts'
 import { type StudyChangeServices, studyChangeRoutes } from './study-changes.ts'
 import { type SystemFacts, systemRoutes } from './system.ts'
 import { tagRoutes } from './tag-routes.ts'
 import { toolRoutes } from './tools.ts'
 import { type Upload, uploadRoute } from './upload-route.ts'
+import { installXmlAnswers } from './xml-answer.ts'
 
 export interface OrthancServices extends MetadataServices, AttachmentServices, FindServices {
   readonly db: Db
   readonly retrieve: Retrieve
   readonly datasets: ResourceDatasets
   readonly changes: ChangeFeed
+  readonly exportLog: ExportLog
   readonly removal: Removal
   readonly reconstruction: Reconstruction
   readonly upload: Upload
@@ -51,9 +55,11 @@ export interface OrthancServices extends MetadataServices, AttachmentServices, F
 
 /** Registers the routes. */
 export function orthancRoutes(app: FastifyInstance, services: OrthancServices): void {
+  installXmlAnswers(app)
   systemRoutes(app, services)
   toolRoutes(app, services)
   navigationRoutes(app, services)
+  slicesRoute(app, services)
   tagRoutes(app, services)
   findRoutes(app, services)
   contentRoutes(app, services)

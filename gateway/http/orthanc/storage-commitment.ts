@@ -24,13 +24,17 @@ export interface StorageCommitmentServices {
 const tags = ['Orthanc']
 const id = { type: 'string', minLength: 1, maxLength: 64 } as const
 const params = { type: 'object', properties: { id }, required: ['id'] } as const
-const uid = { type: 'string', pattern: '^[0-9.]{1,64}$' } as const
+/** What is no UID is asked for as well: the modality says that it has no such instance. */
+const uid = { type: 'string', pattern: '^[\\x21-\\x5b\\x5d-\\x7e]{1,64}$' } as const
 /** The most instances that one call names. */
 const mostInstances = 100_000
 const lifetimeMs = 7 * 24 * 3_600_000
 
 interface AskBody {
-  readonly DicomInstances?: readonly { readonly SOPClassUID: string; readonly SOPInstanceUID: string }[]
+  readonly DicomInstances?: readonly (
+    | { readonly SOPClassUID: string; readonly SOPInstanceUID: string }
+    | readonly [string, string]
+  )[]
   readonly Resources?: readonly string[]
 }
 
@@ -59,9 +63,14 @@ export function storageCommitmentRoutes(app: FastifyInstance, services: StorageC
               type: 'array',
               maxItems: mostInstances,
               items: {
-                type: 'object',
-                properties: { SOPClassUID: uid, SOPInstanceUID: uid },
-                required: ['SOPClassUID', 'SOPInstanceUID'],
+                anyOf: [
+                  {
+                    type: 'object',
+                    properties: { SOPClassUID: uid, SOPInstanceUID: uid },
+                    required: ['SOPClassUID', 'SOPInstanceUID'],
+                  },
+                  { type: 'array', items: uid, minItems: 2, maxItems: 2 },
+                ],
               },
             },
             Resources: { type: 'array', maxItems: mostInstances, items: id },
@@ -78,18 +87,12 @@ export function storageCommitmentRoutes(app: FastifyInstance, services: StorageC
       const { name } = modalities.target(request.params.id)
       const { DicomInstances = [], Resources = [] } = request.body
       const instances: InstanceReference[] = [
-        ...DicomInstances.map(item => ({ sopClassUid: item.SOPClassUID, sopInstanceUid: item.SOPInstanceUID })),
+        ...DicomInstances.map(referenceOf),
         ...(await findReferences(db, Resources)),
       ]
       if (instances.length === 0)
         throw new GatewayError('BAD_REQUEST', 'expected instances in DicomInstances or Resources')
-      const transactionUid = await db.inTransaction(async tx => {
-        const wish = { aeTitle: name, instances, expiresAt: new Date(Date.now() + lifetimeMs) }
-        const asked = await commitments.ask(tx, wish)
-        if (asked.length > 1) throw new GatewayError('TOO_LARGE', 'expected at most 2000 instances')
-        const row = asked[0] === undefined ? undefined : await findAsked(tx, { id: asked[0] })
-        return row?.transactionUid ?? ''
-      })
+      const transactionUid = await requestCommitment({ db, commitments }, name, instances)
       return { ID: transactionUid, Path: `/storage-commitment/${transactionUid}` }
     },
   )
@@ -142,3 +145,29 @@ const descriptions: Readonly<Record<number, string>> = {
 }
 
 const descriptionOf = (reason: number): string => descriptions[reason] ?? 'Unknown failure reason'
+
+/**
+ * Asks a registered modality to commit to instances; answers the transaction UID.
+ *
+ * @throws GatewayError TOO_LARGE
+ */
+export async function requestCommitment(
+  { db, commitments }: Pick<StorageCommitmentServices, 'db' | 'commitments'>,
+  name: string,
+  instances: readonly InstanceReference[],
+): Promise<string> {
+  return await db.inTransaction(async tx => {
+    const wish = { aeTitle: name, instances, expiresAt: new Date(Date.now() + lifetimeMs) }
+    const asked = await commitments.ask(tx, wish)
+    if (asked.length > 1) throw new GatewayError('TOO_LARGE', 'expected at most 2000 instances')
+    const row = asked[0] === undefined ? undefined : await findAsked(tx, { id: asked[0] })
+    return row?.transactionUid ?? ''
+  })
+}
+
+/** An object, or a pair of class and instance. */
+function referenceOf(item: NonNullable<AskBody['DicomInstances']>[number]): InstanceReference {
+  if ('SOPClassUID' in item) return { sopClassUid: item.SOPClassUID, sopInstanceUid: item.SOPInstanceUID }
+  const [sopClassUid, sopInstanceUid] = item
+  return { sopClassUid, sopInstanceUid }
+}

@@ -1,4 +1,5 @@
 /** Modalities, peers and users of an Orthanc's configuration, into our registries: what is as it was stays untouched. */
+import { networkInterfaces } from 'node:os'
 import { isDeepStrictEqual } from 'node:util'
 import { decode } from '../../decode.ts'
 import { systemPrincipal } from '../../principal.ts'
@@ -7,6 +8,7 @@ import { modalityInput } from '../../services/modality.ts'
 import type { PasswordUsers } from '../../services/password-users.ts'
 import { readRestPeer } from '../../services/rest-peer.ts'
 import type { RestPeers } from '../../services/rest-peers.ts'
+import { isLoopbackHost } from '../auth.ts'
 import { readForm } from './modality-form.ts'
 
 /** What Orthanc's configuration lists, in its spelling. */
@@ -49,9 +51,17 @@ export async function takeOverOrthanc(
         ],
       )
     // Whose network it is in, somebody here may have said meanwhile.
-    if (!isSame) await restPeers.put(systemPrincipal, name, { ...wanted, zone: wanted.zone ?? known?.zone })
+    if (!isSame)
+      await restPeers.put(systemPrincipal, name, { ...wanted, zone: wanted.zone ?? known?.zone ?? zoneOf(wanted.url) })
   }
   if (users) await passwordUsers.replace(systemPrincipal, users)
+}
+
+/** A server on this very machine is inside of the hospital; of any other somebody has to say so. */
+function zoneOf(url: string): 'inside' | undefined {
+  const host = new URL(url).hostname.replace(/^\[(.*)\]$/, '$1')
+  const own = Object.values(networkInterfaces()).flatMap(addresses => addresses?.map(({ address }) => address) ?? [])
+  return isLoopbackHost(new URL(url).host) || own.includes(host) ? 'inside' : undefined
 }
 
 /** Without what is undefined. */

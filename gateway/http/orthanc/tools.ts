@@ -13,6 +13,7 @@ import { booleanBody, jsonBody, lenientScope, textBody } from './lenient-scope.t
 import { logLevelRoutes, logLevelTools } from './log-level.ts'
 import { pathOfLevel } from './navigation.ts'
 import { levelName } from './resources.ts'
+import { scriptRoute } from './scripts.ts'
 
 /** What the routes need. */
 export interface ToolServices {
@@ -122,6 +123,7 @@ export function toolRoutes(app: FastifyInstance, { db, logThreshold }: ToolServi
 
   lenientScope(app, scope => {
     settingRoutes(scope)
+    scriptRoute(scope)
     logLevelRoutes(scope, logThreshold)
     scope.post('/tools/lookup', { schema: { tags, summary: 'What a DICOM identifier names' } }, async request => {
       const identifier = textBody(request.body).trim()
@@ -139,7 +141,6 @@ export function toolRoutes(app: FastifyInstance, { db, logThreshold }: ToolServi
       async (_request, reply) => text(reply, ''),
     )
     for (const [name, why] of [
-      ['execute-script', 'scripts are not executed by this server'],
       ['reset', 'this server is restarted by its administrator on the machine'],
       ['shutdown', 'this server is stopped by its administrator on the machine'],
     ] as const) {

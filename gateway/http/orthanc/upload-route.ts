@@ -9,7 +9,7 @@ import { storeFile } from '../../services/upload.ts'
 import { peek, storeArchive, storeIfDicom } from '../../services/upload-many.ts'
 import type { Origin } from '../../store/origin.ts'
 import { loadAncestors } from '../../store/query.ts'
-import { requestBody } from './request-body.ts'
+import { decodedBody, requestBody } from './request-body.ts'
 
 export interface Upload {
   readonly db: Db
@@ -17,6 +17,8 @@ export interface Upload {
   readonly limitBytes: number
   /** Uploads at the same time; further ones wait with their body unread. */
   readonly concurrency: number
+  /** What is stored already is answered as stored anew, as an Orthanc that overwrites does. */
+  readonly overwrites?: boolean
 }
 
 /**
@@ -44,7 +46,7 @@ const uploadSchema = {
 
 /** Registers the route in a scope of its own, where bodies of every media type are left as streams. */
 export function uploadRoute(app: FastifyInstance, upload: Upload): void {
-  const { db, ingest, limitBytes } = upload
+  const { db, ingest, limitBytes, overwrites = false } = upload
   const gate = openGate(upload.concurrency)
   app.register(async scope => {
     scope.removeAllContentTypeParsers()
@@ -62,7 +64,7 @@ export function uploadRoute(app: FastifyInstance, upload: Upload): void {
         const boundary = formBoundary(request.headers['content-type'])
         if (boundary !== undefined) {
           const results: IngestResult[] = []
-          for await (const { content } of readMultipart(chunksOf(requestBody(request.raw)), boundary)) {
+          for await (const { content } of readMultipart(chunksOf(requestBody(decodedBody(request.raw))), boundary)) {
             const { isZip, bytes } = await peek(content)
             if (isZip) results.push(...(await storeArchive(bytes, many)))
             else {
@@ -70,18 +72,18 @@ export function uploadRoute(app: FastifyInstance, upload: Upload): void {
               if (result) results.push(result)
             }
           }
-          return await answersOf(db, results)
+          return await answersOf(db, overwrites, results)
         }
         // Before a byte is waited for.
         const announced = Number(request.headers['content-length'] ?? 0)
         if (announced > limitBytes) throw new GatewayError('TOO_LARGE', `expected at most ${limitBytes} bytes`)
-        const { isZip, bytes } = await peek(requestBody(request.raw))
+        const { isZip, bytes } = await peek(requestBody(decodedBody(request.raw)))
         if (isZip) {
           const results = await storeArchive(bytes, many)
-          return await answersOf(db, results)
+          return await answersOf(db, overwrites, results)
         }
         const limits = { limitBytes, ...(Number.isSafeInteger(announced) && { expectedBytes: announced }) }
-        return await answerOf(db, await storeFile(ingest, bytes, origin, limits))
+        return await answerOf(db, overwrites, await storeFile(ingest, bytes, origin, limits))
       } catch (error) {
         await drain(request.raw)
         throw error
@@ -90,13 +92,13 @@ export function uploadRoute(app: FastifyInstance, upload: Upload): void {
   })
 }
 
-async function answersOf(db: Db, results: readonly IngestResult[]) {
+async function answersOf(db: Db, overwrites: boolean, results: readonly IngestResult[]) {
   const answers = []
-  for (const result of results) answers.push(await answerOf(db, result))
+  for (const result of results) answers.push(await answerOf(db, overwrites, result))
   return answers
 }
 
-async function answerOf(db: Db, result: IngestResult) {
+async function answerOf(db: Db, overwrites: boolean, result: IngestResult) {
   const { orthancId } = result.instance
   const parents = await loadAncestors(db, orthancId)
   return {
@@ -105,7 +107,7 @@ async function answerOf(db: Db, result: IngestResult) {
     ParentSeries: parents?.series,
     ParentStudy: parents?.study,
     Path: `/instances/${orthancId}`,
-    Status: statusOf[result.kind],
+    Status: overwrites && result.kind === 'duplicate' ? statusOf.stored : statusOf[result.kind],
     ...('held' in result && { HeldConflict: result.held }),
   }
 }

@@ -1,0 +1,175 @@
+/**
+ * Puts a package at an endpoint: each file under a name of its own until it is whole, then under its final one; what
+ * proves and closes the delivery comes last. It goes on where it was cut: what is there already is asked for.
+ */
+import { Readable } from 'node:stream'
+import { GatewayError } from '../gateway/errors.ts'
+import type { FileStore } from './file-store.ts'
+import type { PackageFile } from './package.ts'
+import { folderOf } from './paths.ts'
+import { openThrottle, type Throttle } from './throttle.ts'
+
+/** How an endpoint wants its files. */
+export interface DeliveryRules {
+  /** Connections at a time, from 1. */
+  readonly parallel: number
+  /** All connections together; undefined for no limit. */
+  readonly bytesPerSecond?: number | undefined
+}
+
+/** What the sender knows and wants to know; all are awaited. */
+export interface DeliveryProgress {
+  /** True for files of this delivery that are known to be there. */
+  isDone(name: string): boolean
+  /** The file has its final name. */
+  onDone(file: PackageFile): Promise<void>
+  /** So many more bytes were put on the line, repeats included. */
+  onSent(bytes: number): void
+  /** Asked before each file and every second of one; false ends the delivery. */
+  mayContinue(): Promise<boolean>
+}
+
+/** How it ended: everything is there, or `mayContinue` said no. */
+export type DeliveryResult = 'delivered' | 'stopped'
+
+/** Opens one more connection. */
+export type OpenStore = (signal: AbortSignal) => Promise<FileStore>
+
+/**
+ * Delivers.
+ *
+ * @param folder  below the endpoint's root
+ * @throws GatewayError ENDPOINT_*, with `retry: 'yes'` for what may pass by itself; the reason of `signal`
+ */
+export async function deliverFiles(
+  open: OpenStore,
+  folder: string,
+  files: readonly PackageFile[],
+  rules: DeliveryRules,
+  progress: DeliveryProgress,
+  signal: AbortSignal,
+): Promise<DeliveryResult> {
+  const wanted = files.filter(({ name }) => !progress.isDone(name))
+  const content = wanted.filter(({ role }) => role === 'content')
+  const rest = (['certificate', 'manifest', 'done'] as const).flatMap(role => wanted.filter(file => file.role === role))
+  const throttle = openThrottle(rules.bytesPerSecond)
+  const stop = new AbortController()
+  const all = AbortSignal.any([signal, stop.signal])
+  const first = await open(signal)
+  try {
+    for (const path of foldersOf(folder, wanted)) await first.makeFolder(path, all)
+    const lane = async (store: FileStore): Promise<void> => {
+      for (let file = content.shift(); file; file = content.shift())
+        await putFile(store, folder, file, { throttle, progress, stop, signal: all })
+    }
+    const lanes = Array.from({ length: Math.min(rules.parallel, content.length) - 1 }, async () => {
+      await using store = closing(await open(all))
+      await lane(store)
+    })
+    const outcomes = await Promise.allSettled(
+      [lane(first), ...lanes].map(each =>
+        each.catch((error: unknown) => {
+          stop.abort(error)
+          throw error
+        }),
+      ),
+    )
+    const [failed] = outcomes.filter(outcome => outcome.status === 'rejected')
+    // The first failure, not what it made of the others.
+    if (failed) throw stop.signal.aborted ? stop.signal.reason : failed.reason
+    for (const file of rest) await putFile(first, folder, file, { throttle, progress, stop, signal: all })
+    return 'delivered'
+  } catch (error) {
+    if (error instanceof Stopped) return 'stopped'
+    throw error
+  } finally {
+    await first.close()
+  }
+}
+
+/** Removes what a delivery that will not go on has left: unfinished files, and finished ones where the endpoint allows it. */
+export async function removeDelivery(
+  open: OpenStore,
+  folder: string,
+  files: readonly Pick<PackageFile, 'name' | 'sha256'>[],
+  signal: AbortSignal,
+): Promise<void> {
+  await using store = closing(await open(signal))
+  if (!store.can.remove) return
+  for (const file of files) {
+    await store.remove(partOf(folder, file), signal)
+    await store.remove(`${folder}/${file.name}`, signal)
+  }
+}
+
+class Stopped extends Error {}
+
+interface Sending {
+  readonly throttle: Throttle
+  readonly progress: DeliveryProgress
+  readonly stop: AbortController
+  readonly signal: AbortSignal
+}
+
+/** The name while it is not whole. The digest keeps bytes of another package from being taken for a beginning of these. */
+const partOf = (folder: string, { name, sha256 }: Pick<PackageFile, 'name' | 'sha256'>): string =>
+  `${folder}/${name}.${sha256.slice(0, 8)}.part`
+
+async function putFile(store: FileStore, folder: string, file: PackageFile, sending: Sending): Promise<void> {
+  const { progress, signal } = sending
+  signal.throwIfAborted()
+  if (!(await progress.mayContinue())) throw new Stopped()
+  const { can } = store
+  const final = `${folder}/${file.name}`
+  const part = can.rename ? partOf(folder, file) : final
+  const there = can.list && can.rename && can.resume ? ((await store.stat(part, signal))?.size ?? 0) : 0
+  const offset = there <= file.size ? there : 0
+  if (offset < file.size) {
+    const source = Readable.from(limited(file.open(offset), sending), { objectMode: false })
+    await store.put(part, source, { offset, size: file.size, onSent: bytes => progress.onSent(bytes) }, signal)
+  }
+  await verify(store, part, file, signal)
+  if (can.rename) await store.rename(part, final, signal)
+  await progress.onDone(file)
+}
+
+/** What the server has is what was sent, as far as it tells. */
+async function verify(store: FileStore, path: string, file: PackageFile, signal: AbortSignal): Promise<void> {
+  if (!store.can.list) return
+  const size = (await store.stat(path, signal))?.size
+  const sha256 = size === file.size ? await store.sha256(path, signal) : undefined
+  if (size === file.size && (sha256 === undefined || sha256 === file.sha256)) return
+  if (store.can.remove) await store.remove(path, signal)
+  throw new GatewayError(
+    'ENDPOINT_PROTOCOL',
+    'the endpoint does not have the bytes that were sent; they are sent again',
+  )
+}
+
+const askEveryMs = 1_000
+
+/** The bytes, at the speed that is allowed, as long as they may go. */
+async function* limited(source: Readable, { throttle, progress, signal }: Sending): AsyncGenerator<Uint8Array> {
+  let asked = performance.now()
+  try {
+    for await (const chunk of source) {
+      const bytes: Uint8Array = chunk
+      if (performance.now() - asked > askEveryMs) {
+        if (!(await progress.mayContinue())) throw new Stopped()
+        asked = performance.now()
+      }
+      await throttle.pass(bytes.length, signal)
+      yield bytes
+    }
+  } finally {
+    source.destroy()
+  }
+}
+
+function foldersOf(folder: string, files: readonly PackageFile[]): readonly string[] {
+  const all = new Set([folder, ...files.map(({ name }) => `${folder}/${name}`).map(folderOf)])
+  return [...all].filter(path => path !== '').sort()
+}
+
+const closing = (store: FileStore): FileStore & AsyncDisposable =>
+  Object.assign(store, { [Symbol.asyncDispose]: () => store.close() })
