@@ -102,6 +102,7 @@ import { openProjectKeys } from './services/project-keys.ts'
 import { openPseudonyms } from './services/pseudonyms.ts'
 import { openQuarantine } from './services/quarantine.ts'
 import { openQuery } from './services/query.ts'
+import { openRecalls } from './services/recalls.ts'
 import { openRefusals } from './services/refusals.ts'
 import { openReidentification } from './services/reidentification.ts'
 import { openRemote } from './services/remote.ts'
@@ -288,6 +289,8 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
   queue.work('commit-inbound', { concurrency: 2 }, ({ transfer }, signal) => inbound.runCommit(transfer, signal))
   queue.work('deliver', { concurrency: 8 }, ({ transfer }, signal) => outbound.run(transfer, signal))
   await outbound.recover('all')
+  const recalls = openRecalls({ db, queue, keys, peers, openCarrier, removal, log })
+  queue.work('recall', { concurrency: 2 }, ({ recall }, signal) => recalls.run(recall, signal))
   const { aeTitle } = config.dicom
   const commitments = openCommitments({ db, blobs, queue, wire: commitmentWire(modalities), aeTitle, log })
   queue.work('verify-commitment', { concurrency: 2 }, (job, signal) => commitments.verify(job.commitment, signal))
@@ -351,6 +354,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
       inbound,
       siteCard: () => card().bytes,
       pair: (caller, message) => pairing.answer(caller, message),
+      recall: recalls.receive,
       log,
       host: config.federation.host,
       port: config.federation.port,
@@ -549,6 +553,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         card,
         pseudonyms,
         quarantine: openQuarantine({ db, queue, inbound }),
+        recalls,
         reidentification: openReidentification({ db, pseudonyms }),
         routing,
         policies,

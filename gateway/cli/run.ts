@@ -62,6 +62,22 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
     summary: 'send it under another profile',
     load: async () => (await import('./quarantine.ts')).quarantineRerun,
   },
+  'recall list': {
+    summary: 'list what was asked back',
+    load: async () => (await import('./recall.ts')).recallList,
+  },
+  'recall start': {
+    summary: 'ask a peer to give back',
+    load: async () => (await import('./recall.ts')).recallStart,
+  },
+  'recall accept': {
+    summary: 'delete what a peer asks back',
+    load: async () => (await import('./recall.ts')).recallAccept,
+  },
+  'recall refuse': {
+    summary: 'keep what a peer asks back',
+    load: async () => (await import('./recall.ts')).recallRefuse,
+  },
   'pseudonym projects': {
     summary: 'list projects',
     load: async () => (await import('./pseudonym.ts')).pseudonymProjects,

@@ -70,6 +70,7 @@ export interface Schema {
   password_users: PasswordUsersTable
   orthanc_imports: OrthancImportsTable
   orthanc_import_items: OrthancImportItemsTable
+  recalls: RecallsTable
 }
 
 /** A row of table `T` as it is read. */
@@ -729,6 +730,27 @@ export interface BackgroundJobsTable {
   created_at: DefaultDate
   started_at: Date | null
   ended_at: Date | null
+}
+
+export interface RecallsTable {
+  id: string
+  direction: 'sent' | 'received'
+  transfer: string
+  peer: string
+  manifest_id: string
+  state: 'pending' | 'recalled' | 'refused'
+  reason: string
+  envelope: Buffer
+  answer: ColumnType<Buffer | null, Buffer | undefined, Buffer | null>
+  instances: Generated<number>
+  requested_by: string
+  why: ColumnType<string | null, string | undefined, string | null>
+  decided_by: ColumnType<string | null, string | undefined, string | null>
+  decided_at: ColumnType<Date | null, Date | undefined, Date | null>
+  error_code: ColumnType<string | null, string | undefined, string | null>
+  attempts: Generated<number>
+  created_at: DefaultDate
+  updated_at: DefaultDate
 }
 
 export interface LegalHoldsTable {

@@ -8,6 +8,7 @@ import type { DryRuns } from '../../services/dry-run.ts'
 import type { Modalities } from '../../services/modalities.ts'
 import type { Policies } from '../../services/policies.ts'
 import type { Quarantine } from '../../services/quarantine.ts'
+import type { Recalls } from '../../services/recalls.ts'
 import type { Routing } from '../../services/routing.ts'
 import type { GatewayStatus } from '../../services/status.ts'
 import type { Tokens } from '../../services/tokens.ts'
@@ -27,6 +28,7 @@ import { policiesRoutes } from './policies.ts'
 import { policyRoutes } from './policy.ts'
 import { type PseudonymServices, pseudonymRoutes } from './pseudonyms.ts'
 import { quarantineRoutes } from './quarantine.ts'
+import { recallRoutes } from './recalls.ts'
 import { type RemoteServices, remoteRoutes } from './remote.ts'
 import { type RetentionServices, retentionRoutes } from './retention.ts'
 import { statusRoute } from './status.ts'
@@ -57,6 +59,7 @@ export interface ApiServices
   readonly attributeDiffs: AttributeDiffs
   readonly conflicts: Conflicts
   readonly quarantine: Quarantine
+  readonly recalls: Recalls
   readonly modalities: Modalities
   readonly audit: AuditService
   readonly tokens: Tokens
@@ -120,6 +123,7 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       conflictRoutes(scope, services.conflicts)
       pseudonymRoutes(scope, services)
       quarantineRoutes(scope, services.quarantine)
+      recallRoutes(scope, services.recalls)
       policyRoutes(scope, services)
       policiesRoutes(scope, services)
       consentRoutes(scope, services)
