@@ -19,6 +19,9 @@ export interface RestTarget {
   readonly certificateFile?: string | undefined
   readonly keyFile?: string | undefined
   readonly keyPassword?: string | undefined
+  /** The same in PEM, in the place of files. */
+  readonly certificate?: string | undefined
+  readonly key?: string | undefined
   readonly timeoutMs: number
 }
 
@@ -70,7 +73,9 @@ export async function callRest(target: RestTarget, call: RestCall, signal: Abort
   return await promise
 }
 
-async function certificateOf({ certificateFile, keyFile, keyPassword }: RestTarget): Promise<RequestOptions> {
+async function certificateOf(target: RestTarget): Promise<RequestOptions> {
+  const { certificate, key, certificateFile, keyFile, keyPassword } = target
+  if (certificate !== undefined) return { cert: certificate, key: key ?? certificate }
   if (certificateFile === undefined) return {}
   try {
     return {
