@@ -21,6 +21,9 @@ export interface RestTarget {
   readonly keyPassword?: string | undefined
   /** PEM file of the authorities that its certificate may be of, in place of the public ones. */
   readonly caFile?: string | undefined
+  /** The same in PEM, in the place of files. */
+  readonly certificate?: string | undefined
+  readonly key?: string | undefined
   readonly timeoutMs: number
 }
 
@@ -72,7 +75,8 @@ export async function callRest(target: RestTarget, call: RestCall, signal: Abort
   return await promise
 }
 
-async function certificateOf({ certificateFile, keyFile, keyPassword, caFile }: RestTarget): Promise<RequestOptions> {
+async function certificateOf(target: RestTarget): Promise<RequestOptions> {
+  const { certificate, key, certificateFile, keyFile, keyPassword, caFile } = target
   try {
     return {
       ...(caFile !== undefined && { ca: await readFile(caFile) }),
@@ -81,6 +85,7 @@ async function certificateOf({ certificateFile, keyFile, keyPassword, caFile }: 
         key: await readFile(keyFile ?? certificateFile),
         ...(keyPassword !== undefined && { passphrase: keyPassword }),
       }),
+      ...(certificate !== undefined && { cert: certificate, key: key ?? certificate }),
     }
   } catch (cause) {
     throw new GatewayError('PEER_UNREACHABLE', 'the certificates for the call cannot be read', { cause })
