@@ -64,6 +64,8 @@ export const errorTable = {
   ENDPOINT_FULL: meaning(502, 0xc000, 'yes', 'failure'),
   ENDPOINT_UNSUPPORTED: meaning(422, 0xc000, 'no'),
   ENDPOINT_PROTOCOL: meaning(502, 0xc000, 'yes', 'failure'),
+  ENDPOINT_STOPPED: meaning(409, 0xc000, 'yes'),
+  ENDPOINT_REJECTED: meaning(502, 0xc000, 'no', 'failure'),
   PAIRING_INVALID: meaning(403, 0xc000, 'no', 'security-alert'),
   PAIRING_EXPIRED: meaning(410, 0xc000, 'no', 'failure'),
   PROXY_REFUSED: meaning(502, 0xc000, 'yes'),

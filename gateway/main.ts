@@ -74,6 +74,7 @@ import { openDeidentify } from './services/deidentify.ts'
 import type { NodeTarget } from './services/dicom-node.ts'
 import { openDiscs } from './services/discs.ts'
 import { openDryRuns } from './services/dry-run.ts'
+import { openEndpointServices } from './services/endpoint-parts.ts'
 import { openExportLog } from './services/export-log.ts'
 import { startHousekeeping } from './services/housekeeping.ts'
 import { openImageFrames } from './services/image-frames.ts'
@@ -292,6 +293,22 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
   const recalls = openRecalls({ db, queue, keys, peers, openCarrier, removal, log })
   queue.work('recall', { concurrency: 2 }, ({ recall }, signal) => recalls.run(recall, signal))
   const { aeTitle } = config.dicom
+  const endpointServices = openEndpointServices({
+    db,
+    blobs,
+    queue,
+    keys,
+    outbox,
+    preparing,
+    obstacle,
+    sendByDimse: (to, items, onResult, signals) =>
+      archiveWire({ target: () => to, converter }).send(to.name, items, onResult, signals),
+    credentials: () => dicomCredentials.current(),
+    aeTitle,
+    dataDir: config.data,
+    log,
+  })
+  await endpointServices.endpointDelivery.recover('all')
   const commitments = openCommitments({ db, blobs, queue, wire: commitmentWire(modalities), aeTitle, log })
   queue.work('verify-commitment', { concurrency: 2 }, (job, signal) => commitments.verify(job.commitment, signal))
   queue.work('carry-commitment', { concurrency: 4 }, (job, signal) => commitments.carry(job.commitment, signal))
@@ -331,6 +348,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
       outbound,
       preparing,
       archive,
+      endpointDelivery: endpointServices.endpointDelivery,
       commitments,
       backgroundJobs,
       resumableUploads,
@@ -574,6 +592,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         tokens: openTokens({ db }),
         retention,
         legalHolds: openLegalHolds({ db }),
+        ...endpointServices,
         health: { isReady },
         status: () =>
           loadStatus({

@@ -40,6 +40,11 @@ export const actions = [
   'modality.query',
   'modality.retrieve',
   'modality.manage',
+  // third parties that transfers go to: endpoints
+  'endpoint.read',
+  'endpoint.manage',
+  // say what a recipient has said of a delivery
+  'endpoint.acknowledge',
   'peer.read',
   'peer.manage',
   'policy.read',

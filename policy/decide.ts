@@ -13,6 +13,8 @@ export interface Decision {
   readonly peer: string | undefined
   /** As the destination names it: a registered modality; undefined where it is a peer. */
   readonly modality: string | undefined
+  /** As the destination names it: an endpoint of a third party. */
+  readonly endpoint?: string | undefined
   /** As the destination says it. */
   readonly zone?: 'inside' | 'outside' | undefined
   readonly rule: string
@@ -50,7 +52,7 @@ export function decide(facts: Facts, document: PolicyDocument, at: Date): Decide
     for (const destination of effect?.to ?? []) {
       const target = document.destinations[destination]
       if (!effect || !target || decisions.has(destination)) continue
-      const { peer, modality, zone } = target
+      const { peer, modality, endpoint, zone } = target
       const agreement = effect.kind === 'send' ? effect.agreement : undefined
       const obstacle =
         effect.kind === 'send' && agreement !== undefined
@@ -58,7 +60,7 @@ export function decide(facts: Facts, document: PolicyDocument, at: Date): Decide
           : undefined
       const needsConsent = asksForConsent(document, agreement)
       const terms = { effect, agreement, needsConsent, obstacle }
-      decisions.set(destination, { destination, peer, modality, zone, rule: rule.id, ...terms })
+      decisions.set(destination, { destination, peer, modality, endpoint, zone, rule: rule.id, ...terms })
     }
   }
   return {

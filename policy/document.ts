@@ -190,6 +190,8 @@ const shape = object({
       peer: optional(text({ min: 1, max: 128 })),
       /** Name or AE title of a registered modality. */
       modality: optional(text({ min: 1, max: 64 })),
+      /** Name of an endpoint of a third party: always outside. */
+      endpoint: optional(text({ min: 1, max: 64 })),
       /** Absent: a paired site is outside, a modality what the registry says of it. */
       zone: optional(oneOf('inside', 'outside')),
       description: optional(words, ''),
@@ -275,9 +277,10 @@ function upgrade(raw: unknown): unknown {
 function lint(document: PolicyDocument): string[] {
   const problems: string[] = []
   const seen = new Set<string>()
-  for (const [name, { peer, modality }] of Object.entries(document.destinations)) {
-    if ((peer === undefined) === (modality === undefined))
-      problems.push(`destinations.${name}: expected exactly one of peer, modality`)
+  for (const [name, { peer, modality, endpoint, zone }] of Object.entries(document.destinations)) {
+    if ([peer, modality, endpoint].filter(target => target !== undefined).length !== 1)
+      problems.push(`destinations.${name}: expected exactly one of peer, modality, endpoint`)
+    if (endpoint !== undefined && zone === 'inside') problems.push(`destinations.${name}: an endpoint is outside`)
   }
   const isDestination = (destination: string): boolean => Object.hasOwn(document.destinations, destination)
   const isAgreement = (agreement: string | undefined): boolean =>
@@ -304,6 +307,10 @@ function lint(document: PolicyDocument): string[] {
       if (!isDestination(destination)) problems.push(`${path}: unknown destination ${destination}`)
       else if (rule.send?.archive && document.destinations[destination]?.modality === undefined)
         problems.push(`${path}.send.archive: ${destination} is not a modality`)
+    }
+    for (const to of rule.send?.profile === asIs ? rule.send.to : []) {
+      if (isDestination(to) && document.destinations[to]?.endpoint !== undefined)
+        problems.push(`${path}.send.profile: what goes to the endpoint ${to} is de-identified`)
     }
     const { linked, prefix, issuer } = rule.send?.archive?.identifiers ?? {}
     if (linked && (prefix !== undefined || issuer !== undefined))

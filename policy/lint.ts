@@ -143,9 +143,10 @@ function* sending(
   { findModality, now, isVersion1 = false }: LintContext,
 ): Generator<Finding> {
   for (const to of send.to) {
-    const { peer, modality, zone } = document.destinations[to] ?? {}
+    const { peer, modality, endpoint, zone } = document.destinations[to] ?? {}
     const registered = modality === undefined ? undefined : findModality(modality)?.zone
-    const isOutside = (zone ?? registered ?? (peer === undefined ? 'inside' : 'outside')) === 'outside'
+    const isOutside =
+      (zone ?? registered ?? (peer === undefined && endpoint === undefined ? 'inside' : 'outside')) === 'outside'
     if (isOutside && send.profile === asIs && send.agreement === undefined) {
       const message = `${to} is outside: what goes there is de-identified, or an agreement covers it`
       yield { severity: isVersion1 ? 'warning' : 'error', code: 'outside-unprotected', path, message }

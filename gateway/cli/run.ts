@@ -112,6 +112,29 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
   },
   'modality add': { summary: 'register a modality', load: async () => (await import('./modality.ts')).modalityAdd },
   'modality remove': { summary: 'remove a modality', load: async () => (await import('./modality.ts')).modalityRemove },
+  'endpoint list': {
+    summary: 'list endpoints of third parties',
+    load: async () => (await import('./endpoint.ts')).endpointList,
+  },
+  'endpoint add': { summary: 'set up an endpoint', load: async () => (await import('./endpoint.ts')).endpointAdd },
+  'endpoint show': { summary: 'show an endpoint', load: async () => (await import('./endpoint.ts')).endpointShow },
+  'endpoint confirm': {
+    summary: 'confirm a host key',
+    load: async () => (await import('./endpoint.ts')).endpointConfirm,
+  },
+  'endpoint stop': {
+    summary: 'send nothing more there',
+    load: async () => (await import('./endpoint.ts')).endpointStop,
+  },
+  'endpoint resume': { summary: 'send there again', load: async () => (await import('./endpoint.ts')).endpointResume },
+  'endpoint remove': {
+    summary: 'remove an endpoint',
+    load: async () => (await import('./endpoint.ts')).endpointRemove,
+  },
+  'endpoint acknowledge': {
+    summary: "attach a recipient's confirmation",
+    load: async () => (await import('./endpoint.ts')).endpointAcknowledge,
+  },
   'worklist list': {
     summary: 'list what is scheduled',
     load: async () => (await import('./worklist.ts')).worklistList,

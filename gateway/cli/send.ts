@@ -16,9 +16,14 @@ export const send: Command = {
   arity: { min: 1, max: 1 },
   options: {
     to: { type: 'string', value: 'DEST', help: 'a destination of the active policy, or a peer' },
+    endpoint: { type: 'string', value: 'NAME', help: 'an endpoint of a third party, in the place of --to' },
     purpose: { type: 'string', value: 'TEXT', help: 'why (default: treatment)' },
     priority: { type: 'string', value: 'CLASS', help: 'urgent, normal or bulk (default: normal)' },
-    profile: { type: 'string', value: 'NAME', help: 'de-identify by this profile (default: as-is)' },
+    profile: {
+      type: 'string',
+      value: 'NAME',
+      help: 'de-identify by this profile (default: as-is; that of the endpoint)',
+    },
     wait: { type: 'boolean', help: 'wait for the receipt; exit 1 when it ends otherwise' },
     ...jsonOption,
     ...connectionOptions,
@@ -26,14 +31,16 @@ export const send: Command = {
   },
   details: 'STUDY is a Study Instance UID or an Orthanc id. Example: hanse send 1.2.3.4 --to "Hospital B" --wait',
   async run(args, io) {
-    const destination = args.text('to')
-    if (destination === undefined)
-      throw new UsageError('--to: expected a destination of the policy, see hanse policy show')
+    const endpoint = args.text('endpoint')
+    const destination = endpoint ?? args.text('to')
+    if (destination === undefined || (endpoint !== undefined && args.text('to') !== undefined))
+      throw new UsageError('--to: expected a destination of the policy, see hanse policy show; or --endpoint')
     const [purpose, priority, profile] = [args.text('purpose'), args.text('priority'), args.text('profile')]
     const client = openClient(args, io)
     let transfer = await client.call('POST', '/transfers', {
       study: args.operands[0],
       destination,
+      ...(endpoint !== undefined && { endpoint: true }),
       ...(purpose !== undefined && { purpose }),
       ...(priority !== undefined && { priority }),
       ...(profile !== undefined && { profile }),
@@ -53,7 +60,11 @@ export const send: Command = {
       const error = at(transfer, 'error') ? `: ${field(transfer, 'error')}` : ''
       // Taken is not kept: only a commitment says that the archive has it.
       const where =
-        state === 'delivered' ? ', not committed: the study is in the gateway, not known to be in the archive' : ''
+        state === 'delivered' && endpoint !== undefined
+          ? ', not acknowledged'
+          : state === 'delivered'
+            ? ', not committed: the study is in the gateway, not known to be in the archive'
+            : ''
       io.print(`transfer ${id} is ${state}${where}${error}`)
     }
     return args.flag('wait') && !arrived.has(state) ? exitCodes.failed : exitCodes.ok

@@ -58,6 +58,9 @@ export interface Schema {
   dry_run_results: DryRunResultsTable
   deid_projects: DeidProjectsTable
   transfer_outputs: TransferOutputsTable
+  transfer_files: TransferFilesTable
+  transfer_acknowledgements: TransferAcknowledgementsTable
+  endpoints: EndpointsTable
   pseudonyms: PseudonymsTable
   reidentifications: ReidentificationsTable
   deid_certificates: DeidCertificatesTable
@@ -360,6 +363,8 @@ export interface TransfersTable {
   destination: string
   peer: string | null
   modality: string | null
+  endpoint: ColumnType<string | null, string | null | undefined, string | null>
+  names: ColumnType<unknown | null, string | null | undefined, string | null>
   terms: ColumnType<unknown, string | null | undefined, string | null>
   trigger: string
   rule: string
@@ -831,4 +836,51 @@ export interface UploadFilesTable {
   conflict: number | null
   error_code: string | null
   error: string | null
+}
+
+/** Places of third parties that transfers go to. */
+export interface EndpointsTable {
+  name: string
+  kind: string
+  description: string
+  settings: Json
+  sealed: Buffer | null
+  secret_names: Json
+  /** Confirmed host key or certificate. */
+  pin: string | null
+  /** What the server showed last, not confirmed. */
+  shown_pin: string | null
+  packaging: Json
+  rules: Json
+  acknowledgement: ColumnType<unknown | null, string | null, string | null>
+  profile: string | null
+  state: 'unconfirmed' | 'active' | 'stopped'
+  reason_code: string | null
+  reason: string | null
+  created_by: string
+  created_at: DefaultDate
+  updated_at: DefaultDate
+}
+
+/** Files of a delivery to an endpoint. */
+export interface TransferFilesTable {
+  transfer: string
+  ordinal: number
+  name: string
+  role: 'content' | 'certificate' | 'manifest' | 'done'
+  size_bytes: number
+  sha256: Digest
+  delivered_at: ColumnType<Date | null, Date | undefined, Date | null>
+}
+
+/** What a recipient has said of a delivery; the file is a blob. */
+export interface TransferAcknowledgementsTable {
+  transfer: string
+  outcome: 'accepted' | 'rejected'
+  reason: string
+  file_name: string
+  file_sha256: Digest
+  size_bytes: number
+  taken_by: string
+  taken_at: DefaultDate
 }

@@ -18,6 +18,8 @@ export interface Jobs {
   'carry-commitment': { readonly commitment: string }
   /** Carry one transfer to an archive on, from whatever state it is in. */
   archive: { readonly transfer: string }
+  /** Carry one transfer to an endpoint of a third party on, from whatever state it is in. */
+  'deliver-endpoint': { readonly transfer: string }
   /** Remove what a finished or abandoned transfer left on disk. */
   'clean-transfer': { readonly transfer: string }
   /** Retrieve from a registered node, or send to one. */
@@ -45,6 +47,7 @@ export const lanes: { readonly [L in Lane]: Decoder<Jobs[L]> } = {
   'verify-commitment': commitment,
   'carry-commitment': commitment,
   archive: transfer,
+  'deliver-endpoint': transfer,
   'clean-transfer': transfer,
   'modality-job': object({ job: text({ min: 1, max: 64, expected: 'a job id' }) }),
   'background-job': object({ job: text({ min: 1, max: 64, expected: 'a job id' }) }),

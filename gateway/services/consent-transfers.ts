@@ -6,6 +6,7 @@ import type { Tx } from '../db/db.ts'
 import type { Schema } from '../db/schema.ts'
 import type { Queue } from '../jobs/queue.ts'
 import type { PatientName, Settled } from './consents.ts'
+import { laneOf } from './transfer-lane.ts'
 import { addStep } from './transfer-steps.ts'
 
 type Executor = Kysely<Schema> | Tx
@@ -73,6 +74,7 @@ interface Found {
   readonly state: string
   readonly isOffered: boolean
   readonly modality: string | null
+  readonly endpoint: string | null
   readonly recipient: string | null
   readonly studyInstanceUid: string
   readonly gap: ConsentGap | null
@@ -96,7 +98,7 @@ export async function settleTransfers(
     select t.id from transfers t left join studies s on s.id = t.study left join patients p on p.id = s.patient
      where ${unfinished} and ${ofPatient(patient)} order by t.id for update of t`.execute(tx)
   const { rows } = await sql<Found>`
-    select c.id, t.state, t.manifest_id is not null as "isOffered", t.modality, c.recipient,
+    select c.id, t.state, t.manifest_id is not null as "isOffered", t.modality, t.endpoint, c.recipient,
            t.study_instance_uid as "studyInstanceUid", c.gap
       from transfer_consents c join transfers t on t.id = c.id
       left join studies s on s.id = t.study left join patients p on p.id = s.patient
@@ -178,8 +180,7 @@ async function release(tx: Tx, queue: Pick<Queue, 'enqueue'>, row: Found, by: st
     .where('id', '=', row.id)
     .execute()
   await addStep(tx, row.id, 'released', { by })
-  const lane = row.modality === null ? 'deliver' : 'archive'
-  await queue.enqueue(tx, lane, { transfer: row.id }, { singletonKey: row.id })
+  await queue.enqueue(tx, laneOf(row), { transfer: row.id }, { singletonKey: row.id })
 }
 
 async function auditStop(tx: Tx, row: Found, reason: ConsentGap, by: string): Promise<void> {

@@ -59,8 +59,8 @@ async function judgeAll(
   { at, findArchive }: { readonly at: Date; readonly findArchive: FindArchive },
 ): Promise<readonly Map<string, Verdict>[]> {
   const targets = new Map<string, RouteTarget>()
-  for (const [name, { peer, modality, zone }] of Object.entries(document.destinations))
-    targets.set(name, await resolveTarget(tx, findArchive, { peer, modality, zone }, 'rule'))
+  for (const [name, { peer, modality, endpoint, zone }] of Object.entries(document.destinations))
+    targets.set(name, await resolveTarget(tx, findArchive, { peer, modality, endpoint, zone }, 'rule'))
   const going: { readonly about: StudyFacts; readonly decision: Decision; readonly into: Map<string, Verdict> }[] = []
   const verdicts = facts.map(about => {
     const into = new Map<string, Verdict>()

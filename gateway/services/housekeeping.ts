@@ -8,6 +8,7 @@ import type { Archive } from './archive.ts'
 import type { BackgroundJobs } from './background-jobs.ts'
 import type { Commitments } from './commitment.ts'
 import type { Consents } from './consents.ts'
+import type { EndpointDelivery } from './endpoint-delivery.ts'
 import type { Inbound } from './inbound.ts'
 import type { Outbound } from './outbound.ts'
 import type { Preparing } from './outbound-prepare.ts'
@@ -27,6 +28,7 @@ export function startHousekeeping(options: {
   outbound: Pick<Outbound, 'recover'>
   preparing?: Pick<Preparing, 'sweep'>
   archive?: Pick<Archive, 'recover'>
+  endpointDelivery?: Pick<EndpointDelivery, 'recover'>
   commitments?: Pick<Commitments, 'recover'>
   backgroundJobs?: Pick<BackgroundJobs, 'sweep'>
   resumableUploads?: Pick<ResumableUploads, 'sweep'>
@@ -71,6 +73,7 @@ export function startHousekeeping(options: {
     await outbound.recover('stale')
     await preparing?.sweep()
     await archive?.recover()
+    await options.endpointDelivery?.recover('stale')
     await commitments?.recover()
     await backgroundJobs?.sweep()
     await resumableUploads?.sweep()

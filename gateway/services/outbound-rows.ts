@@ -208,7 +208,7 @@ export async function writeProgress(
 export async function findUnfinished(db: Executor, which: 'all' | 'stale'): Promise<string[]> {
   const { rows } = await sql<{ id: string }>`
     select id from transfers t
-     where modality is null and (state in ('planned', 'prepared', 'signed', 'sent')
+     where modality is null and endpoint is null and (state in ('planned', 'prepared', 'signed', 'sent')
             or (state in ('held', 'cancelled') and manifest_id is not null and expires_at > now()
                 and not exists (select 1 from receipts r where r.transfer = t.id and r.direction = 'received'
                                  and r.kind in ('imported', 'refused', 'cancelled', 'expired'))))

@@ -10,6 +10,8 @@ import { errnoOf, storageError } from '../store/io-error.ts'
 export interface Outbox {
   /** Where an object's bytes are. */
   path(transfer: string, ordinal: number): string
+  /** Where packages of the transfer are made; goes with its objects. */
+  workFolder(transfer: string): string
   /** Makes the transfer's directory. @throws GatewayError STORAGE_FULL, STORAGE_IO */
   create(transfer: string): Promise<void>
   /** Makes the names in it durable. @throws GatewayError STORAGE_IO */
@@ -33,6 +35,7 @@ export function openOutbox(dataDir: string): Outbox {
   }
   return {
     path: (transfer, ordinal) => join(root, transfer, String(ordinal)),
+    workFolder: transfer => join(root, transfer, 'package'),
     create: transfer =>
       guarded('making room in the outbox', async () => {
         await mkdir(join(root, transfer), { recursive: true, mode: 0o700 })

@@ -21,6 +21,9 @@ export interface RestTarget {
   readonly keyPassword?: string | undefined
   /** PEM file of the authorities that its certificate may be of, in place of the public ones. */
   readonly caFile?: string | undefined
+  /** The same in PEM, in the place of files. */
+  readonly certificate?: string | undefined
+  readonly key?: string | undefined
   readonly timeoutMs: number
 }
 
@@ -72,7 +75,9 @@ export async function callRest(target: RestTarget, call: RestCall, signal: Abort
   return await promise
 }
 
-async function certificateOf({ certificateFile, keyFile, keyPassword, caFile }: RestTarget): Promise<RequestOptions> {
+async function certificateOf(target: RestTarget): Promise<RequestOptions> {
+  const { certificate, key, certificateFile, keyFile, keyPassword, caFile } = target
+  if (certificate !== undefined) return { cert: certificate, key: key ?? certificate }
   try {
     return {
       ...(caFile !== undefined && { ca: await readFile(caFile) }),

@@ -1,4 +1,4 @@
-/** Who stands behind a destination of the policy: a paired site, or a modality inside the hospital. */
+/** Who stands behind a destination of the policy: a paired site, a modality inside the hospital, an endpoint of a third party. */
 import { isSiteId } from '../../policy/decide.ts'
 import type { Tx } from '../db/db.ts'
 import type { ErrorCode } from '../errors.ts'
@@ -10,11 +10,13 @@ export type FindArchive = (
 
 /** Where a transfer goes. */
 export interface RouteTarget {
-  readonly kind: 'peer' | 'modality'
+  readonly kind: 'peer' | 'modality' | 'endpoint'
   /** Row of the peer. */
   readonly peerId?: string
   /** Symbolic name of the modality. */
   readonly modality?: string
+  /** Name of the endpoint. */
+  readonly endpoint?: string
   /** AE title of the modality: what it sent us itself does not go back. */
   readonly aeTitle?: string
   readonly zone: 'inside' | 'outside'
@@ -35,11 +37,13 @@ export async function resolveTarget(
   to: {
     readonly peer: string | undefined
     readonly modality: string | undefined
+    readonly endpoint?: string | undefined
     readonly zone?: 'inside' | 'outside' | undefined
   },
   by: 'rule' | 'person',
 ): Promise<RouteTarget> {
   const { zone = 'outside' } = to
+  if (to.endpoint !== undefined) return await resolveEndpoint(tx, to.endpoint)
   if (to.modality !== undefined) return resolveModality(findArchive, to.modality, by)
   const name = to.peer ?? ''
   const peer = await tx
@@ -51,6 +55,15 @@ export async function resolveTarget(
   if (peer) return { kind: 'peer', zone, peerId: peer.id, userId: peer.site_id }
   const message = `no active peer is called ${name}: pair with it, then retry`
   return { kind: 'peer', zone, userId: name, problem: { code: 'PEER_UNKNOWN', message } }
+}
+
+/** An endpoint is always outside; one that is stopped takes transfers, which wait. */
+async function resolveEndpoint(tx: Tx, name: string): Promise<RouteTarget> {
+  const target = { kind: 'endpoint', zone: 'outside', endpoint: name, userId: name } as const
+  const known = await tx.selectFrom('endpoints').select('name').where('name', '=', name).executeTakeFirst()
+  if (known) return target
+  const message = `no endpoint is called ${name}: add it, then retry`
+  return { ...target, problem: { code: 'NOT_FOUND', message } }
 }
 
 function resolveModality(findArchive: FindArchive, name: string, by: 'rule' | 'person'): RouteTarget {

@@ -22,8 +22,10 @@ import type { Log } from '../log.ts'
 import type { Principal } from '../principal.ts'
 import { recordStable } from '../store/changes.ts'
 import { findConsentGap } from './consent-transfers.ts'
+import type { DeliveryNames } from './endpoint-transfer-rows.ts'
 import { type FindArchive, type RouteTarget, resolveTarget } from './route-target.ts'
 import { loadSnapshot, originClasses, type SnapshotItem, type StudySnapshot } from './study-facts.ts'
+import { laneOf } from './transfer-lane.ts'
 
 /** A person's wish to send a study. */
 export interface SendRequest {
@@ -33,11 +35,15 @@ export interface SendRequest {
   readonly destination: string
   /** `destination` is the symbolic name of a modality, of which the active policy must have a destination. */
   readonly isModality?: true
+  /** `destination` is the name of an endpoint; the policy need not have a destination of it. */
+  readonly isEndpoint?: true
+  /** What the delivery is called at an endpoint: fields of its path template. */
+  readonly names?: DeliveryNames
   /** What is asked of the delivery, where the destination is a modality. */
   readonly archive?: ArchiveTerms
   readonly purpose: string
   readonly priority: string
-  /** De-identification profile by name, default `as-is`; only to peers. */
+  /** De-identification profile by name; default `as-is`, for endpoints theirs. To peers and endpoints only. */
   readonly profile?: string
   readonly principal: Principal
   /** SOP Instance UIDs: only these of the study; all when absent. */
@@ -138,9 +144,16 @@ export function startRouting(options: {
 
   const plan = async (
     tx: Tx,
-    input: { snapshot: StudySnapshot; decision: Decision; policy: PolicyVersion; trigger: string; principal: string },
+    input: {
+      snapshot: StudySnapshot
+      decision: Decision
+      policy: PolicyVersion
+      trigger: string
+      principal: string
+      names?: DeliveryNames | undefined
+    },
   ): Promise<string | undefined> => {
-    const { snapshot, decision, policy, trigger, principal } = input
+    const { snapshot, decision, policy, trigger, principal, names } = input
     const { effect, destination } = decision
     const target = await resolveTarget(tx, findArchive, decision, trigger === 'stable' ? 'rule' : 'person')
     const items = trigger === 'stable' ? await lacking(tx, snapshot, destination, target) : snapshot.items
@@ -161,6 +174,8 @@ export function startRouting(options: {
         destination,
         peer: target.peerId ?? null,
         modality: target.modality ?? null,
+        endpoint: target.endpoint ?? null,
+        names: names ? JSON.stringify(names) : null,
         terms: target.kind === 'modality' ? JSON.stringify((effect.kind === 'send' && effect.archive) || {}) : null,
         trigger,
         rule: decision.rule,
@@ -216,7 +231,7 @@ export function startRouting(options: {
       }),
     )
     if (!held) {
-      const lane = target.kind === 'modality' ? 'archive' : 'deliver'
+      const lane = laneOf({ modality: target.modality ?? null, endpoint: target.endpoint ?? null })
       await queue.enqueue(tx, lane, { transfer: id }, { singletonKey: id })
     }
     return id
@@ -230,19 +245,33 @@ export function startRouting(options: {
 
   return {
     evaluate,
-    send: ({ study, purpose, priority, profile = asIs, archive, principal, only, ...wish }) =>
+    send: ({ study, purpose, priority, archive, principal, only, names, ...wish }) =>
       db.inTransaction(async tx => {
         authorize(principal, 'study.send')
         const policy = await loadActivePolicy(tx)
         if (!policy) throw new GatewayError('POLICY_DENIED', 'no policy is active: publish one first')
         const { destinations } = policy.document
-        const destination = wish.isModality ? modalityDestination(destinations, wish.destination) : wish.destination
+        const destination = wish.isModality
+          ? modalityDestination(destinations, wish.destination)
+          : wish.isEndpoint
+            ? endpointDestination(destinations, wish.destination)
+            : wish.destination
         const named = Object.hasOwn(destinations, destination) ? destinations[destination] : undefined
-        const to = { peer: named ? named.peer : destination, modality: named?.modality, zone: named?.zone }
+        const endpoint = named ? named.endpoint : wish.isEndpoint && wish.destination
+        const to = named
+          ? { peer: named.peer, modality: named.modality, endpoint: named.endpoint, zone: named.zone }
+          : { peer: endpoint ? undefined : destination, modality: undefined, endpoint: endpoint || undefined }
         const { kind, problem, userId } = await resolveTarget(tx, findArchive, to, 'person')
+        if (problem && kind === 'endpoint') throw new GatewayError('NOT_FOUND', problem.message)
         if (problem) {
           throw new GatewayError('NOT_FOUND', `neither a destination of the policy nor an active peer: ${destination}`)
         }
+        const profile = wish.profile ?? (await usualProfile(tx, to.endpoint)) ?? asIs
+        if (profile === asIs && kind === 'endpoint')
+          throw new GatewayError(
+            'BAD_REQUEST',
+            'nothing goes to an endpoint as it is: name a de-identification profile',
+          )
         if (profile !== asIs && kind === 'modality')
           throw new GatewayError('BAD_REQUEST', 'a modality is sent what is stored: de-identified studies go to peers')
         // Asked now, so that a name that does not exist is not a transfer that is held.
@@ -272,6 +301,7 @@ export function startRouting(options: {
           policy,
           trigger: `manual:${randomUUID()}`,
           principal: principal.id,
+          names,
         })
         if (!id) throw new GatewayError('STATE_CONFLICT', 'nothing to send')
         return id
@@ -306,6 +336,22 @@ async function consentGap(tx: Tx, snapshot: StudySnapshot, decision: Decision, t
   const purpose = effect.kind === 'send' ? effect.purpose : 'unspecified'
   const recipient = target.modality ?? target.userId
   return await findConsentGap(tx, { issuer, patientId, purpose, recipient, needsConsent, zone: target.zone })
+}
+
+/** The policy's name of an endpoint; one of its own, which no destination can have, where the policy has none. */
+function endpointDestination(
+  destinations: Readonly<Record<string, { readonly endpoint?: string | undefined }>>,
+  endpoint: string,
+): string {
+  const found = Object.entries(destinations).find(([, destination]) => destination.endpoint === endpoint)
+  return found ? found[0] : `endpoint:${endpoint}`
+}
+
+/** The profile that an endpoint is set up with. */
+async function usualProfile(tx: Tx, endpoint: string | undefined): Promise<string | undefined> {
+  if (endpoint === undefined) return undefined
+  const row = await tx.selectFrom('endpoints').select('profile').where('name', '=', endpoint).executeTakeFirst()
+  return row?.profile ?? undefined
 }
 
 /** @throws GatewayError POLICY_DENIED when the policy has no such destination */

@@ -7,7 +7,7 @@ import { GatewayError } from '../errors.ts'
 import { errnoOf, storageError } from '../store/io-error.ts'
 
 /** What a secret is for; stands in its file. A project key is one of `hanse deidentify --project`. */
-export type SecretFormat = 'hanse-project-key-1' | 'hanse-pseudonym-key-1'
+export type SecretFormat = 'hanse-project-key-1' | 'hanse-pseudonym-key-1' | 'hanse-endpoint-key-1'
 
 const secretBytes = 32
 
@@ -20,7 +20,7 @@ export async function readSecretFile(path: string, format: SecretFormat): Promis
   let content: string
   try {
     if (((await stat(path)).mode & 0o077) !== 0)
-      throw new GatewayError('PROJECT_KEY', 'the file of a de-identification key is open to others: chmod it to 600')
+      throw new GatewayError('PROJECT_KEY', 'the file of a key is open to others: chmod it to 600')
     content = await readFile(path, 'utf8')
   } catch (error) {
     if (errnoOf(error) === 'ENOENT') return undefined
@@ -38,8 +38,7 @@ export async function readSecretFile(path: string, format: SecretFormat): Promis
     key: text({ pattern: /^[A-Za-z0-9+/]{43}=$/, expected: 'a key of 32 bytes in base64' }),
   })
   const decoded = decode(shape, raw)
-  if (!decoded.ok)
-    throw new GatewayError('PROJECT_KEY', 'the file of a de-identification key is damaged: restore it from your copy')
+  if (!decoded.ok) throw new GatewayError('PROJECT_KEY', 'the file of a key is damaged: restore it from your copy')
   return Buffer.from(decoded.value.key, 'base64')
 }
 

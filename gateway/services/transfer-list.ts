@@ -16,6 +16,8 @@ export interface TransferSummary {
   readonly destination: string | null
   /** Outbound, on to an archive: the modality's symbolic name. */
   readonly modality: string | null
+  /** Outbound, to a third party: the name of the endpoint. `delivered` is not acknowledged yet, `receipted` is. */
+  readonly endpoint: string | null
   /**
    * Where the study is safe, as far as anybody here knows: `archive` once the hospital's archive has committed to
    * every instance, until then `gateway`. Null for what went to a peer, or has not come in.
@@ -102,7 +104,7 @@ const place = sql`to_char(t.created_at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI
 
 const outbound = sql`
   select t.id::text, 'outbound' as direction, t.state, t.peer::text as "peerId", p.name as "peerName", t.destination,
-         t.modality, case when t.state = 'archived' then 'archive' when t.modality is not null then 'gateway' end as "safeIn",
+         t.modality, t.endpoint, case when t.state = 'archived' then 'archive' when t.modality is not null then 'gateway' end as "safeIn",
          t.study_instance_uid as "studyInstanceUid", t.purpose, t.priority, t.rule, t.policy_version as "policyVersion",
          t.profile, t.trigger, t.requested_by as "requestedBy", t.manifest_id as "manifestId",
          t.object_count as "objectCount", t.bytes_total as "bytesTotal", t.bytes_acknowledged as "bytesDone",
@@ -112,7 +114,7 @@ const outbound = sql`
     from transfers t left join peers p on p.id = t.peer`
 
 const inbound = sql`
-  select t.id::text, 'inbound', t.state, t.peer::text, p.name, null, null,
+  select t.id::text, 'inbound', t.state, t.peer::text, p.name, null, null, null,
          case when exists (select from receipts r where r.transfer = t.id and r.direction = 'issued' and r.kind = 'archived')
               then 'archive' when t.state = 'imported' then 'gateway' end, null, t.purpose, null, null, null::integer,
          null, null, null, t.manifest_id, t.object_count, t.bytes_total, t.bytes_received, null::bigint,

@@ -12,6 +12,7 @@ import type { Principal } from '../principal.ts'
 import { createAgreementCheck } from './agreement-check.ts'
 import { gapOfTransfer } from './consent-transfers.ts'
 import { deleteOutputs } from './prepared-rows.ts'
+import { laneOf } from './transfer-lane.ts'
 
 /** What a person says with an action. */
 export interface Reasoned {
@@ -43,7 +44,7 @@ export async function cancelTransfer(
 ): Promise<void> {
   authorize(principal, 'transfer.cancel')
   await options.db.inTransaction(async tx => {
-    const { state, modality } = await lockTransfer(tx, id)
+    const { state, modality, endpoint } = await lockTransfer(tx, id)
     if (state === 'cancelled') return
     if (['receipted', 'delivered', 'archived', 'expired', 'refused'].includes(state)) {
       throw new GatewayError('STATE_CONFLICT', `a transfer that is ${state} cannot be cancelled`)
@@ -61,7 +62,8 @@ export async function cancelTransfer(
     await settleQuarantine(tx, id, 'rejected', principal, more.why)
     await recordAction(tx, id, 'cancelled', principal, more)
     // A running delivery to a modality sees it when it writes its next results; there is nobody to be told.
-    if (modality === null) await options.queue.enqueue(tx, 'deliver', { transfer: id }, { singletonKey: id })
+    if (modality === null)
+      await options.queue.enqueue(tx, laneOf({ modality, endpoint }), { transfer: id }, { singletonKey: id })
   })
 }
 
@@ -79,7 +81,7 @@ export async function retryTransfer(
 ): Promise<void> {
   authorize(principal, 'transfer.retry')
   await options.db.inTransaction(async tx => {
-    const { state, peer, modality, destination } = await lockTransfer(tx, id)
+    const { state, peer, modality, endpoint, destination } = await lockTransfer(tx, id)
     if (more.from && !more.from.includes(state))
       throw new GatewayError('STATE_CONFLICT', `expected a transfer that is ${more.from.join(' or ')}, it is ${state}`)
     if (state === 'receipted' || state === 'delivered' || state === 'archived')
@@ -88,7 +90,8 @@ export async function retryTransfer(
     if (gap) throw new GatewayError(gap.code, gap.message)
     if (['held', 'refused', 'cancelled', 'expired'].includes(state)) {
       // What an archive has taken, it keeps.
-      const resolved = modality === null ? (peer ?? (await resolvePeer(tx, destination))) : null
+      const isToPeer = modality === null && endpoint === null
+      const resolved = isToPeer ? (peer ?? (await resolvePeer(tx, destination))) : null
       await tx
         .updateTable('transfers')
         .set({
@@ -121,17 +124,23 @@ export async function retryTransfer(
     await more.change?.(tx)
     await settleQuarantine(tx, id, 'released', principal, more.why)
     await recordAction(tx, id, 'retried', principal, more)
-    await options.queue.enqueue(tx, modality === null ? 'deliver' : 'archive', { transfer: id }, { singletonKey: id })
+    await options.queue.enqueue(tx, laneOf({ modality, endpoint }), { transfer: id }, { singletonKey: id })
   })
 }
 
 async function lockTransfer(
   tx: Tx,
   id: string,
-): Promise<{ state: string; peer: string | null; modality: string | null; destination: string }> {
+): Promise<{
+  state: string
+  peer: string | null
+  modality: string | null
+  endpoint: string | null
+  destination: string
+}> {
   const row = await tx
     .selectFrom('transfers')
-    .select(['state', 'peer', 'modality', 'destination'])
+    .select(['state', 'peer', 'modality', 'endpoint', 'destination'])
     .where('id', '=', id)
     .forUpdate()
     .executeTakeFirst()

@@ -1,7 +1,7 @@
 /**
  * Which blobs the database needs, defined once for the sweeper and for fsck: the bytes of
  * instances, of conflicts that were not discarded, of what waits in quarantine, of transfers
- * that are not over, and of attachments.
+ * that are not over, of attachments, and of recipients' acknowledgements.
  */
 import { type RawBuilder, sql } from 'kysely'
 import type { Db } from '../db/db.ts'
@@ -15,7 +15,7 @@ export interface Reference {
   readonly mostBytes: number | null
   /** SOP Instance UID of one of the rows; null when none has one. */
   readonly sopInstanceUid: string | null
-  /** The kinds of rows: instance, conflict, quarantine, transfer, attachment. */
+  /** The kinds of rows: instance, conflict, quarantine, transfer, attachment, acknowledgement. */
   readonly sources: readonly string[]
 }
 
@@ -36,6 +36,7 @@ const sources: readonly Source[] = [
     uid: sql`r.sop_instance_uid`,
   },
   { name: 'attachment', from: sql`resource_attachments r where true`, uid: sql`null::text` },
+  { name: 'acknowledgement', from: sql`transfer_acknowledgements r where true`, uid: sql`null::text` },
 ]
 
 /** Asks the database which digests rows name. */

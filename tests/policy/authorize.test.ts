@@ -23,6 +23,7 @@ test('every role of a token has its actions, and every action at least one role 
     'conflict.decide',
     'commitment.remove',
     'modality.manage',
+    'endpoint.manage',
     'peer.manage',
     'retention.manage',
     'hold.manage',

@@ -20,6 +20,7 @@ import { conflictRoutes } from './conflicts.ts'
 import { consentRoutes } from './consents.ts'
 import { type DiscServices, discRoutes } from './discs.ts'
 import { dryRunRoutes } from './dry-runs.ts'
+import { type EndpointRouteServices, endpointRoutes } from './endpoints.ts'
 import { type Health, healthRoutes } from './health.ts'
 import { type ImportServices, importRoutes } from './imports.ts'
 import { modalityRoutes } from './modalities.ts'
@@ -47,6 +48,7 @@ export interface ApiServices
     CommitmentServices,
     PseudonymServices,
     WorklistServices,
+    EndpointRouteServices,
     RetentionServices,
     UploadServices,
     DiscServices {
@@ -86,6 +88,10 @@ export async function installOpenApi(app: FastifyInstance, version: string): Pro
         { name: 'Peers' },
         { name: 'Transfers' },
         { name: 'Modalities' },
+        {
+          name: 'Endpoints',
+          description: 'Third parties that transfers go to: servers for files, other systems, portals',
+        },
         { name: 'Commitments', description: 'Storage commitment, and on to the archive' },
         { name: 'Conflicts' },
         { name: 'Policy' },
@@ -133,6 +139,7 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       storeRoutes(scope, services)
       tokenRoutes(scope, services.tokens)
       retentionRoutes(scope, services)
+      endpointRoutes(scope, services)
       worklistRoutes(scope, services)
       uploadRoutes(scope, services)
       discRoutes(scope, services)

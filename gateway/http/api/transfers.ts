@@ -50,6 +50,7 @@ const summary = {
   peer: { type: ['object', 'null'], properties: { id: uuid, name: string } },
   destination: nullableString,
   modality: { ...nullableString, description: 'On to an archive: the name of the modality' },
+  endpoint: { ...nullableString, description: 'To a third party: delivered is not acknowledged yet, receipted is' },
   safeIn: {
     ...nullableString,
     description: 'archive once the archive has committed to every instance, until then gateway',
@@ -150,6 +151,7 @@ export function transferRoutes(app: FastifyInstance, services: TransferServices)
       purpose: string
       priority: string
       profile?: string
+      endpoint?: boolean
       archive?: ArchiveTerms
     }
   }>(
@@ -173,8 +175,10 @@ export function transferRoutes(app: FastifyInstance, services: TransferServices)
               ...string,
               minLength: 1,
               maxLength: 64,
-              description: 'De-identification profile of the active policy, or one that comes along; default as-is',
+              description:
+                'De-identification profile of the active policy, or one that comes along; default as-is, for endpoints theirs',
             },
+            endpoint: { ...boolean, description: 'The destination is the name of an endpoint' },
             archive: archiveBody,
           },
           ['study', 'destination'],
@@ -183,9 +187,10 @@ export function transferRoutes(app: FastifyInstance, services: TransferServices)
       },
     },
     async request => {
-      const { study, ...rest } = request.body
+      const { study, endpoint, ...rest } = request.body
+      const wish = { ...rest, ...(endpoint && { isEndpoint: true as const }) }
       const { id } = await loadStudyNamed(db, study)
-      return await loadTransfer(db, await routing.send({ ...rest, study: id, principal: request.principal }))
+      return await loadTransfer(db, await routing.send({ ...wish, study: id, principal: request.principal }))
     },
   )
 
