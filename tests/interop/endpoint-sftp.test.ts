@@ -4,7 +4,7 @@ import { test } from 'node:test'
 import { type BuiltInstance, buildInstance } from '../support/dicom-builder.ts'
 import { filesBelow, startEndpointSite } from '../support/endpoints.ts'
 import { type LogLine, memoryLog } from '../support/memory-log.ts'
-import { missingSshd, startSshd, type TestSshd } from '../support/sshd.ts'
+import { missingSshd, startSshd, type RunningSshd } from '../support/sshd.ts'
 import { until } from '../support/until.ts'
 
 const studyUid = '1.2.826.0.1.3680043.10.9.4242'
@@ -28,7 +28,7 @@ const study = (count: number): BuiltInstance[] =>
     }),
   )
 
-const inputOf = ({ port, user, privateKey }: TestSshd) =>
+const inputOf = ({ port, user, privateKey }: RunningSshd) =>
   ({
     kind: 'sftp',
     settings: { host: '127.0.0.1', port, user },
