@@ -10,8 +10,8 @@ import type { PlaceSecrets, SftpPlace } from './place.ts'
 import { sftpError, sshError, statusOf } from './sftp-error.ts'
 
 const readyMs = 30_000
-/** So many bytes may wait for their answers. */
-const outstandingBytes = 4 * 1_048_576
+/** So many bytes may wait for their answers, and be sent again after a cut. */
+const outstandingBytes = 1_048_576
 const writeBytes = 131_072
 const endOfFile = 1
 const noSuchFile = 2
@@ -19,7 +19,7 @@ const noSuchFile = 2
 /** Connects and logs in. @throws GatewayError ENDPOINT_* */
 export async function openSftp(place: SftpPlace, secrets: PlaceSecrets, signal: AbortSignal): Promise<FileStore> {
   signal.throwIfAborted()
-  const { root, hostKey, jump } = place
+  const { hostKey, jump } = place
   if (hostKey === undefined)
     throw new GatewayError('ENDPOINT_HOST_KEY', 'the host key of the endpoint is not confirmed')
   const closing: (() => void)[] = []
@@ -29,7 +29,7 @@ export async function openSftp(place: SftpPlace, secrets: PlaceSecrets, signal: 
   try {
     let sock: Duplex | undefined
     if (jump) {
-      const between = await login(
+      const { client: between, lost } = await login(
         {
           host: jump.host,
           port: jump.port,
@@ -40,13 +40,14 @@ export async function openSftp(place: SftpPlace, secrets: PlaceSecrets, signal: 
         closing,
         signal,
       )
-      sock = await callback<Duplex>(done => between.forwardOut('127.0.0.1', 0, place.host, place.port, done)).catch(
-        error => {
-          throw sshError(error)
-        },
-      )
+      sock = await Promise.race([
+        callback<Duplex>(done => between.forwardOut('127.0.0.1', 0, place.host, place.port, done)),
+        lost,
+      ]).catch(error => {
+        throw sshError(error)
+      })
     }
-    const client = await login(
+    const { client, lost } = await login(
       {
         host: place.host,
         port: place.port,
@@ -58,10 +59,10 @@ export async function openSftp(place: SftpPlace, secrets: PlaceSecrets, signal: 
       closing,
       signal,
     )
-    const sftp = await callback<SFTPWrapper>(done => client.sftp(done)).catch(error => {
+    const sftp = await Promise.race([callback<SFTPWrapper>(done => client.sftp(done)), lost]).catch(error => {
       throw sshError(error)
     })
-    return storeOf(sftp, place, root, close)
+    return storeOf(sftp, place, guardedCalls(lost), close)
   } catch (error) {
     close()
     throw error
@@ -111,10 +112,17 @@ async function login(
   hostKey: string,
   closing: (() => void)[],
   signal: AbortSignal,
-): Promise<Client> {
+): Promise<{ readonly client: Client; readonly lost: Promise<never> }> {
   const client = new Client()
   let shown: string | undefined
-  const { promise, resolve, reject } = Promise.withResolvers<void>()
+  const { promise: ready, resolve, reject: refuse } = Promise.withResolvers<void>()
+  const { promise: lost, reject: lose } = Promise.withResolvers<never>()
+  // Not every request of the library learns that its connection is gone.
+  lost.catch(() => {})
+  const reject = (error: unknown): void => {
+    refuse(error)
+    lose(error)
+  }
   const abort = (): void => {
     client.destroy()
     reject(signal.reason)
@@ -151,8 +159,8 @@ async function login(
     // A private key that cannot be read, for one.
     reject(new GatewayError('ENDPOINT_LOGIN', 'the key or settings of the endpoint cannot be used', { cause: error }))
   }
-  await promise
-  return client
+  await ready
+  return { client, lost }
 }
 
 /** Packets leave at once: in two pieces each, the second would wait for the answer to the first. */
@@ -162,11 +170,11 @@ function socketTo({ host = '', port = 22 }: ConnectConfig, onError: (error: Gate
   return socket
 }
 
-function storeOf(sftp: SFTPWrapper, { can }: SftpPlace, root: string, close: () => void): FileStore {
+function storeOf(sftp: SFTPWrapper, { can, root }: SftpPlace, call: Call, close: () => void): FileStore {
   const at = (path: string): string => pathBelow(root, path)
   const ask = async <T>(work: (done: Done<T>) => void): Promise<T> => {
     try {
-      return await callback(work)
+      return await call(work)
     } catch (error) {
       throw sftpError(error)
     }
@@ -174,7 +182,7 @@ function storeOf(sftp: SFTPWrapper, { can }: SftpPlace, root: string, close: () 
   const act = (work: (done: Done<void>) => void): Promise<void> => ask<void>(work)
   const stat = async (path: string): Promise<FileEntry | undefined> => {
     try {
-      return entryOf(path, await callback<Stats>(done => sftp.lstat(at(path), done)))
+      return entryOf(path, await call<Stats>(done => sftp.lstat(at(path), done)))
     } catch (error) {
       if (statusOf(error) === noSuchFile) return undefined
       throw sftpError(error)
@@ -184,7 +192,7 @@ function storeOf(sftp: SFTPWrapper, { can }: SftpPlace, root: string, close: () 
     if (path === '' || (await stat(path))?.kind === 'folder') return
     await makeFolder(folderOf(path))
     try {
-      await callback<void>(done => sftp.mkdir(at(path), done))
+      await call<void>(done => sftp.mkdir(at(path), done))
     } catch (error) {
       // Another connection may have made it.
       if ((await stat(path))?.kind !== 'folder') throw sftpError(error)
@@ -201,37 +209,35 @@ function storeOf(sftp: SFTPWrapper, { can }: SftpPlace, root: string, close: () 
     async put(path, source, { offset, onSent }, signal) {
       const handle = await ask<Buffer>(done => sftp.open(at(path), offset > 0 ? 'r+' : 'w', done))
       try {
-        await writeAll(sftp, handle, source, { offset, onSent }, signal)
+        await writeAll(sftp, handle, source, { offset, onSent, call }, signal)
       } finally {
         source.destroy()
-        await callback<void>(done => sftp.close(handle, done)).catch(() => {})
+        await call<void>(done => sftp.close(handle, done)).catch(() => {})
       }
     },
     async get(path, offset) {
       const handle = await ask<Buffer>(done => sftp.open(at(path), 'r', done))
-      return Readable.from(readAll(sftp, handle, offset), { objectMode: false })
+      return Readable.from(readAll(sftp, handle, offset, call), { objectMode: false })
     },
     async rename(from, to) {
       try {
-        await callback<void>(done => sftp.ext_openssh_rename(at(from), at(to), done))
+        await call<void>(done => sftp.ext_openssh_rename(at(from), at(to), done))
       } catch {
         // Without OpenSSH's extension nothing may be at the new name.
-        await callback<void>(done => sftp.unlink(at(to), done)).catch(() => {})
+        await call<void>(done => sftp.unlink(at(to), done)).catch(() => {})
         await act(done => sftp.rename(at(from), at(to), done))
       }
     },
     async remove(path) {
       try {
-        await callback<void>(done => sftp.unlink(at(path), done))
+        await call<void>(done => sftp.unlink(at(path), done))
       } catch (error) {
         if (statusOf(error) !== noSuchFile) throw sftpError(error)
       }
     },
     async freeBytes() {
       try {
-        const found = await callback<{ f_bavail: number; f_frsize: number }>(done =>
-          sftp.ext_openssh_statvfs(at(''), done),
-        )
+        const found = await call<{ f_bavail: number; f_frsize: number }>(done => sftp.ext_openssh_statvfs(at(''), done))
         return Number(found.f_bavail) * Number(found.f_frsize)
       } catch {
         return undefined
@@ -247,7 +253,7 @@ async function writeAll(
   sftp: SFTPWrapper,
   handle: Buffer,
   source: Readable,
-  { offset, onSent }: { readonly offset: number; readonly onSent: (bytes: number) => void },
+  { offset, onSent, call }: { readonly offset: number; readonly onSent: (bytes: number) => void; readonly call: Call },
   signal: AbortSignal,
 ): Promise<void> {
   let [position, waiting] = [offset, 0]
@@ -262,12 +268,14 @@ async function writeAll(
   }
   const write = (bytes: Buffer): void => {
     waiting += bytes.length
-    sftp.write(handle, bytes, 0, bytes.length, position, error => {
+    const at = position
+    const settled = (error?: unknown): void => {
       waiting -= bytes.length
       if (error) failure ??= { error }
       else onSent(bytes.length)
       wake.resolve()
-    })
+    }
+    call<void>(done => sftp.write(handle, bytes, 0, bytes.length, at, done)).then(() => settled(), settled)
     position += bytes.length
   }
   for await (const chunk of source) {
@@ -285,11 +293,11 @@ const readBytes = 32_768
 const readsAhead = 32
 
 /** Reads to the end, with many requests on the way. */
-async function* readAll(sftp: SFTPWrapper, handle: Buffer, offset: number): AsyncGenerator<Uint8Array> {
+async function* readAll(sftp: SFTPWrapper, handle: Buffer, offset: number, call: Call): AsyncGenerator<Uint8Array> {
   const reads: Promise<Uint8Array>[] = []
   let next = offset
   const ask = (): void => {
-    const read = callback<Uint8Array>(done => {
+    const read = call<Uint8Array>(done => {
       const into = Buffer.allocUnsafe(readBytes)
       sftp.read(handle, into, 0, readBytes, next, (error, count) =>
         statusOf(error) === endOfFile ? done(null, into.subarray(0, 0)) : done(error, into.subarray(0, count)),
@@ -315,7 +323,21 @@ async function* readAll(sftp: SFTPWrapper, handle: Buffer, offset: number): Asyn
     throw sftpError(error)
   } finally {
     await Promise.allSettled(reads)
-    await callback<void>(done => sftp.close(handle, done)).catch(() => {})
+    await call<void>(done => sftp.close(handle, done)).catch(() => {})
+  }
+}
+
+type Call = <T>(work: (done: Done<T>) => void) => Promise<T>
+
+/** Requests that are made when the connection is gone would never be answered; earlier ones are. */
+function guardedCalls(lost: Promise<never>): Call {
+  let isLost = false
+  lost.catch(() => {
+    isLost = true
+  })
+  return async work => {
+    if (isLost) throw new GatewayError('ENDPOINT_UNREACHABLE', 'the connection to the endpoint broke')
+    return await callback(work)
   }
 }
 

@@ -125,6 +125,9 @@ const shape = {
           zone: optional(oneOf('inside', 'outside'), 'outside'),
           loginFile: optional(filePath),
           tokenFile: optional(filePath),
+          caFile: optional(filePath),
+          certificateFile: optional(filePath),
+          keyFile: optional(filePath),
         }),
         { max: 64 },
       ),
@@ -171,9 +174,18 @@ const shape = {
     logExportedResources: optional(boolean, false),
     userMetadata: optional(record(integer({ min: 1024, max: 65_535 }), { max: 1000 }), {}),
     userContentTypes: optional(record(integer({ min: 1024, max: 65_535 }), { max: 1000 }), {}),
+    dictionary: optional(
+      record(object({ vr: text({ max: 2 }), name: text({ min: 1, max: 128 }), creator: text({ min: 1, max: 64 }) }), {
+        max: 10_000,
+      }),
+      {},
+    ),
+    mediaArchiveSize: optional(integer({ min: 0, max: 10_000 })),
     queryRetrieveSize: optional(integer({ min: 1, max: 10_000 }), 100),
   }),
   worklist: section({ folder: optional(filePath) }),
+  /** Folders, such as drives, below which users may have discs read. */
+  discs: section({ folders: optional(list(filePath, { max: 32 }), []) }),
   /** Without a port there is no HL7 listener. */
   hl7: section({
     host: optional(host, '127.0.0.1'),
@@ -474,11 +486,15 @@ function absolute(value: ObjectValue<typeof shape>, base: (path: string) => stri
             url: server.url.replace(/\/+$/, ''),
             loginFile: server.loginFile && resolve(base('dicomweb.servers'), server.loginFile),
             tokenFile: server.tokenFile && resolve(base('dicomweb.servers'), server.tokenFile),
+            caFile: server.caFile && resolve(base('dicomweb.servers'), server.caFile),
+            certificateFile: server.certificateFile && resolve(base('dicomweb.servers'), server.certificateFile),
+            keyFile: server.keyFile && resolve(base('dicomweb.servers'), server.keyFile),
           },
         ]),
       ),
     },
     worklist: { folder: rest.worklist.folder && resolve(base('worklist.folder'), rest.worklist.folder) },
+    discs: { folders: rest.discs.folders.map(folder => resolve(base('discs.folders'), folder)) },
     hl7: {
       ...rest.hl7,
       tls: hl7Tls && {
@@ -540,10 +556,12 @@ function crossCheck(config: Config): Problem[] {
     'database.passwordFile': database.passwordFile,
     'proxy.loginFile': config.proxy?.loginFile,
     ...Object.fromEntries(
-      Object.entries(config.dicomweb.servers).flatMap(([name, { loginFile, tokenFile }]) => [
-        [`dicomweb.servers.${name}.loginFile`, loginFile],
-        [`dicomweb.servers.${name}.tokenFile`, tokenFile],
-      ]),
+      Object.entries(config.dicomweb.servers).flatMap(([name, server]) =>
+        (['loginFile', 'tokenFile', 'caFile', 'certificateFile', 'keyFile'] as const).map(key => [
+          `dicomweb.servers.${name}.${key}`,
+          server[key],
+        ]),
+      ),
     ),
   }
   for (const [path, file] of Object.entries(files)) {

@@ -48,8 +48,10 @@ import { openMetrics } from './http/metrics.ts'
 import { archiveRoutes } from './http/orthanc/archives.ts'
 import { imageRoutes } from './http/orthanc/images.ts'
 import { orthancModalityRoutes } from './http/orthanc/modalities.ts'
+import { numpyRoutes } from './http/orthanc/numpy.ts'
 import { orthancRemoteRoutes } from './http/orthanc/remote-nodes.ts'
 import { orthancRoutes } from './http/orthanc/routes.ts'
+import { readPrivateNames } from './http/orthanc/tags.ts'
 import { type OrthancSettings, takeOverOrthanc } from './http/orthanc/take-over.ts'
 import { worklistsRoutes } from './http/orthanc/worklists.ts'
 import { limitRefusals } from './http/refusals.ts'
@@ -70,6 +72,7 @@ import { openConsents } from './services/consents.ts'
 import { openDicomCreation } from './services/create-dicom.ts'
 import { openDeidentify } from './services/deidentify.ts'
 import type { NodeTarget } from './services/dicom-node.ts'
+import { openDiscs } from './services/discs.ts'
 import { openDryRuns } from './services/dry-run.ts'
 import { openEndpointServices } from './services/endpoint-parts.ts'
 import { openExportLog } from './services/export-log.ts'
@@ -100,6 +103,7 @@ import { openProjectKeys } from './services/project-keys.ts'
 import { openPseudonyms } from './services/pseudonyms.ts'
 import { openQuarantine } from './services/quarantine.ts'
 import { openQuery } from './services/query.ts'
+import { openRecalls } from './services/recalls.ts'
 import { openRefusals } from './services/refusals.ts'
 import { openReidentification } from './services/reidentification.ts'
 import { openRemote } from './services/remote.ts'
@@ -236,6 +240,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
     dataDir: config.data,
     concurrency: config.limits.jobs,
     historySize: config.limits.jobsHistory,
+    archivesKept: config.orthanc.mediaArchiveSize,
   })
   const rewriting = { db, blobs, ingest, pixels, removal, log, limitBytes: config.limits.instanceBytes }
   const rewrites = openRewriteJobs({ ...rewriting, jobs: backgroundJobs })
@@ -285,6 +290,8 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
   queue.work('commit-inbound', { concurrency: 2 }, ({ transfer }, signal) => inbound.runCommit(transfer, signal))
   queue.work('deliver', { concurrency: 8 }, ({ transfer }, signal) => outbound.run(transfer, signal))
   await outbound.recover('all')
+  const recalls = openRecalls({ db, queue, keys, peers, openCarrier, removal, log })
+  queue.work('recall', { concurrency: 2 }, ({ recall }, signal) => recalls.run(recall, signal))
   const { aeTitle } = config.dicom
   const endpointServices = openEndpointServices({
     db,
@@ -329,6 +336,8 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
     dataDir: config.data,
     limitBytes,
   })
+  const { folders } = config.discs
+  const discs = openDiscs({ ingest, jobs: backgroundJobs, uploads: resumableUploads, folders, limitBytes })
   backgroundJobs.start()
   use(
     starting,
@@ -363,6 +372,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
       inbound,
       siteCard: () => card().bytes,
       pair: (caller, message) => pairing.answer(caller, message),
+      recall: recalls.receive,
       log,
       host: config.federation.host,
       port: config.federation.port,
@@ -466,6 +476,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         datasets: openResourceDatasets({ db, blobs }),
         changes,
         exportLog,
+        privateNames: readPrivateNames(config.orthanc.dictionary),
         removal,
         reconstruction: openReconstruction({ db, blobs }),
         modify: { jobs: backgroundJobs, log, modifications, anonymizations, studyChanges, creation },
@@ -522,6 +533,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         place: { path: config.dicomweb.path, publicUrl: config.http.publicUrl },
       })
       imageRoutes(app, { rendering })
+      numpyRoutes(app, { db, rendering })
       await archiveRoutes(app, {
         archives: openZipArchives({ db, blobs, pixels }),
         jobs: backgroundJobs,
@@ -556,8 +568,10 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         queue,
         peers,
         pairing,
+        card,
         pseudonyms,
         quarantine: openQuarantine({ db, queue, inbound }),
+        recalls,
         reidentification: openReidentification({ db, pseudonyms }),
         routing,
         policies,
@@ -571,6 +585,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         modalityJobs,
         orthancImports,
         resumableUploads,
+        discs,
         prefetch,
         patientLinks: openPatientLinks({ db, queue }),
         audit,

@@ -59,5 +59,11 @@ export interface Carrier {
   cancel(offer: Pick<Offer, 'id'> & { leafCount: number }, envelope: Uint8Array, signal: AbortSignal): Promise<Decided>
   /** What the receiver has signed about a transfer so far, verified; empty when it does not know it any more. */
   receipts(offer: Pick<Offer, 'id'> & { leafCount: number }, signal: AbortSignal): Promise<readonly SignedReceipt[]>
+  /**
+   * Asks the receiver to give back what it has imported; gives its signed answer, unverified.
+   *
+   * @throws GatewayError NOT_FOUND also where the receiver's release knows no recalls
+   */
+  recall(manifestId: string, envelope: Uint8Array, signal: AbortSignal): Promise<Uint8Array>
   close(): Promise<void>
 }

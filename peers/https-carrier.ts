@@ -13,8 +13,10 @@ import {
   nextStateRequest,
   offerRequest,
   type PeerConnection,
+  processRecall,
   processState,
   type Refusal,
+  recallRequest,
   stateRequest,
 } from './https-client.ts'
 import { finalOfferStates, type OfferState } from './offer-state.ts'
@@ -134,6 +136,9 @@ export function openHttpsCarrier(options: {
       const result = processState(answer, { id: offer.id, leafCount: offer.leafCount })
       if (result.kind === 'refused') throw result.refusal.error
       return verifyChain(result.state.receipts, expectation(offer.id))
+    },
+    async recall(manifestId, envelope, signal) {
+      return processRecall(await recallRequest(connection, manifestId, envelope, signal))
     },
     close: () => connection.pool.destroy(),
   }

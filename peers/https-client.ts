@@ -94,6 +94,27 @@ export function cancelRequest(
   })
 }
 
+/** Asks with a signed recall for what was sent. */
+export function recallRequest(
+  connection: PeerConnection,
+  id: string,
+  envelope: Uint8Array,
+  signal: AbortSignal,
+): Promise<Answer> {
+  return ask(connection, signal, {
+    method: 'POST',
+    path: `${offerPath(id)}/recall`,
+    body: envelope,
+    type: 'application/json',
+  })
+}
+
+/** The envelope of the receiver's answer. @throws GatewayError as the receiver refuses it */
+export function processRecall(answer: Answer): Uint8Array {
+  if (answer.status === 200) return answer.body
+  throw readRefusal(answer).error
+}
+
 /** Sends the bytes of a run of leaves with their range digest. `bytes` must not change until this settles. */
 export function rangeRequest(
   connection: PeerConnection,

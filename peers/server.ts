@@ -19,6 +19,7 @@ import { isManifestId, maxOfferBytes } from './manifest.ts'
 import { encodeOfferState, type OfferState } from './offer-state.ts'
 import type { Peer } from './peer.ts'
 import { parseDigestField, rangeDigestField } from './range-digest.ts'
+import { maxRecallBytes } from './recall.ts'
 import { createRefusalLimit } from './refusal-limit.ts'
 import { announcedBytes, readBody, readInto } from './server-body.ts'
 import { sendProblem, toGatewayError } from './server-problem.ts'
@@ -32,6 +33,8 @@ export interface FederationParts {
   readonly siteCard: () => Uint8Array
   /** Pairing's side of `POST /x/1/pair`: a message in, a message out. */
   readonly pair: (caller: Identity, message: Uint8Array) => Promise<Uint8Array>
+  /** Answers signed recalls with signed answers. */
+  readonly recall: (peer: TransferPeer, manifestId: string, envelope: Uint8Array) => Promise<Uint8Array>
   readonly log: Log
   readonly clock?: () => Date
 }
@@ -245,6 +248,20 @@ function federationRoutes(app: FastifyInstance, parts: FederationParts): void {
     } catch (cause) {
       const error = toGatewayError(cause)
       // Recorded and not signed: a refusal of its cancellation is no end of the transfer.
+      refusals.count(peer.id)
+      await inbound.auditRefusal(peer, { manifestId: id, code: error.code })
+      throw error
+    }
+  })
+
+  app.post<OfferRoute>('/x/1/offers/:id/recall', async (request, reply) => {
+    const peer = peerOf(request)
+    const id = offerId(request)
+    const envelope = await readBody(request.raw, maxRecallBytes)
+    try {
+      return reply.type('application/json').send(Buffer.from(await parts.recall(peer, id, envelope)))
+    } catch (cause) {
+      const error = toGatewayError(cause)
       refusals.count(peer.id)
       await inbound.auditRefusal(peer, { manifestId: id, code: error.code })
       throw error

@@ -74,11 +74,6 @@ export const nameRules: Decoder<NameRules> = (raw, path, problems) => {
   return undefined
 }
 
-/** Fields that a template names. */
-export function fieldsOf({ template }: Pick<NameRules, 'template'>): ReadonlySet<string> {
-  return new Set([...template.matchAll(/\{([a-z]+)\}/g)].map(([, field = '']) => field))
-}
-
 /** True when packages of one delivery cannot get the same name: the template numbers them. */
 export function tellsPackagesApart({ template }: Pick<NameRules, 'template'>): boolean {
   const own = template.slice(template.lastIndexOf('/') + 1)

@@ -1,5 +1,4 @@
 /** Packs prepared objects as an endpoint wants them (`endpoints/PACKAGES.md`). */
-import { createReadStream } from 'node:fs'
 import { GatewayError } from '../../gateway/errors.ts'
 import { type Signer, sha256Hex } from '../../peers/envelope.ts'
 import type { PackageFile, PreparedObject } from '../package.ts'
@@ -8,7 +7,7 @@ import { writeArchive } from './archive.ts'
 import { dicomDirectoryName, type PlacedObject, placeObjects, writeDicomDirectory } from './file-set.ts'
 import { type ManifestFacts, manifestCsv, manifestJson, type PackedFile } from './manifest.ts'
 import { type DeliveryFields, ownName, packageName, refuseCollisions } from './names.ts'
-import { openObject, readObject } from './object-file.ts'
+import { readFrom, readObject, verifyObject } from './object-file.ts'
 import { encryptOpenpgp } from './openpgp.ts'
 import type { Encryption, PackOptions } from './options.ts'
 import { signStatement } from './statement.ts'
@@ -107,9 +106,9 @@ async function packUnit(unit: Unit, name: string, packing: Packing): Promise<Pac
 async function objectFile(name: string, object: PreparedObject, packing: Packing): Promise<PackageFile> {
   if (packing.job.options.encryption.kind !== 'none')
     return await sealed(name, [partOf({ object, path: name })], () => readObject(object, packing.signal), packing)
-  await (await openObject(object)).close()
+  await verifyObject(object, packing.signal)
   const { path, size, sha256 } = object
-  return { name, role: 'content', size, sha256, open: start => createReadStream(path, { start }) }
+  return { name, role: 'content', size, sha256, open: start => readFrom(path, start) }
 }
 
 /** A content file, encrypted where the endpoint asks for it. `parts` are what it is made of. */

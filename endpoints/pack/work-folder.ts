@@ -3,7 +3,6 @@
  * written last, says what it is. After a crash what has a note is used again, if its bytes are still what the note says.
  */
 import { createHash } from 'node:crypto'
-import { createReadStream } from 'node:fs'
 import { mkdir, open, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { decode, integer, object, text } from '../../gateway/decode.ts'
@@ -12,6 +11,7 @@ import { errnoOf, storageError } from '../../gateway/store/io-error.ts'
 import { sha256Hex } from '../../peers/envelope.ts'
 import { sha256 } from '../../peers/fields.ts'
 import type { PackageFile } from '../package.ts'
+import { readFrom } from './object-file.ts'
 
 /** What a file is to be. */
 export interface WantedFile extends Pick<PackageFile, 'name' | 'role'> {
@@ -61,7 +61,7 @@ export class WorkFolder {
       await rename(`${notePath}.part`, notePath)
     }
     const { name, role } = wanted
-    return { name, role, size: made.size, sha256: made.sha256, open: start => createReadStream(path, { start }) }
+    return { name, role, size: made.size, sha256: made.sha256, open: start => readFrom(path, start) }
   }
 
   /**
@@ -124,7 +124,7 @@ async function isWhole(path: string, { size, sha256: expected }: Note, signal: A
   const hash = createHash('sha256')
   let seen = 0
   try {
-    for await (const chunk of createReadStream(path, { highWaterMark: 1_048_576 })) {
+    for await (const chunk of readFrom(path, 0)) {
       signal.throwIfAborted()
       if (!(chunk instanceof Uint8Array)) return false
       hash.update(chunk)

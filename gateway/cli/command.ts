@@ -61,6 +61,13 @@ export class UsageError extends Error {
   }
 }
 
+/** An option that has to be given. @throws UsageError when it is not */
+export function required(args: Args, option: string): string {
+  const value = args.text(option)
+  if (value === undefined) throw new UsageError(`--${option} is required`)
+  return value
+}
+
 /** Options of every command that talks to a gateway. */
 export const connectionOptions = {
   url: { type: 'string', value: 'URL', help: 'gateway to talk to (default: the one running on the data directory)' },

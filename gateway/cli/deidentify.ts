@@ -15,7 +15,7 @@ import { openPixels, type Pixels } from '../pixels/pixels.ts'
 import { type Deidentify, openDeidentify, type Session } from '../services/deidentify.ts'
 import { type FileDone, openInput } from '../services/deidentify-file.ts'
 import { nativePixels } from '../services/native-pixels.ts'
-import { type Args, type Command, exitCodes, type Io, UsageError } from './command.ts'
+import { type Args, type Command, exitCodes, type Io, required, UsageError } from './command.ts'
 import { inputFiles, refuseOverlap } from './deidentify/inputs.ts'
 import { keepOutput, type Written } from './deidentify/output-folder.ts'
 import { createProjectKey, readJson, readProjectKey, readPseudonyms } from './deidentify/project-file.ts'
@@ -224,12 +224,6 @@ async function hasPrefix(path: string): Promise<boolean> {
 }
 
 // ---- arguments --------------------------------------------------------------------------------------
-
-function required(args: Args, option: string): string {
-  const value = args.text(option)
-  if (value === undefined) throw new UsageError(`--${option} is required`)
-  return value
-}
 
 function loadProfile(name: string, io: Io): Profile {
   const known = name.startsWith('basic+') ? basicWith(name.slice('basic+'.length)) : presetProfile(name)

@@ -1,10 +1,21 @@
 /** `hanse import disc` */
+import { resolve } from 'node:path'
 import { isObject } from '../decode.ts'
 import type { ByteSource } from '../dicom/byte-source.ts'
+import { isGatewayError } from '../errors.ts'
+import { mediumFiles } from '../services/disc-files.ts'
+import { type Medium, type MediumStudy, pickStudies, readMedium } from '../services/disc-studies.ts'
 import { type Client, openClient, ProblemError } from './client.ts'
-import { type Args, type Command, configOptions, connectionOptions, exitCodes, type Io, jsonOption } from './command.ts'
-import { mediumFiles } from './import-disc/files.ts'
-import { type Medium, type MediumStudy, readMedium } from './import-disc/studies.ts'
+import {
+  type Args,
+  type Command,
+  configOptions,
+  connectionOptions,
+  exitCodes,
+  type Io,
+  jsonOption,
+  UsageError,
+} from './command.ts'
 import { counted, table } from './table.ts'
 
 export const importDisc: Command = {
@@ -26,7 +37,9 @@ export const importDisc: Command = {
     'Example: hanse import disc /media/cdrom --patient 12345',
   async run(args, io) {
     const [path = ''] = args.operands
-    const medium = await readMedium(mediumFiles(path, io.cwd), io.signal)
+    const medium = await readMedium(mediumFiles(resolve(io.cwd, path)), io.signal).catch((error: unknown) => {
+      throw isGatewayError(error) ? new UsageError(`${path}: ${error.message}`) : error
+    })
     if (!args.flag('json')) printMedium(medium, io)
     const chosen = await choose(medium, args, io)
     const client = chosen.length > 0 ? openClient(args, io) : undefined
@@ -36,7 +49,9 @@ export const importDisc: Command = {
       io.print(`${counted(outcome.stored, 'instance')} stored, ${outcome.known} known before`)
       for (const { name, reason } of outcome.failed) io.note(`${name}: not stored: ${reason}`)
     }
-    return outcome.failed.length + medium.unreadable.length > 0 ? exitCodes.failed : exitCodes.ok
+    return outcome.failed.length + medium.unreadable.length + medium.missing.length > 0
+      ? exitCodes.failed
+      : exitCodes.ok
   },
 }
 
@@ -47,7 +62,7 @@ interface Outcome {
   readonly failed: readonly { readonly name: string; readonly reason: string }[]
 }
 
-function printMedium({ studies, unreadable, otherFiles }: Medium, io: Io): void {
+function printMedium({ studies, unreadable, missing, otherFiles }: Medium, io: Io): void {
   const rows = studies.map((study, index) => [
     String(index + 1),
     study.patientId,
@@ -68,6 +83,7 @@ function printMedium({ studies, unreadable, otherFiles }: Medium, io: Io): void 
   else io.note('no studies on the medium')
   if (otherFiles > 0) io.note(`${counted(otherFiles, 'other file')} on the medium`)
   for (const { name, reason } of unreadable) io.note(`${shown(name)}: cannot be read: ${reason}`)
+  for (const name of missing) io.note(`${shown(name)}: named by the DICOMDIR, not on the medium`)
 }
 
 /** Text of a medium must not steer the terminal. */
@@ -77,11 +93,11 @@ async function choose({ studies }: Medium, args: Args, io: Io): Promise<readonly
   const [patient, study] = [args.text('patient'), args.text('study')]
   if (args.flag('all')) return studies
   if (patient !== undefined || study !== undefined) {
-    const found = studies.filter(
-      each =>
-        (patient === undefined || each.patientId === patient) &&
-        (study === undefined || each.studyInstanceUid === study),
-    )
+    const choice = {
+      ...(patient !== undefined && { patientId: patient }),
+      ...(study !== undefined && { studyInstanceUid: study }),
+    }
+    const found = pickStudies(studies, [choice])
     if (found.length === 0) io.note('no study on the medium is meant by that')
     return found
   }
@@ -126,7 +142,7 @@ async function* chunksOf(source: ByteSource, reading: { problem?: string }): Asy
   }
 }
 
-function describe({ studies, unreadable, otherFiles }: Medium, outcome: Outcome): object {
+function describe({ studies, unreadable, missing, otherFiles }: Medium, outcome: Outcome): object {
   return {
     studies: studies.map(({ modalities, files, ...study }) => ({
       ...study,
@@ -134,6 +150,7 @@ function describe({ studies, unreadable, otherFiles }: Medium, outcome: Outcome)
       instances: files.length,
     })),
     unreadable,
+    missing,
     otherFiles,
     ...outcome,
   }

@@ -2,12 +2,13 @@
 import { readFileSync } from 'node:fs'
 import { mkdir, mkdtemp, rm } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
+import { readPrivateKeys } from '../../endpoints/pack/openpgp.ts'
 import { openCard } from '../../peers/card.ts'
 import { keyId, type SigningKey } from '../../peers/envelope.ts'
 import { GatewayError, isGatewayError } from '../errors.ts'
 import { type Args, type Command, exitCodes, type Io, UsageError } from './command.ts'
 import { type Delivery, type ReceivedFile, readDelivery } from './open/delivery.ts'
-import { type UnpackOptions, unpack } from './open/unpack.ts'
+import { type Identities, type UnpackOptions, unpack } from './open/unpack.ts'
 import { counted } from './table.ts'
 
 export const openDelivery: Command = {
@@ -17,14 +18,18 @@ export const openDelivery: Command = {
   arity: { min: 1, max: 10_000 },
   options: {
     out: { type: 'string', value: 'DIR', help: 'folder for what the packages hold; made when it is not there' },
-    identity: { type: 'string', value: 'FILE', help: 'identities of age (AGE-SECRET-KEY-1…), for encrypted packages' },
+    identity: {
+      type: 'string',
+      value: 'FILE',
+      help: 'for encrypted packages: age identities, or an OpenPGP private key',
+    },
     signer: { type: 'string', value: 'CARD|KEY', help: "the sender's site card, or its signing key in base64" },
     unsigned: { type: 'boolean', help: 'open what has no manifest; only encryption and checksums are verified' },
   },
   details: [
     'PACKAGE is the folder of a delivery, or a file in it. Sizes and digests are compared with the signature in',
     'manifest.sig; what is damaged, missing or was never signed is not written. Packages for OpenPGP are verified',
-    'and left to gpg -d. endpoints/PACKAGES.md describes deliveries.',
+    'and left to gpg -d when no private key without a passphrase is given. endpoints/PACKAGES.md describes deliveries.',
     '',
     'Exit 0 when all of it was verified and written; 1 when something was damaged, missing or refused, and what was',
     'whole is written all the same; 2 for wrong arguments, a card or identity that cannot be read; 130 interrupted.',
@@ -35,11 +40,11 @@ export const openDelivery: Command = {
     const out = args.text('out')
     if (out === undefined) throw new UsageError('--out is required')
     const trust = trustOf(args, io)
-    const identities = identitiesOf(args, io)
+    const identities = await identitiesOf(args, io)
     const deliveries: Delivery[] = []
     for (const place of args.operands) deliveries.push(await readDelivery(resolve(io.cwd, place), trust))
     const files = deliveries.flatMap(delivery => delivery.files)
-    if (identities.length === 0 && files.some(({ name }) => /\.age$/i.test(name)))
+    if (identities.age.length === 0 && files.some(({ name }) => /\.age$/i.test(name)))
       throw new UsageError('the packages are encrypted with age: name your identity file with --identity')
     const target = resolve(io.cwd, out)
     await mkdir(target, { recursive: true })
@@ -128,12 +133,18 @@ function keyOf(text: string): SigningKey | undefined {
   return /^[A-Za-z0-9+/]{43}=$/.test(text) ? Buffer.from(text, 'base64') : undefined
 }
 
-function identitiesOf(args: Args, io: Io): string[] {
+async function identitiesOf(args: Args, io: Io): Promise<Identities> {
   const name = args.text('identity')
-  if (name === undefined) return []
-  const lines = readInput(name, io, '--identity').toString('utf8').split(/\r?\n/)
-  const identities = lines.map(line => line.trim()).filter(line => /^AGE-SECRET-KEY-1[0-9A-Z]{58}$/.test(line))
-  if (identities.length > 0) return identities
+  if (name === undefined) return { age: [], openpgp: [] }
+  const text = readInput(name, io, '--identity').toString('utf8')
+  if (text.includes('-----BEGIN PGP PRIVATE KEY BLOCK-----')) {
+    await readPrivateKeys([text]).catch((error: unknown) => {
+      throw isGatewayError(error) ? new UsageError(`--identity: ${error.message}`) : error
+    })
+    return { age: [], openpgp: [text] }
+  }
+  const age = text.match(/^AGE-SECRET-KEY-1[0-9A-Z]{58}(?=\s*$)/gm) ?? []
+  if (age.length > 0) return { age, openpgp: [] }
   throw new UsageError(
     `--identity: ${name} holds no AGE-SECRET-KEY-1…; one with a passphrase is opened with age -d first`,
   )

@@ -115,6 +115,17 @@ export const peerConfirm: Command = {
   },
 }
 
+export const peerCard: Command = {
+  name: 'peer card',
+  summary: "Write this site's own card: who receives deliveries verifies them by it.",
+  options: { out: { type: 'string', value: 'FILE', help: 'file for the card (default: print it)' }, ...common },
+  details: 'The card is public; hand it over by a way that nobody can change. There: hanse open DELIVERY --signer FILE',
+  async run(args, io) {
+    handOver(await openClient(args, io).call('GET', '/peers/card'), args, io)
+    return exitCodes.ok
+  },
+}
+
 export const peerList: Command = {
   name: 'peer list',
   summary: 'List peers.',

@@ -11,6 +11,7 @@ import {
   exitCodes,
   type Io,
   jsonOption,
+  required,
   UsageError,
 } from './command.ts'
 import { readPseudonymLines } from './deidentify/project-file.ts'
@@ -164,10 +165,4 @@ function printEntries(answer: unknown, args: Args, io: Io): number {
 /** RFC 4180 §2: fields with commas, quotes or line breaks are quoted. */
 function csvField(text: string): string {
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text
-}
-
-function required(args: Args, option: string): string {
-  const value = args.text(option)
-  if (value === undefined) throw new UsageError(`--${option} is required`)
-  return value
 }

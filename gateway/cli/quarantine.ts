@@ -1,15 +1,7 @@
 /** `hanse quarantine ...` */
 import { at, field, items } from './answer.ts'
 import { openClient } from './client.ts'
-import {
-  type Args,
-  type Command,
-  configOptions,
-  connectionOptions,
-  exitCodes,
-  jsonOption,
-  UsageError,
-} from './command.ts'
+import { type Command, configOptions, connectionOptions, exitCodes, jsonOption, required } from './command.ts'
 import { table } from './table.ts'
 
 const common = { ...jsonOption, ...connectionOptions, ...configOptions }
@@ -86,10 +78,4 @@ export const quarantineRerun: Command = {
     io.print('it is tried again')
     return exitCodes.ok
   },
-}
-
-function required(args: Args, option: string): string {
-  const value = args.text(option)
-  if (value === undefined) throw new UsageError(`--${option} is required`)
-  return value
 }

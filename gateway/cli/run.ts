@@ -15,6 +15,7 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
   'peer invite': { summary: 'invite another site', load: async () => (await import('./peer.ts')).peerInvite },
   'peer accept': { summary: 'accept an invitation', load: async () => (await import('./peer.ts')).peerAccept },
   'peer confirm': { summary: 'confirm a peer', load: async () => (await import('./peer.ts')).peerConfirm },
+  'peer card': { summary: "write this site's own card", load: async () => (await import('./peer.ts')).peerCard },
   'peer list': { summary: 'list peers', load: async () => (await import('./peer.ts')).peerList },
   'peer revoke': { summary: 'revoke a peer', load: async () => (await import('./peer.ts')).peerRevoke },
   'policy show': { summary: 'print the policy', load: async () => (await import('./policy.ts')).policyShow },
@@ -61,6 +62,22 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
     summary: 'send it under another profile',
     load: async () => (await import('./quarantine.ts')).quarantineRerun,
   },
+  'recall list': {
+    summary: 'list what was asked back',
+    load: async () => (await import('./recall.ts')).recallList,
+  },
+  'recall start': {
+    summary: 'ask a peer to give back',
+    load: async () => (await import('./recall.ts')).recallStart,
+  },
+  'recall accept': {
+    summary: 'delete what a peer asks back',
+    load: async () => (await import('./recall.ts')).recallAccept,
+  },
+  'recall refuse': {
+    summary: 'keep what a peer asks back',
+    load: async () => (await import('./recall.ts')).recallRefuse,
+  },
   'pseudonym projects': {
     summary: 'list projects',
     load: async () => (await import('./pseudonym.ts')).pseudonymProjects,
@@ -104,6 +121,10 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
   'endpoint confirm': {
     summary: 'confirm a host key',
     load: async () => (await import('./endpoint.ts')).endpointConfirm,
+  },
+  'endpoint test': {
+    summary: 'try an endpoint step by step',
+    load: async () => (await import('./endpoint.ts')).endpointTest,
   },
   'endpoint stop': {
     summary: 'send nothing more there',

@@ -17,6 +17,7 @@ import * as deidentifiedTransfers from './migrations/0012-deidentified-transfers
 import * as retention from './migrations/0013-retention.ts'
 import * as workitems from './migrations/0013-workitems.ts'
 import * as endpoints from './migrations/0014-endpoints.ts'
+import * as recalls from './migrations/0016-recalls.ts'
 import * as uploads from './migrations/0017-uploads.ts'
 import * as orthanc from './migrations/0018-orthanc.ts'
 
@@ -36,6 +37,7 @@ const migrations: Readonly<Record<string, Migration>> = {
   '0013-retention': retention,
   '0013-workitems': workitems,
   '0014-endpoints': endpoints,
+  '0016-recalls': recalls,
   '0017-uploads': uploads,
   '0018-orthanc': orthanc,
 }

@@ -73,6 +73,7 @@ export interface Schema {
   password_users: PasswordUsersTable
   orthanc_imports: OrthancImportsTable
   orthanc_import_items: OrthancImportItemsTable
+  recalls: RecallsTable
 }
 
 /** A row of table `T` as it is read. */
@@ -736,6 +737,27 @@ export interface BackgroundJobsTable {
   ended_at: Date | null
 }
 
+export interface RecallsTable {
+  id: string
+  direction: 'sent' | 'received'
+  transfer: string
+  peer: string
+  manifest_id: string
+  state: 'pending' | 'recalled' | 'refused'
+  reason: string
+  envelope: Buffer
+  answer: ColumnType<Buffer | null, Buffer | undefined, Buffer | null>
+  instances: Generated<number>
+  requested_by: string
+  why: ColumnType<string | null, string | undefined, string | null>
+  decided_by: ColumnType<string | null, string | undefined, string | null>
+  decided_at: ColumnType<Date | null, Date | undefined, Date | null>
+  error_code: ColumnType<string | null, string | undefined, string | null>
+  attempts: Generated<number>
+  created_at: DefaultDate
+  updated_at: DefaultDate
+}
+
 export interface LegalHoldsTable {
   id: string
   issuer: ColumnType<string | null, string | undefined, string | null>
@@ -796,7 +818,7 @@ export interface UploadsTable {
   remote_address: string | null
   size_bytes: number | null
   metadata: Json
-  state: Generated<'receiving' | 'storing' | 'done' | 'failed'>
+  state: Generated<'receiving' | 'storing' | 'disc' | 'done' | 'failed'>
   job: string | null
   error_code: string | null
   error: string | null

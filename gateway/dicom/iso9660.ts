@@ -1,4 +1,4 @@
-/** Reads images of discs: ISO 9660 (ECMA-119), with the names of Joliet where there are any. Everything is bounded. */
+/** Reads images of discs: ISO 9660 (ECMA-119), with the names of Joliet or Rock Ridge where there are any. Everything is bounded. */
 import { GatewayError } from '../errors.ts'
 import type { ByteSource } from './byte-source.ts'
 import type { ByteRange } from './dataset.ts'
@@ -135,7 +135,9 @@ function entryAt(record: Buffer, { blockBytes, isJoliet }: Pick<Volume, 'blockBy
   if (33 + nameBytes > record.length || record[26] !== 0) return undefined
   const raw = record.subarray(33, 33 + nameBytes)
   const text = isJoliet && nameBytes > 1 ? Buffer.from(raw).swap16().toString('utf16le') : raw.toString('latin1')
-  const name = text.replace(/;\d+$/, '').replace(/\.$/, '')
+  // Rock Ridge says whole names; the others have a version, and a dot where there is no extension.
+  const name =
+    (isJoliet ? undefined : rockRidgeName(record, 33 + nameBytes)) ?? text.replace(/;\d+$/, '').replace(/\.$/, '')
   if (name === '' || name === '..' || name.includes('/')) return undefined
   // An extended attribute record comes before the bytes.
   const offset = (record.readUInt32LE(2) + (record[1] ?? 0)) * blockBytes
@@ -145,4 +147,27 @@ function entryAt(record: Buffer, { blockBytes, isJoliet }: Pick<Volume, 'blockBy
     isFolder: (flags & 2) !== 0,
     isContinued: (flags & 0x80) !== 0,
   }
+}
+
+/**
+ * The name in the system use area of a record (SUSP 1.12 §4, RRIP 1.12 §4.1.4, entries NM); undefined without one, and
+ * where it goes on in another area: then the plain name does.
+ */
+function rockRidgeName(record: Buffer, nameEnd: number): string | undefined {
+  const parts: Buffer[] = []
+  // The area begins at an even place.
+  for (let at = nameEnd + (nameEnd % 2); at + 4 <= record.length; ) {
+    const length = record[at + 2] ?? 0
+    if (length < 4 || at + length > record.length) break
+    const signature = record.toString('latin1', at, at + 2)
+    if (signature === 'NM' && length >= 5) {
+      const flags = record[at + 4] ?? 0
+      // 2 and 4 are the folder itself and the one above.
+      if ((flags & 6) !== 0) return undefined
+      parts.push(record.subarray(at + 5, at + length))
+      if ((flags & 1) === 0) return Buffer.concat(parts).toString('utf8')
+    }
+    at += length
+  }
+  return undefined
 }

@@ -100,9 +100,16 @@ function readTransaction(dataset: Dataset): string {
 
 function readReference(item: Dataset): InstanceReference {
   return {
-    sopClassUid: readUid(item, tag.referencedSopClassUid, 'Referenced SOP Class UID'),
-    sopInstanceUid: readUid(item, tag.referencedSopInstanceUid, 'Referenced SOP Instance UID'),
+    sopClassUid: readName(item, tag.referencedSopClassUid, 'Referenced SOP Class UID'),
+    sopInstanceUid: readName(item, tag.referencedSopInstanceUid, 'Referenced SOP Instance UID'),
   }
+}
+
+/** What is no UID names no instance: it is among those that are missing, and does not spoil the others. */
+function readName(dataset: Dataset, uid: number, name: string): string {
+  const value = stringOf(dataset, uid)?.trim() ?? ''
+  if (!/^[!-[\]-~]{1,64}$/.test(value)) throw new GatewayError('BAD_REQUEST', `expected a ${name}`)
+  return value
 }
 
 /** Leading zeros in components are tolerated, as at the storage SCP. */

@@ -6,6 +6,7 @@ import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from
 import { type ErrorCode, errorLine, errorTable, isGatewayError, outwardMessage } from '../errors.ts'
 import type { Log } from '../log.ts'
 import { isOwnRoute } from './auth.ts'
+import { drain } from './drain.ts'
 import type { HttpRefusal } from './refusals.ts'
 import { orthancPath } from './request-line.ts'
 
@@ -54,7 +55,7 @@ export function installProblems(
   log: Log,
   onRefused: ((refusal: Omit<HttpRefusal, 'repeats'>) => void) | undefined,
 ): void {
-  app.setErrorHandler((error: FastifyError, request, reply) => {
+  app.setErrorHandler(async (error: FastifyError, request, reply) => {
     const { problem, cause } = toProblem(error, request.id)
     if (problem.status >= 500) {
       log.error({ requestId: request.id, status: problem.status, error: errorLine(cause) }, 'request failed')
@@ -65,6 +66,8 @@ export function installProblems(
       const address = request.socket.remoteAddress ?? ''
       onRefused?.({ code: problem.code, address, route: request.routeOptions.url ?? 'unknown' })
     }
+    // Many clients send their credentials only when they are asked to, and read that only after they have sent all.
+    if (problem.status === 401) await drain(request.raw)
     return sendProblem(request, reply, problem)
   })
   app.setNotFoundHandler((request, reply) =>

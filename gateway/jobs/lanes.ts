@@ -28,6 +28,8 @@ export interface Jobs {
   'background-job': { readonly job: string }
   /** Look for priors of a study that has arrived. */
   'prefetch-priors': { readonly study: number }
+  /** Ask a peer for what it was sent, until it has decided. */
+  recall: { readonly recall: string }
   /** Carry a dry run of a policy on. */
   'dry-run': { readonly run: string }
 }
@@ -50,6 +52,7 @@ export const lanes: { readonly [L in Lane]: Decoder<Jobs[L]> } = {
   'modality-job': object({ job: text({ min: 1, max: 64, expected: 'a job id' }) }),
   'background-job': object({ job: text({ min: 1, max: 64, expected: 'a job id' }) }),
   'prefetch-priors': object({ study: integer({ min: 1 }) }),
+  recall: object({ recall: text({ min: 1, max: 64, expected: 'the id of a recall' }) }),
   'dry-run': object({ run: text({ min: 1, max: 64, expected: 'the id of a dry run' }) }),
 }
 

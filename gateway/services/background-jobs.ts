@@ -137,6 +137,7 @@ const uuid = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/
  *
  * @param concurrency  how many run at the same time
  * @param historySize  how many ended ones are kept
+ * @param archivesKept  of how many archives and media the files are kept; undefined: of all, for their time
  */
 export function openBackgroundJobs(options: {
   readonly db: Db
@@ -145,8 +146,9 @@ export function openBackgroundJobs(options: {
   readonly dataDir: string
   readonly concurrency: number
   readonly historySize: number
+  readonly archivesKept?: number | undefined
 }): BackgroundJobs {
-  const { db, queue, concurrency, historySize } = options
+  const { db, queue, concurrency, historySize, archivesKept } = options
   const log = options.log.child({ part: 'background-jobs' })
   const files = new JobFiles(options.dataDir)
   const definitions = new Map<string, JobDefinition>()
@@ -170,7 +172,7 @@ export function openBackgroundJobs(options: {
     await queue.enqueue(tx, 'background-job', { job: id }, { singletonKey: id, priority })
 
   const prune = async (): Promise<void> => {
-    const gone = await pruneJobs(db, historySize, new Date(Date.now() - outputsKeptMs))
+    const gone = await pruneJobs(db, historySize, new Date(Date.now() - outputsKeptMs), archivesKept)
     for (const id of gone) {
       handed.delete(id)
       await files.remove(id)

@@ -2,7 +2,7 @@
 import { closeSync, fdatasyncSync, fstatSync, openSync, readSync, rmSync, writeSync } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import type { Certificate } from '../../policy/deid/certificate.ts'
-import { type Deidentifier, memorySpool, type PixelCodec, type Spool } from '../../policy/deid/engine.ts'
+import type { Deidentifier, PixelCodec, Spool } from '../../policy/deid/engine.ts'
 import type { Held } from '../../policy/deid/hold.ts'
 import type { Identifiers } from '../../policy/deid/identifiers.ts'
 import type { Subject } from '../../policy/deid/project.ts'
@@ -43,19 +43,63 @@ export type FileOutcome = FileDone | FileFailed | Held
 /** Smaller files are read, verified and written in one piece. */
 export const maxMemoryBytes = 67_108_864
 
-/** De-identifies one file; never throws. `known` are the identifiers of all instances of its study. */
+/** Larger memory is not kept from one file to the next. */
+const keptBytes = 8 * 1_048_576
+
+/** Memory for one file after the other: new pages for each would take as long as its digests. */
+export class Scratch {
+  #input = Buffer.alloc(0)
+  #output = Buffer.alloc(0)
+
+  input(bytes: number): Buffer {
+    if (bytes > keptBytes) return Buffer.allocUnsafeSlow(bytes)
+    if (this.#input.length < bytes) this.#input = Buffer.allocUnsafeSlow(roomFor(bytes))
+    return this.#input.subarray(0, bytes)
+  }
+
+  /** Chunks in one piece. @param expected  about how many bytes they are */
+  async gather(chunks: AsyncIterable<Uint8Array>, expected: number): Promise<Uint8Array> {
+    let length = 0
+    let output = this.#output
+    for await (const chunk of chunks) {
+      if (length + chunk.length > output.length) {
+        const larger = Buffer.allocUnsafeSlow(roomFor(Math.max(expected, length + chunk.length)))
+        larger.set(output.subarray(0, length))
+        output = larger
+      }
+      output.set(chunk, length)
+      length += chunk.length
+    }
+    if (output.length <= 2 * keptBytes) this.#output = output
+    return output.subarray(0, length)
+  }
+}
+
+/** Some more, so that files which grow a little need no other memory. */
+const roomFor = (bytes: number): number => Math.ceil(bytes * 1.1) + 65_536
+
+/**
+ * De-identifies one file; never throws.
+ *
+ * @param known    the identifiers of all instances of its study
+ * @param scratch  for who does one file after the other
+ */
 export async function deidentifyFile(
   engine: Deidentifier,
   task: DeidentifyTask,
   known: Identifiers | undefined,
   codec: PixelCodec | undefined = undefined,
+  scratch: Scratch = new Scratch(),
 ): Promise<FileOutcome> {
   using file = openInput(task.sourcePath)
   if (file === undefined) return unreadable('the stored bytes cannot be opened')
-  await using target = new Target(task, file.source.sizeBytes)
+  await using target = new Target(task, file.source.sizeBytes, scratch)
   try {
     const { sizeBytes } = file.source
-    const source = sizeBytes <= maxMemoryBytes ? bufferSource(await file.source.read(0, sizeBytes)) : file.source
+    const source =
+      sizeBytes <= maxMemoryBytes
+        ? bufferSource(await file.source.read(0, sizeBytes, scratch.input(sizeBytes)))
+        : file.source
     const outcome = await engine.run(source, target.spool, {
       ...(known !== undefined && { knownOfStudy: () => known }),
       ...(task.subject !== undefined && { subject: task.subject }),
@@ -78,11 +122,16 @@ function unreadable(reason: string): Held {
   return { kind: 'held', code: 'unreadable', reason, evidence: [], isAlert: true }
 }
 
+interface InputSource extends ByteSource {
+  /** As a byte source; a view of `into` where it is given. */
+  read(offset: number, length: number, into?: Buffer): Promise<Uint8Array>
+}
+
 /**
  * An open file, or undefined when it cannot be opened; reads do not go through the thread pool, which costs more than
  * reading a header.
  */
-export function openInput(path: string): (Disposable & { readonly source: ByteSource }) | undefined {
+export function openInput(path: string): (Disposable & { readonly source: InputSource }) | undefined {
   let file: number
   try {
     file = openSync(path, 'r')
@@ -93,8 +142,9 @@ export function openInput(path: string): (Disposable & { readonly source: ByteSo
   return {
     source: {
       sizeBytes,
-      async read(offset, length) {
-        const bytes = Buffer.allocUnsafeSlow(Math.max(0, Math.min(length, sizeBytes - offset)))
+      async read(offset, length, into) {
+        const wanted = Math.max(0, Math.min(length, sizeBytes - offset))
+        const bytes = into?.subarray(0, wanted) ?? Buffer.allocUnsafeSlow(wanted)
         let filled = 0
         while (filled < bytes.length) {
           const count = readSync(file, bytes, filled, bytes.length - filled, offset + filled)
@@ -119,10 +169,19 @@ class Target implements AsyncDisposable {
   #isKept = false
   #isWritten = false
 
-  constructor({ targetPath, isDurable }: DeidentifyTask, sourceBytes: number) {
+  constructor({ targetPath, isDurable }: DeidentifyTask, sourceBytes: number, scratch: Scratch) {
     this.#path = targetPath
     this.#isDurable = isDurable
-    this.spool = sourceBytes <= maxMemoryBytes ? memorySpool : chunks => this.#write(chunks)
+    let isFirst = true
+    this.spool =
+      sourceBytes > maxMemoryBytes
+        ? chunks => this.#write(chunks)
+        : async chunks => {
+            // What is encoded anew is read from the first output while the second one is made.
+            const memory = isFirst ? scratch : new Scratch()
+            isFirst = false
+            return bufferSource(await memory.gather(chunks, sourceBytes))
+          }
   }
 
   /** Writes what is still in memory. @throws errors of the file system */

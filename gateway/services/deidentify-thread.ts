@@ -2,9 +2,10 @@
 import { parentPort } from 'node:worker_threads'
 import { Deidentifier } from '../../policy/deid/engine.ts'
 import type { Answer, Question, Session } from './deidentify.ts'
-import { deidentifyFile, openInput } from './deidentify-file.ts'
+import { deidentifyFile, openInput, Scratch } from './deidentify-file.ts'
 
 const port = parentPort
+const scratch = new Scratch()
 let current: { readonly engine: Deidentifier; readonly identifiers: Session['identifiers'] } | undefined
 
 port?.on('message', (question: Question) => {
@@ -23,7 +24,7 @@ async function answer({ session, task }: Question): Promise<Answer> {
   if (current === undefined) return { kind: 'broken' }
   const { engine, identifiers } = current
   if (task.kind === 'run') {
-    const outcome = await deidentifyFile(engine, task, identifiers)
+    const outcome = await deidentifyFile(engine, task, identifiers, undefined, scratch)
     if (outcome.kind !== 'failed') return { kind: 'run', outcome }
     const { code, message } = outcome.error
     return { kind: 'failed', code, message }

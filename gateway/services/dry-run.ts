@@ -3,7 +3,7 @@
  * is sent. It decides by the same functions as routing, a few hundred studies at a time, so that ten thousand take minutes
  * and a restart goes on where it was.
  */
-import { randomUUID } from 'node:crypto'
+import { createHash, randomUUID } from 'node:crypto'
 import { sql } from 'kysely'
 import { authorize } from '../../policy/authorize.ts'
 import { canonicalJson, decodePolicy, type PolicyDocument } from '../../policy/document.ts'
@@ -129,7 +129,7 @@ export function openDryRuns(options: {
             participants: [{ userId: principal.id, requestor: true }],
             objects: active ? [{ kind: 'policy', version: active.version, sha256: active.sha256 }] : [],
             reason: 'policy-dry-run',
-            detail: { run: id, days },
+            detail: { run: id, days, documentSha256: createHash('sha256').update(row.document).digest('hex') },
           }),
         )
       })

@@ -179,8 +179,15 @@ export async function forgetOutput(tx: Tx, id: string, key: string): Promise<boo
 /**
  * Removes the oldest ended jobs beyond `keep`, and the outputs of those that ended before; ids of the former. Each is
  * kept for a minute, so that who waited for it finds its end.
+ *
+ * @param archivesKept  so many archives and media are kept, the newest; undefined: all
  */
-export async function pruneJobs(db: Db, keep: number, outputsBefore: Date): Promise<string[]> {
+export async function pruneJobs(
+  db: Db,
+  keep: number,
+  outputsBefore: Date,
+  archivesKept: number | undefined,
+): Promise<string[]> {
   const { rows } = await sql<{ id: string }>`
     delete from background_jobs where id in (
       select id from background_jobs where ended_at is not null order by ended_at desc, id offset ${keep})
@@ -190,6 +197,13 @@ export async function pruneJobs(db: Db, keep: number, outputsBefore: Date): Prom
   await sql`
     update background_jobs set outputs = '{}' where ended_at < ${outputsBefore} and outputs <> '{}'
   `.execute(db.kysely)
+  if (archivesKept !== undefined) {
+    await sql`
+      update background_jobs set outputs = '{}' where outputs <> '{}' and id in (
+        select id from background_jobs where type in ('Archive', 'Media') and outputs <> '{}'
+         order by ended_at desc, id offset ${archivesKept})
+    `.execute(db.kysely)
+  }
   return rows.map(row => row.id)
 }
 

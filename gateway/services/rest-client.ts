@@ -22,6 +22,8 @@ export interface RestTarget {
   /** The same in PEM, in the place of files. */
   readonly certificate?: string | undefined
   readonly key?: string | undefined
+  /** PEM file of the authorities that its certificate may be of, in place of the public ones. */
+  readonly caFile?: string | undefined
   readonly timeoutMs: number
 }
 
@@ -74,17 +76,19 @@ export async function callRest(target: RestTarget, call: RestCall, signal: Abort
 }
 
 async function certificateOf(target: RestTarget): Promise<RequestOptions> {
-  const { certificate, key, certificateFile, keyFile, keyPassword } = target
+  const { certificate, key, certificateFile, keyFile, keyPassword, caFile } = target
   if (certificate !== undefined) return { cert: certificate, key: key ?? certificate }
-  if (certificateFile === undefined) return {}
   try {
     return {
-      cert: await readFile(certificateFile),
-      key: await readFile(keyFile ?? certificateFile),
-      ...(keyPassword !== undefined && { passphrase: keyPassword }),
+      ...(caFile !== undefined && { ca: await readFile(caFile) }),
+      ...(certificateFile !== undefined && {
+        cert: await readFile(certificateFile),
+        key: await readFile(keyFile ?? certificateFile),
+        ...(keyPassword !== undefined && { passphrase: keyPassword }),
+      }),
     }
   } catch (cause) {
-    throw new GatewayError('PEER_UNREACHABLE', 'the client certificate cannot be read', { cause })
+    throw new GatewayError('PEER_UNREACHABLE', 'the certificates for the call cannot be read', { cause })
   }
 }
 

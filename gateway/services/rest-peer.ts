@@ -12,6 +12,8 @@ export interface RestPeerInput {
   readonly keyFile?: string | undefined
   readonly keyPassword?: string | undefined
   readonly timeoutSeconds?: number | undefined
+  /** Our name there, for plug-ins of Orthanc; kept and shown, of no use here. */
+  readonly remoteSelf?: string | undefined
   /** Whose network it is in. */
   readonly zone?: 'inside' | 'outside' | undefined
 }
@@ -38,10 +40,12 @@ const objectForm = object(
     CertificateKeyPassword: optional(text({ max: 1_024 })),
     Timeout: optional(integer({ min: 0, max: 3_600 })),
     Pkcs11: optional(boolean),
+    RemoteSelf: optional(text({ max: 64 })),
     Zone: optional(oneOf('inside', 'outside')),
   },
   { unknown: 'keep' },
 )
+/** A URL, or that with user name and password. */
 const listForm = list(text({ max: 2_000 }), { min: 1, max: 3 })
 
 /** Reads Orthanc's list or object. @throws GatewayError BAD_REQUEST */
@@ -68,13 +72,15 @@ export function readRestPeer(raw: unknown): RestPeerInput {
     keyFile: value.CertificateKeyFile,
     keyPassword: value.CertificateKeyPassword,
     timeoutSeconds: value.Timeout || undefined,
+    remoteSelf: value.RemoteSelf,
     zone: value.Zone,
   }
 }
 
 function fromList(raw: readonly unknown[]): object {
   const given = decode(listForm, raw)
-  if (!given.ok) throw new GatewayError('BAD_REQUEST', 'expected a URL, a user name and a password')
+  if (!given.ok || given.value.length === 2)
+    throw new GatewayError('BAD_REQUEST', 'expected a URL, a user name and a password')
   const [Url, Username, Password] = given.value
   return { Url, ...(Username !== undefined && { Username }), ...(Password !== undefined && { Password }) }
 }
@@ -88,6 +94,7 @@ export interface StoredRestPeer {
   readonly certificateFile: string | undefined
   readonly keyFile: string | undefined
   readonly timeoutSeconds: number | undefined
+  readonly remoteSelf?: string | undefined
   readonly zone: 'inside' | 'outside'
   /** Box of `RestSecrets`, base64; only this site's keys open it. */
   readonly sealed: string
@@ -129,6 +136,7 @@ const shape = object({
   certificateFile: optional(path),
   keyFile: optional(path),
   timeoutSeconds: optional(integer()),
+  remoteSelf: optional(text({ max: 64 })),
   zone: oneOf('inside', 'outside'),
   sealed: text(),
 })
@@ -148,6 +156,7 @@ export function writeRestPeer(peer: StoredRestPeer): Record<string, unknown> {
     HttpHeaders: peer.headerNames,
     ...(peer.username !== undefined && { Password: null }),
     Pkcs11: false,
+    ...(peer.remoteSelf !== undefined && { RemoteSelf: peer.remoteSelf }),
     Timeout: peer.timeoutSeconds ?? 0,
     Url: peer.url,
     ...(peer.username !== undefined && { Username: peer.username }),

@@ -128,12 +128,24 @@ export async function openRestPeers(options: {
       authorize(principal, 'peer.manage')
       const checked = decode(restPeerName, name)
       if (!checked.ok) throw new GatewayError('BAD_REQUEST', describe(checked.problems))
-      const { url, username, password, headers, keyPassword, certificateFile, keyFile, timeoutSeconds } = input
+      const { url, username, password, headers, keyPassword, certificateFile, keyFile, timeoutSeconds, remoteSelf } =
+        input
       const secrets: RestSecrets = { url, password, headers, keyPassword }
       const sealed = Buffer.from(sealing.seal(Buffer.from(JSON.stringify(secrets)))).toString('base64')
       const headerNames = Object.keys(headers ?? {})
       const zone = input.zone ?? 'outside'
-      const peer = { name, url, username, headerNames, certificateFile, keyFile, timeoutSeconds, zone, sealed }
+      const peer = {
+        name,
+        url,
+        username,
+        headerNames,
+        certificateFile,
+        keyFile,
+        timeoutSeconds,
+        remoteSelf,
+        zone,
+        sealed,
+      }
       await change(principal, { reason: 'rest-peer-registered', name }, now => [
         ...now.filter(other => other.name !== name),
         peer,

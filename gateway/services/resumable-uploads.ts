@@ -10,6 +10,8 @@ import { sql } from 'kysely'
 import { authorize } from '../../policy/authorize.ts'
 import type { Db } from '../db/db.ts'
 import { decode, object, text } from '../decode.ts'
+import { fileSource } from '../dicom/byte-source.ts'
+import { isIso9660 } from '../dicom/iso9660.ts'
 import { type ErrorCode, GatewayError, isGatewayError } from '../errors.ts'
 import { onBehalfOf, type Principal } from '../principal.ts'
 import type { Blobs } from '../store/blobs.ts'
@@ -24,7 +26,8 @@ import { readZip } from './zip-upload.ts'
 /** An upload as its owner sees it. */
 export interface ResumableUpload {
   readonly id: string
-  readonly state: 'receiving' | 'storing' | 'done' | 'failed'
+  /** `disc`: the image of one, kept for `/api/v1/discs` until it expires. */
+  readonly state: 'receiving' | 'storing' | 'disc' | 'done' | 'failed'
   /** Null while its sender has not said. */
   readonly sizeBytes: number | null
   readonly receivedBytes: number
@@ -81,6 +84,8 @@ export interface ResumableUploads {
     id: string,
     page: { readonly after: number; readonly limit: number },
   ): Promise<UploadedFile[]>
+  /** The file of a disc that was uploaded. @throws GatewayError NOT_FOUND, STATE_CONFLICT when it is none, FORBIDDEN */
+  discPath(principal: Principal, id: string): Promise<string>
   /** Removes what has expired and takes up what a killed process left. */
   sweep(): Promise<void>
 }
@@ -180,6 +185,10 @@ export async function openResumableUploads(options: {
       if (isZip) {
         source.destroy()
         await storeArchived(id, origin, progress, signal)
+      } else if (await isDisc(pathOf(id))) {
+        source.destroy()
+        await sql`update uploads set state = 'disc', updated_at = now() where id = ${id}::uuid`.execute(db.kysely)
+        return
       } else {
         const limits = { limitBytes, expectedBytes: await sizeOf(id) }
         const outcome = await storeFile(ingest, bytes, origin, limits).then(outcomeOf, refusedOutcome)
@@ -240,7 +249,7 @@ export async function openResumableUploads(options: {
         await sql`lock table uploads in share row exclusive mode`.execute(tx)
         const { rows } = await sql<{ own: number; all: number }>`
           select count(*)::int as all, (count(*) filter (where principal = ${principal.id}))::int as own
-            from uploads where state in ('receiving', 'storing')
+            from uploads where state in ('receiving', 'storing', 'disc')
         `.execute(tx)
         if ((rows[0]?.own ?? 0) >= mostOpenOfOne || (rows[0]?.all ?? 0) >= mostOpen) return false
         await sql`
@@ -303,10 +312,16 @@ export async function openResumableUploads(options: {
       return rows
     },
 
+    async discPath(principal, id) {
+      const { state } = await ownRow(principal, id)
+      if (state === 'disc') return pathOf(id)
+      throw new GatewayError('STATE_CONFLICT', 'the upload is not the image of a disc (ISO 9660), or not complete yet')
+    },
+
     async sweep() {
       await sql`
         delete from uploads
-         where (state = 'receiving' and created_at < now() - make_interval(secs => ${uploadExpiryMs / 1000}))
+         where (state in ('receiving', 'disc') and updated_at < now() - make_interval(secs => ${uploadExpiryMs / 1000}))
             or (state in ('done', 'failed') and updated_at < now() - make_interval(days => ${outcomesKeptDays}))
       `.execute(db.kysely)
       const { rows } = await sql<{
@@ -357,6 +372,11 @@ function outcomeOf(result: Awaited<ReturnType<Ingest['store']>>): Outcome {
     instance: result.instance.orthancId,
     ...('held' in result && { held: result.held }),
   }
+}
+
+async function isDisc(path: string): Promise<boolean> {
+  await using file = await open(path, 'r')
+  return await isIso9660(fileSource(file, (await file.stat()).size))
 }
 
 /** A file that is no DICOM is an outcome; what may pass is not. */

@@ -1,7 +1,9 @@
-/** DICOMweb servers of the configuration, and how they are called: HTTP with a login or token, bounded in time. */
+/** DICOMweb servers of the configuration, and how they are called: with a login, a token or a certificate, bounded in time. */
+import { Readable } from 'node:stream'
 import { readSecret } from '../config.ts'
 import { type Accepted, parseMediaType } from '../dicom/media-type.ts'
 import { GatewayError } from '../errors.ts'
+import { callRest, type RestCall, type RestTarget } from './rest-client.ts'
 
 /** A server as the configuration has it. */
 export interface WebServer {
@@ -13,6 +15,11 @@ export interface WebServer {
   readonly loginFile?: string | undefined
   /** A file with a bearer token. */
   readonly tokenFile?: string | undefined
+  /** Authorities that its certificate may be of (PEM), in place of the public ones. */
+  readonly caFile?: string | undefined
+  /** Our certificate and key for it (PEM). */
+  readonly certificateFile?: string | undefined
+  readonly keyFile?: string | undefined
 }
 
 /** Servers by name. */
@@ -35,8 +42,8 @@ export interface WebAnswer {
   cancel(): Promise<void>
 }
 
-/** How long a server may take to begin its answer. */
-const answerDeadlineMs = 120_000
+/** How long a server may be silent; one that is storing what we sent says nothing for a while. */
+const silenceMs = { asked: 120_000, storing: 600_000 }
 
 /** The server of a name. @throws GatewayError NOT_FOUND */
 export function findServer(servers: WebServerList, name: string): WebServer {
@@ -51,31 +58,38 @@ export function findServer(servers: WebServerList, name: string): WebServer {
  * @throws GatewayError PEER_UNREACHABLE, CONFIG_INVALID for a login that cannot be read, the reason of the signal
  */
 export async function callServer(server: WebServer, { path, accept, body, signal }: WebRequest): Promise<WebAnswer> {
-  const begun = new AbortController()
-  const timer = setTimeout(() => begun.abort(new Error('no answer')), answerDeadlineMs)
-  try {
-    const answer = await fetch(`${server.url}${path}`, {
-      method: body ? 'POST' : 'GET',
-      redirect: 'error',
-      headers: { accept, ...authorization(server), ...(body && { 'content-type': body.type }) },
-      ...(body && { body: ReadableStream.from(body.chunks), duplex: 'half' as const }),
-      signal: AbortSignal.any(body ? [signal] : [signal, begun.signal]),
-    })
-    return {
-      status: answer.status,
-      type: parseMediaType(answer.headers.get('content-type') ?? '') ?? { name: '', parameters: new Map() },
-      body: chunksOf(answer.body),
-      cancel: async () => {
-        await answer.body?.cancel()
-      },
-    }
-  } catch (cause) {
-    signal.throwIfAborted()
-    if (cause instanceof GatewayError) throw cause
-    throw new GatewayError('PEER_UNREACHABLE', 'the DICOMweb server does not answer', { cause })
-  } finally {
-    clearTimeout(timer)
+  const { url, caFile, certificateFile, keyFile } = server
+  const target: RestTarget = {
+    name: 'the DICOMweb server',
+    url,
+    headers: { accept, ...authorization(server), ...(body && { 'content-type': body.type }) },
+    timeoutMs: body ? silenceMs.storing : silenceMs.asked,
+    caFile,
+    certificateFile,
+    keyFile,
   }
+  const call: RestCall = body
+    ? { method: 'POST', path, body: Readable.from(copied(body.chunks), { objectMode: false }) }
+    : { method: 'GET', path }
+  const answer = await callRest(target, call, signal)
+  const { statusCode: status = 0 } = answer
+  if (status >= 300 && status < 400) {
+    answer.destroy()
+    throw new GatewayError('PEER_UNREACHABLE', 'the DICOMweb server sends us elsewhere: name its own URL')
+  }
+  return {
+    status,
+    type: parseMediaType(answer.headers['content-type'] ?? '') ?? { name: '', parameters: new Map() },
+    body: chunksOf(answer),
+    cancel: async () => {
+      answer.destroy()
+    },
+  }
+}
+
+/** Chunks whose memory may be used again while a socket still holds them. */
+async function* copied(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+  for await (const chunk of chunks) yield Buffer.from(chunk)
 }
 
 /** The whole body, up to a bound. @throws GatewayError PEER_PROTOCOL beyond it */
@@ -90,9 +104,9 @@ export async function wholeBody({ body }: WebAnswer, limitBytes: number): Promis
   return Buffer.concat(chunks)
 }
 
-async function* chunksOf(body: ReadableStream<Uint8Array> | null): AsyncGenerator<Uint8Array> {
+async function* chunksOf(body: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
   try {
-    yield* body ?? []
+    yield* body
   } catch (cause) {
     throw new GatewayError('PEER_UNREACHABLE', 'the answer of the DICOMweb server broke off', { cause })
   }

@@ -132,7 +132,7 @@ export async function lookupIdentifier(db: Db, identifier: string, limit = 1000)
   for (const level of levelOrder) {
     const { rows } = await sql<{ id: number; orthancId: string }>`
       select id, orthanc_id as "orthancId" from ${sql.table(levelTables[level])}
-       where ${sql.ref(columns[level])} = ${identifier} order by id limit ${limit}
+       where ${level === 'patient' ? sql`upper(patient_id) = upper(${identifier})` : sql`${sql.ref(columns[level])} = ${identifier}`} order by id limit ${limit}
     `.execute(db.kysely)
     found.push(...rows.map(row => ({ level, ...row })))
   }

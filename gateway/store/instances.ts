@@ -11,6 +11,7 @@ import type { Db, Tx } from '../db/db.ts'
 import { isUniqueViolation } from '../db/failure.ts'
 import type { InstanceHeader } from '../dicom/instance-header.ts'
 import { orthancIds } from '../dicom/orthanc-id.ts'
+import { expectedInstances } from '../dicom/series-count.ts'
 import { GatewayError } from '../errors.ts'
 import type { Origin } from './origin.ts'
 
@@ -162,7 +163,7 @@ function insertFresh(fresh: readonly NewInstance[], events: readonly SealedEvent
         issuer text, patient_id text, patient_orthanc text, name_folded text, birth_date text, sex text, patient jsonb,
         study_uid text, study_orthanc text, study_date text, study_time text, accession text, description text, study jsonb,
         series_uid text, series_orthanc text, modality text, series jsonb,
-        sop_uid text, sop_class text, syntax text, instance_orthanc text, file text, dataset text, size bigint, pixels bigint, instance jsonb,
+        sop_uid text, sop_class text, syntax text, instance_orthanc text, file text, dataset text, size bigint, pixels bigint, expected int, instance jsonb,
         origin jsonb, due_at timestamptz)
     ), input as materialized (
       select * from given where not exists (select from given join instances on sop_instance_uid = sop_uid)
@@ -197,7 +198,7 @@ function insertFresh(fresh: readonly NewInstance[], events: readonly SealedEvent
       group by s.id, i.series_uid order by s.id, i.series_uid
       on conflict (study, series_instance_uid) do update set
         instance_count = series.instance_count + excluded.instance_count, updated_at = now()
-      returning id, study, series_instance_uid, orthanc_id, xmax = 0 as is_new
+      returning id, study, series_instance_uid, orthanc_id, instance_count, xmax = 0 as is_new
     ), i as (
       insert into instances (series, sop_instance_uid, sop_class_uid, transfer_syntax_uid, orthanc_id,
         file_sha256, dataset_sha256, size_bytes, pixel_data_offset, attributes, origin)
@@ -216,6 +217,8 @@ function insertFresh(fresh: readonly NewInstance[], events: readonly SealedEvent
         union all select 'NewSeries', 'series', orthanc_id, 2, id from se where is_new
         union all select 'NewStudy', 'study', orthanc_id, 3, id from s where is_new
         union all select 'NewPatient', 'patient', orthanc_id, 4, id from p where is_new
+        union all select 'CompletedSeries', 'series', orthanc_id, 5, id from se
+         where instance_count = (select max(expected) from input where series_orthanc = se.orthanc_id)
       ) fresh having count(*) > 0
     ), a as (
       insert into audit_events (at, salt, payload, commitment)
@@ -280,6 +283,7 @@ function toRow(item: NewInstance): Record<string, unknown> {
     dataset: item.datasetSha256.toString('hex'),
     size: item.sizeBytes,
     pixels: header.pixelDataOffset,
+    expected: expectedInstances(header.attributes.series),
     instance: header.attributes.instance,
     origin: item.origin,
     due_at: item.dueAt,

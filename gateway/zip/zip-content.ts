@@ -91,7 +91,8 @@ async function* chunksOf(source: ReusingSource, signal: AbortSignal): AsyncGener
   }
 }
 
-async function* deflated(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+/** Deflates chunks, each of which may be used again when the next one is asked for. @throws what `chunks` throws */
+export async function* deflated(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
   const deflate = createDeflateRaw({ ...fastest, chunkSize: 262_144 })
   const feeding = (async () => {
     for await (const chunk of chunks) {

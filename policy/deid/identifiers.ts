@@ -95,9 +95,40 @@ function addNames(element: Element, dataset: Dataset, into: Identifiers): void {
         if (words.length > 0) parts.push(words.join(''))
       }
       for (const glued of gluedForms(parts)) into.names.add(glued)
+      for (const spelled of spellings(group)) into.names.add(spelled)
     }
   }
 }
+
+/** Letters that are no others with an accent, as people write them who have no such key. */
+const plainLetters: Readonly<Record<string, string>> = {
+  ...{ ß: 'ss', ø: 'o', ł: 'l', đ: 'd', ð: 'd', æ: 'ae', œ: 'oe', þ: 'th', ı: 'i' },
+}
+const doubledLetters: Readonly<Record<string, string>> = {
+  ...plainLetters,
+  ä: 'ae',
+  ö: 'oe',
+  ü: 'ue',
+  ø: 'oe',
+  å: 'aa',
+}
+
+/** Other spellings of a name's words: Müßig as muessig and mussig, Mueller as muller, Gross as groß. */
+function spellings(group: string): ReadonlySet<string> {
+  const found = new Set<string>()
+  const lower = group.normalize('NFC').toLowerCase()
+  for (const [word] of lower.matchAll(wordPattern)) {
+    const replaced = (letters: Readonly<Record<string, string>>): string =>
+      [...word].map(letter => letters[letter] ?? letter).join('')
+    const undoubled = word.replace(/(?<=[aou])e/g, '').replace(/aa/g, 'a')
+    for (const form of [replaced(plainLetters), replaced(doubledLetters), undoubled, word.replaceAll('ss', 'ß')])
+      if (form !== word && form.length >= minSpelledLetters) found.add(fold(form))
+  }
+  return found
+}
+
+/** Shorter ones would be words of their own. */
+const minSpelledLetters = 5
 
 /** Parts written in one word: O'Brien as obrien, family and given name either way round, with an initial. */
 function gluedForms(parts: readonly string[]): readonly string[] {

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import { openCard } from '../../peers/card.ts'
 import { temporaryDir } from '../support/blobs.ts'
 import { buildInstance } from '../support/dicom-builder.ts'
 import { acceptEverything } from '../support/federation.ts'
@@ -67,6 +68,8 @@ test('two sites pair by the command line, online and with the string compared, a
   assert.deepEqual([silent.code, wrong.code, doubtful.code, compared.code, confirmed.code], [2, 1, 1, 0, 0])
   assert.ok(doubtful.err.includes(sas))
   assert.match((await at(a, ['peer', 'list'])).out, /Hospital B\s+active/)
+  assert.equal((await at(a, ['peer', 'card', '--out', join(dir, 'a.card')])).code, 0)
+  assert.equal(openCard(readFileSync(join(dir, 'a.card')), Date.now()).card.name, 'Hospital A')
 
   await b.api('PUT', '/api/v1/policy', acceptEverything)
   const instance = buildInstance({ seed: 5 })

@@ -2,6 +2,8 @@ import assert from 'node:assert/strict'
 import { mkdir, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
+import { DicomDirectory } from '../../gateway/dicom/dicomdir.ts'
+import { instanceRecord } from '../../gateway/dicom/directory-records.ts'
 import { temporaryDir } from '../support/blobs.ts'
 import { buildInstance } from '../support/dicom-builder.ts'
 import { isoImage } from '../support/iso-image.ts'
@@ -39,6 +41,36 @@ test('a folder is listed by patient and study; what cannot be read is named, lin
   assert.match(err, /1 other file/)
   assert.deepEqual([json.studies.length, json.stored, json.unreadable.length], [3, 0, 1])
   assert.equal(none.code, 2)
+})
+
+test('files that the DICOMDIR names and the medium lacks are named', async t => {
+  const dir = await temporaryDir(t)
+  const directory = new DicomDirectory()
+  for (const [index, { sopInstanceUid }] of built.entries()) {
+    directory.add(
+      instanceRecord(
+        {},
+        {
+          path: ['DICOM', `IM${index}`],
+          sopClassUid: '1.2.840.10008.5.1.4.1.1.2',
+          sopInstanceUid,
+          transferSyntaxUid: '1.2.840.10008.1.2.1',
+        },
+      ),
+    )
+  }
+  await mkdir(join(dir, 'dicom'))
+  await writeFile(join(dir, 'DICOMDIR'), Buffer.concat([...directory.file('TEST', '1.2.3')]))
+  // Mounted with small letters, and one of the three is lost.
+  await writeFile(join(dir, 'dicom/im0'), built[0]?.bytes ?? '')
+  await writeFile(join(dir, 'dicom/im1'), built[1]?.bytes ?? '')
+
+  const { code, err } = await hanse(['import', 'disc', dir])
+  const json = JSON.parse((await hanse(['import', 'disc', dir, '--json'])).out)
+
+  assert.equal(code, 1)
+  assert.match(err, /DICOM\/IM2: named by the DICOMDIR, not on the medium/)
+  assert.deepEqual([json.studies.length, json.missing], [2, ['DICOM/IM2']])
 })
 
 test('studies of a folder and of the image of a disc are chosen and stored', async t => {

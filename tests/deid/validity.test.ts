@@ -78,5 +78,5 @@ async function errors(t: TestContext, path: string): Promise<readonly string[]> 
   return output
     .split('\n')
     .filter(line => line.startsWith('Error'))
-    .map(line => line.replace(/ Value=<[^>]*>|\b\d+(?:\.\d+){2,}\b| = .*$/g, ''))
+    .map(line => line.replace(/ Value=<[^>]*>|\b\d+(?:\.\d+){2,}\b|(?<=UID )\d+$| = .*$/g, ''))
 }

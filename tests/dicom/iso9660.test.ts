@@ -9,7 +9,7 @@ const files = Object.fromEntries(
   Array.from({ length: 150 }, (_, i) => [`DICOM/ST${i % 3}/IM${i}`, Buffer.from(`TEST ${i} `.repeat(i * 7))]),
 )
 
-for (const names of ['plain', 'joliet'] as const) {
+for (const names of ['plain', 'joliet', 'rock-ridge'] as const) {
   test(`files and folders of a disc are read (${names})`, async () => {
     const source = bufferSource(isoImage(files, names))
     const found = new Map<string, Buffer>()

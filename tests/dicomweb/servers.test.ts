@@ -1,8 +1,14 @@
 /** The client's side: Orthanc with its DICOMweb plugin where it is installed, and another gateway. */
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
 import { existsSync } from 'node:fs'
+import { request as forward } from 'node:http'
+import { createServer } from 'node:https'
 import { test } from 'node:test'
 import { orthancDicomweb } from '../bench/orthanc.ts'
+import { temporaryDir } from '../support/blobs.ts'
+import { makeAuthority } from '../support/certificates.ts'
+import { onEnd } from '../support/cleanup.ts'
 import { buildInstance } from '../support/dicom-builder.ts'
 import { missingOrthanc, startOrthanc } from '../support/orthanc.ts'
 import { type WebApp, webApp } from './web-app.ts'
@@ -22,6 +28,59 @@ async function post(web: WebApp, path: string, body: unknown): Promise<{ status:
 }
 
 const countOf = async (web: WebApp): Promise<number> => Number(Object(await web.json('/instances')).length)
+
+test('a server by TLS is known by its own authority and asks for our certificate', async t => {
+  const there = await webApp(t)
+  for (const { bytes } of instances) await there.store(bytes)
+  const dir = await temporaryDir(t)
+  const [authority, other] = [await makeAuthority(dir, 'pacs'), await makeAuthority(dir, 'other')]
+  const [server, client] = [await authority.issue('pacs'), await authority.issue('hanse')]
+  const { port } = new URL(there.url)
+  const door = createServer(
+    {
+      cert: server.certificate,
+      key: server.key,
+      ca: authority.certificate,
+      requestCert: true,
+      rejectUnauthorized: true,
+    },
+    (request, answer) => {
+      const { method, url: path, headers } = request
+      const onward = forward({ port, method, path, headers: { ...headers, host: `127.0.0.1:${port}` } }, inner => {
+        answer.writeHead(inner.statusCode ?? 500, inner.headers)
+        inner.pipe(answer)
+      })
+      request.pipe(onward)
+    },
+  )
+  door.listen(0, '127.0.0.1')
+  await once(door, 'listening')
+  onEnd(t, () => {
+    door.closeAllConnections()
+    door.close()
+  })
+  const address = door.address()
+  const url = `https://127.0.0.1:${typeof address === 'object' ? address?.port : ''}/dicom-web`
+  const { certificateFile, keyFile } = client
+  const zone = 'inside' as const
+  const here = await webApp(t, {
+    pacs: { url, zone, caFile: authority.certificateFile, certificateFile, keyFile },
+    stranger: { url, zone, caFile: authority.certificateFile },
+    impostor: { url, zone, caFile: other.certificateFile, certificateFile, keyFile },
+    unnamed: { url, zone },
+  })
+
+  const fetched = await post(here, '/pacs/retrieve', { Resources: [{ Study: '1.2.3.1' }] })
+  assert.equal(Object(fetched.body).ReceivedInstancesCount, 3)
+  await there.call('/studies/1.2.3.1', { method: 'DELETE' })
+  const { rows } = await here.db.pool.query('select orthanc_id from studies')
+  const sent = await post(here, '/pacs/stow', { Resources: [String(Object(rows[0]).orthanc_id)] })
+  assert.equal(sent.status, 200, JSON.stringify(sent.body))
+  assert.equal(await countOf(there), 3)
+  for (const name of ['stranger', 'impostor', 'unnamed']) {
+    assert.equal((await post(here, `/${name}/qido`, { Uri: '/studies' })).status, 502, name)
+  }
+})
 
 test('another gateway is searched, fetched from and stored at', async t => {
   const there = await webApp(t)

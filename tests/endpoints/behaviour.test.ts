@@ -1,6 +1,6 @@
 /** One behaviour for all places: a package arrives whole, in order, once, or the error says why not. */
 import assert from 'node:assert/strict'
-import { createCipheriv, createHash } from 'node:crypto'
+import { createHash } from 'node:crypto'
 import { Readable } from 'node:stream'
 import { type TestContext, test } from 'node:test'
 import { deliverFiles, removeDelivery } from '../../endpoints/delivery.ts'
@@ -13,6 +13,7 @@ import { temporaryDir } from '../support/blobs.ts'
 import { missingFtpd, startFtpd } from '../support/ftpd.ts'
 import { startS3 } from '../support/s3.ts'
 import { missingSshd, startSshd } from '../support/sshd.ts'
+import { packageFile, seededBytes } from './package-files.ts'
 
 interface Tried {
   readonly place: Place
@@ -64,28 +65,10 @@ const places: readonly {
   },
 ]
 
-function fileOf(name: string, bytes: Buffer, role: PackageFile['role'] = 'content'): PackageFile {
-  const sha256 = createHash('sha256').update(bytes).digest('hex')
-  const chunks = function* (from: number): Generator<Buffer> {
-    for (let at = from; at < bytes.length; at += 65_536) yield bytes.subarray(at, at + 65_536)
-  }
-  return {
-    name,
-    role,
-    size: bytes.length,
-    sha256,
-    open: offset => Readable.from(chunks(offset), { objectMode: false }),
-  }
-}
-
-/** Bytes that do not compress, the same for the same seed. */
-const seededBytes = (seed: number, length: number): Buffer =>
-  createCipheriv('aes-128-ctr', Buffer.alloc(16, seed), Buffer.alloc(16)).update(Buffer.alloc(length))
-
 const study = (): readonly PackageFile[] => [
-  fileOf('done', Buffer.from('done\n'), 'done'),
-  ...Array.from({ length: 12 }, (_, i) => fileOf(`DICOM/S${i % 3}/I${i}`, seededBytes(i, 200_000 + i))),
-  fileOf('manifest.json', Buffer.from('{}'), 'manifest'),
+  packageFile('done', Buffer.from('done\n'), 'done'),
+  ...Array.from({ length: 12 }, (_, i) => packageFile(`DICOM/S${i % 3}/I${i}`, seededBytes(i, 200_000 + i))),
+  packageFile('manifest.json', Buffer.from('{}'), 'manifest'),
 ]
 
 async function content(store: FileStore, path: string, signal: AbortSignal): Promise<Buffer> {

@@ -2,7 +2,6 @@ import assert from 'node:assert/strict'
 import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
-import { generateX25519Identity, identityToRecipient } from 'age-encryption'
 import { decryptAge, encryptAge } from '../../endpoints/pack/age.ts'
 import { checkEncryption } from '../../endpoints/pack/options.ts'
 import { pack } from '../../endpoints/pack/pack.ts'
@@ -10,7 +9,7 @@ import { isGatewayError } from '../../gateway/errors.ts'
 import { temporaryDir } from '../support/blobs.ts'
 import { missing, run, runOk } from '../support/dcmtk.ts'
 import { randomOf } from '../support/mutate-dicom.ts'
-import { deliver, noSignal, packJob, preparedStudy } from '../support/packages.ts'
+import { deliver, newIdentity, noSignal, packJob, preparedStudy } from '../support/packages.ts'
 
 interface Recipient {
   readonly identity: string
@@ -20,10 +19,10 @@ interface Recipient {
 }
 
 async function ageRecipient(dir: string, name: string): Promise<Recipient> {
-  const identity = await generateX25519Identity()
+  const { identity, recipient } = await newIdentity()
   const path = join(dir, name)
   await writeFile(path, `# of tests\n${identity}\n`)
-  return { identity, recipient: await identityToRecipient(identity), path }
+  return { identity, recipient, path }
 }
 
 async function* chunked(bytes: Uint8Array, size: number): AsyncGenerator<Uint8Array> {

@@ -2,19 +2,23 @@ import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
 import { cp, mkdir, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { Readable } from 'node:stream'
 import { type TestContext, test } from 'node:test'
 import { crc32, deflateRawSync } from 'node:zlib'
-import { generateX25519Identity, identityToRecipient } from 'age-encryption'
+import { generateKey } from 'openpgp'
+import { decryptAge } from '../../endpoints/pack/age.ts'
+import { readManifest } from '../../endpoints/pack/manifest.ts'
 import { pack } from '../../endpoints/pack/pack.ts'
-import { signStatement } from '../../endpoints/pack/statement.ts'
+import { openStatement, signStatement } from '../../endpoints/pack/statement.ts'
 import type { PackageFile, PreparedObject } from '../../endpoints/package.ts'
+import { isGatewayError } from '../../gateway/errors.ts'
 import { ZipWriter } from '../../gateway/zip/zip-writer.ts'
 import { signCard } from '../../peers/card.ts'
 import { hanse } from '../cli/terminal.ts'
 import { temporaryDir } from '../support/blobs.ts'
 import { randomOf } from '../support/mutate-dicom.ts'
 import { testSite } from '../support/offers.ts'
-import { bytesOf, deliver, noSignal, packJob, preparedStudy } from '../support/packages.ts'
+import { bytesOf, deliver, newIdentity, noSignal, packJob, preparedStudy } from '../support/packages.ts'
 import { testKeys } from '../support/site.ts'
 
 const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex')
@@ -30,10 +34,10 @@ interface Received {
 /** A delivery as it lies at the recipient. */
 async function received(t: TestContext, options: object): Promise<Received> {
   const [outbox, dir] = [await temporaryDir(t), await temporaryDir(t)]
-  const identity = await generateX25519Identity()
+  const { identity, recipient } = await newIdentity()
   const key = join(outbox, 'age.key')
   await writeFile(key, `# created: today\n# public key: …\n${identity}\n`)
-  const age = { kind: 'age', recipients: [await identityToRecipient(identity)] }
+  const age = { kind: 'age', recipients: [recipient] }
   const objects = await preparedStudy(outbox)
   const job = packJob({ ...options, ...('encryption' in options ? { encryption: age } : {}) })
   const files = await pack(objects, job, join(outbox, 'work'), noSignal)
@@ -57,7 +61,7 @@ async function digestsBelow(dir: string): Promise<Set<string>> {
 test('every kind of package is opened: the objects come out as they were prepared', async t => {
   for (const container of ['folder', 'zip']) {
     for (const unit of ['file', 'series', 'study']) {
-      for (const change of [{}, { encryption: 'age' }, { compression: 'deflate' }]) {
+      for (const change of [{ names: { case: 'upper' } }, { encryption: 'age' }, { compression: 'deflate' }]) {
         const one = await received(t, { container, unit, ...change })
 
         const { code, out, err } = await open(one, '--signer', signer, '--identity', one.identity)
@@ -186,6 +190,13 @@ test('what is there already is not replaced, and the arguments are checked', asy
   assert.equal(taken.code, 1)
   assert.match(taken.out, /failed: study001.zip.age: its name is taken/)
   assert.deepEqual(await readdir(join(one.dir, 'out/study001')), [])
+  const plain = await received(t, {})
+  await mkdir(join(plain.dir, 'out/study001/SE000001'), { recursive: true })
+  await writeFile(join(plain.dir, 'out/study001/SE000001/IM000001'), 'mine')
+  const others = await open(plain, '--signer', signer)
+  assert.match(others.out, /failed: study001\/SE000001\/IM000001: its name is taken/)
+  assert.match(others.out, /8 files verified, 4 objects, 1 failed/)
+  assert.equal(await readFile(join(plain.dir, 'out/study001/SE000001/IM000001'), 'utf8'), 'mine')
   for (const argv of [
     ['open', 'delivery'],
     ['open', 'nowhere', '--out', 'x'],
@@ -282,5 +293,76 @@ test('no name, manifest or table of a delivery tells who the patient is', async 
         if (file.role !== 'content') assert.equal((await bytesOf(file)).includes(marker), false, file.name)
       }
     }
+  }
+})
+
+test('what is no delivery is refused in words, whatever its bytes', async () => {
+  const file = { name: 'a', role: 'content', size: 1, sha256: 'a'.repeat(64), open: () => Readable.from([]) } as const
+  const site = testSite(7)
+  const facts = { from: site.siteId, created: new Date('2026-03-04T05:06:08Z'), signer: site }
+  const signature = Buffer.from(signStatement([file], facts))
+  const random = randomOf(20261125)
+  const isRefusal = (error: unknown): boolean =>
+    isGatewayError(error, 'MANIFEST_MALFORMED') || isGatewayError(error, 'MANIFEST_SIGNATURE')
+  const { identity } = await newIdentity()
+
+  for (let round = 0; round < 300; round++) {
+    const bytes = Buffer.from(signature)
+    for (let flips = 0; flips < 3; flips++) bytes[Math.floor(random() * bytes.length)] = Math.floor(random() * 256)
+    const cut = bytes.subarray(0, round % 3 === 0 ? Math.floor(random() * bytes.length) : bytes.length)
+    try {
+      assert.deepEqual(openStatement(cut, [site.signingKey]).files[0]?.sha256, file.sha256)
+    } catch (error) {
+      assert.ok(isRefusal(error), String(error))
+    }
+    assert.throws(() => readManifest(cut), isRefusal)
+    const sealed = decryptAge(Readable.from([cut]), [identity])
+    await assert.rejects(sealed.next(), error => isGatewayError(error, 'OBJECT_DIGEST'))
+  }
+  async function* endless(): AsyncGenerator<Uint8Array> {
+    for (;;) yield Buffer.from('age-encryption.org/v1\n-> X25519 '.repeat(1000))
+  }
+  await assert.rejects(decryptAge(endless(), [identity]).next(), error => isGatewayError(error, 'OBJECT_DIGEST'))
+})
+
+test('packages for OpenPGP are opened with a private key, or verified and left to gpg', async t => {
+  const dir = await temporaryDir(t)
+  const userIDs = [{ name: 'TEST Recipient' }]
+  const own = await generateKey({ userIDs })
+  const other = await generateKey({ userIDs })
+  const locked = await generateKey({ userIDs, passphrase: 'TEST' })
+  await writeFile(join(dir, 'own.asc'), own.privateKey)
+  await writeFile(join(dir, 'other.asc'), other.privateKey)
+  await writeFile(join(dir, 'locked.asc'), locked.privateKey)
+  const job = packJob({ container: 'zip', encryption: { kind: 'openpgp', keys: [own.publicKey, locked.publicKey] } })
+  const files = await pack(await preparedStudy(dir), job, join(dir, 'work'), noSignal)
+  await deliver(files, join(dir, 'delivery'))
+  const openTo = (out: string, ...argv: string[]): ReturnType<typeof hanse> =>
+    hanse(['open', 'delivery', '--out', out, '--signer', signer, ...argv], { cwd: dir })
+
+  const opened = await openTo('opened', '--identity', 'own.asc')
+  const sealed = await openTo('sealed')
+  const foreign = await openTo('foreign', '--identity', 'other.asc')
+
+  assert.deepEqual([opened.code, opened.err], [0, ''], opened.out)
+  assert.equal((await filesBelow(join(dir, 'opened/study001'))).length, 6)
+  assert.equal(sealed.code, 0)
+  assert.match(sealed.out, /ok: study001.zip.gpg, open it with gpg -d -> study001.zip.gpg/)
+  assert.equal(foreign.code, 1)
+  assert.match(foreign.out, /failed: study001.zip.gpg: the file was encrypted for other keys/)
+  assert.equal((await openTo('locked', '--identity', 'locked.asc')).code, 2)
+  const random = randomOf(20261126)
+  const place = join(dir, 'delivery/study001.zip.gpg')
+  const whole = await readFile(place)
+  for (let round = 0; round < 10; round++) {
+    const bytes = Buffer.from(whole)
+    // Behind what is said to the other recipient.
+    const at = 2000 + Math.floor(random() * (bytes.length - 2000))
+    bytes[at] = (bytes[at] ?? 0) ^ (1 << Math.floor(random() * 8))
+    await writeFile(place, bytes)
+    const unsigned = ['open', 'delivery/study001.zip.gpg', '--unsigned', '--identity', 'own.asc', '--out', 'damaged']
+    const { code, out } = await hanse(unsigned, { cwd: dir })
+    assert.equal(code, 1, `${at}: ${out}`)
+    assert.deepEqual(await filesBelow(join(dir, 'damaged')), [])
   }
 })

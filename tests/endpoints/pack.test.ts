@@ -10,7 +10,7 @@ import { isGatewayError } from '../../gateway/errors.ts'
 import { temporaryDir } from '../support/blobs.ts'
 import { missing, runOk } from '../support/dcmtk.ts'
 import { testSite } from '../support/offers.ts'
-import { bytesOf, deliver, noSignal, packJob, prepared, preparedStudy } from '../support/packages.ts'
+import { bytesOf, deliver, newIdentity, noSignal, packJob, prepared, preparedStudy } from '../support/packages.ts'
 import { unzip } from '../support/unzip.ts'
 
 const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex')
@@ -210,7 +210,9 @@ test('a prepared object that is no longer what it was is not packed', async t =>
   bytes[bytes.length - 5] = (bytes.at(-5) ?? 0) ^ 4
   await writeFile(object.path, bytes)
 
-  for (const options of [{ container: 'zip' }, { container: 'zip', compression: 'deflate' }]) {
+  const { recipient } = await newIdentity()
+  const encryption = { kind: 'age', recipients: [recipient] }
+  for (const options of [{}, { encryption }, { container: 'zip' }, { container: 'zip', compression: 'deflate' }]) {
     await assert.rejects(pack([object], packJob(options), work, noSignal), error =>
       isGatewayError(error, 'STORAGE_CORRUPT'),
     )

@@ -6,6 +6,7 @@ import { openMetrics } from '../../gateway/http/metrics.ts'
 import { buildHttpServer } from '../../gateway/http/server.ts'
 import { openLog } from '../../gateway/log.ts'
 import { tokenDigest } from '../../gateway/store/tokens.ts'
+import { openCard } from '../../peers/card.ts'
 import { rights } from '../support/principals.ts'
 import { type SiteOptions, startSite } from '../support/site.ts'
 
@@ -44,6 +45,15 @@ test('two administrators pair through JSON documents, online', async t => {
   const spaced = ` ${sas.replace('-', ' ')} `
   const atB = await b('POST', `/peers/${field(joined.body, 'peer', 'id')}/confirm`, { sas: spaced })
   assert.equal(at(atB.body, 'state'), 'active')
+})
+
+test('a site tells its own card, by which its deliveries are verified', async t => {
+  const site = await startAdmin(t, { name: 'A' })
+
+  const { status, body } = await site('GET', '/peers/card')
+
+  assert.equal(status, 200)
+  assert.equal(openCard(Buffer.from(JSON.stringify(body)), Date.now()).card.name, 'A')
 })
 
 test('two administrators pair through JSON documents, by files', async t => {

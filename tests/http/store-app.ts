@@ -6,6 +6,7 @@ import type { Db } from '../../gateway/db/db.ts'
 import { conflictRoutes } from '../../gateway/http/api/conflicts.ts'
 import { openMetrics } from '../../gateway/http/metrics.ts'
 import { orthancRoutes } from '../../gateway/http/orthanc/routes.ts'
+import type { PrivateNames } from '../../gateway/http/orthanc/tags.ts'
 import { buildHttpServer } from '../../gateway/http/server.ts'
 import { openLog } from '../../gateway/log.ts'
 import { openChangeFeed } from '../../gateway/services/change-feed.ts'
@@ -45,6 +46,8 @@ export async function storeApp(
     limitBytes?: number
     concurrency?: number
     checkRevisions?: boolean
+    overwrites?: boolean
+    privateNames?: PrivateNames
     freeSpace?: FreeSpaceOptions
     /** Registers more routes. */
     routes?: (app: FastifyInstance, store: { db: Db; blobs: Blobs; dir: string }) => Promise<void>
@@ -54,7 +57,7 @@ export async function storeApp(
   const dir = await temporaryDir(t)
   const blobs = await testBlobs(t, { dir, ...(options.freeSpace && { freeSpace: options.freeSpace }) })
   const dueAt = (): undefined => undefined
-  const ingest = openIngest({ db, blobs, dueAt })
+  const ingest = openIngest({ db, blobs, dueAt, overwrites: options.overwrites ?? false })
   const app = await buildHttpServer({
     log: openLog({ level: 'silent' }),
     metrics: openMetrics(),
@@ -78,7 +81,14 @@ export async function storeApp(
           requireSeen: options.checkRevisions ?? false,
         }),
         attachmentNames: { 'my-attachment': 1031 },
-        upload: { db, ingest, limitBytes: options.limitBytes ?? 1024 ** 3, concurrency: options.concurrency ?? 4 },
+        privateNames: options.privateNames,
+        upload: {
+          db,
+          ingest,
+          limitBytes: options.limitBytes ?? 1024 ** 3,
+          concurrency: options.concurrency ?? 4,
+          overwrites: options.overwrites ?? false,
+        },
         system: () => ({ name: 'Test', aeTitle: 'HANSE', dicomPort: 4242, httpPort: 8042, version: '0' }),
       })
       conflictRoutes(app, openConflicts({ db, blobs, dueAt }))

@@ -7,6 +7,7 @@ import { isObject } from '../../gateway/decode.ts'
 import { bufferSource } from '../../gateway/dicom/byte-source.ts'
 import { stringOf } from '../../gateway/dicom/dataset.ts'
 import { readPart10 } from '../../gateway/dicom/part10-reader.ts'
+import type { NewElement } from '../../gateway/dicom/part10-writer.ts'
 import { loadCertificate } from '../../gateway/services/certificates.ts'
 import { openProjectKeys } from '../../gateway/services/project-keys.ts'
 import type { Peer } from '../../peers/peer.ts'
@@ -200,33 +201,35 @@ test('late objects of another process refer to what was sent, intervals are exac
   const dated = (seed: number, date: string): BuiltInstance =>
     buildInstance({ seed, patientId: 'SAME', patientName: 'SAME^ONE', extra: [{ tag: 0x00080020, value: date }] })
   const [first, second] = [dated(1, '20240229'), dated(2, '20250228')]
-  const late = buildInstance({
-    seed: 4,
-    patientId: 'SAME',
-    patientName: 'SAME^ONE',
-    sopClassUid: '1.2.840.10008.5.1.4.1.1.88.22',
-    studyInstanceUid: first.studyInstanceUid,
-    extra: [
-      {
-        tag: 0x0040a730,
-        items: [
-          [
-            { tag: 0x0040a010, value: 'CONTAINS' },
-            { tag: 0x0040a040, value: 'IMAGE' },
-            {
-              tag: 0x00081199,
-              items: [
-                [
-                  { tag: 0x00081150, value: first.sopClassUid },
-                  { tag: 0x00081155, value: first.sopInstanceUid },
-                ],
-              ],
-            },
-          ],
-        ],
-      },
-    ],
-  })
+  const reference: NewElement[] = [
+    { tag: 0x00081150, value: first.sopClassUid },
+    { tag: 0x00081155, value: first.sopInstanceUid },
+  ]
+  const report: NewElement[] = [
+    { tag: 0x0040a010, value: 'CONTAINS' },
+    { tag: 0x0040a040, value: 'IMAGE' },
+    { tag: 0x00081199, items: [reference] },
+  ]
+  // SR, RTSTRUCT and SEG, each with the sequence in which it refers to images.
+  const lateObjects = (
+    [
+      ['1.2.840.10008.5.1.4.1.1.88.22', { tag: 0x0040a730, items: [report] }],
+      [
+        '1.2.840.10008.5.1.4.1.1.481.3',
+        { tag: 0x30060039, items: [[{ tag: 0x30060040, items: [[{ tag: 0x30060016, items: [reference] }]] }]] },
+      ],
+      ['1.2.840.10008.5.1.4.1.1.66.4', { tag: 0x00081115, items: [[{ tag: 0x0008114a, items: [reference] }]] }],
+    ] as const
+  ).map(([sopClassUid, element], index) =>
+    buildInstance({
+      seed: 4 + index,
+      patientId: 'SAME',
+      patientName: 'SAME^ONE',
+      sopClassUid,
+      studyInstanceUid: first.studyInstanceUid,
+      extra: [element, { tag: 0x00080020, value: '20240229' }],
+    }),
+  )
   const outputOf = async (site: FederationSite, transfer: string): Promise<string> => {
     const [row] = await site.db.kysely
       .selectFrom('transfer_outputs')
@@ -244,17 +247,24 @@ test('late objects of another process refer to what was sent, intervals are exac
   const { key } = await projects.load(project?.id ?? 0)
   const trial = presetProfile('trial')
   assert.ok(trial)
-  const outcome = await new Deidentifier(trial, key).run(bufferSource(late.bytes), memorySpool)
-  assert.ok(outcome.kind === 'done')
+  const outcomes = await Promise.all(
+    lateObjects.map(({ bytes }) => new Deidentifier(trial, key).run(bufferSource(bytes), memorySpool)),
+  )
+  const later: string[] = []
+  for (const late of lateObjects) later.push(await sent(a, toB, [late]))
 
   const [one, two] = await Promise.all(ids.map(async id => await storedAt(b, await outputOf(a, id))))
   const elsewhere = await storedAt(c, await outputOf(a, other))
   assert.ok(one && two)
-  const { dataset } = await readPart10(outcome.output)
   const of = (file: typeof one, tag: number): string => stringOf(file.dataset, tag) ?? ''
-  assert.deepEqual(deepStrings(dataset, 'ReferencedSOPInstanceUID'), [of(one, 0x00080018)])
-  assert.equal(stringOf(dataset, 0x0020000d), of(one, 0x0020000d))
-  assert.equal(stringOf(dataset, 0x00100020), of(one, 0x00100020))
+  for (const [index, outcome] of outcomes.entries()) {
+    assert.ok(outcome.kind === 'done')
+    const { sopInstanceUid } = outcome.certificate
+    assert.equal(sopInstanceUid, await outputOf(a, later[index] ?? ''), 'the same object by transfer')
+    const { dataset } = await storedAt(b, sopInstanceUid)
+    assert.deepEqual(deepStrings(dataset, 'ReferencedSOPInstanceUID'), [of(one, 0x00080018)])
+    for (const tag of [0x0020000d, 0x00100020, 0x00080020]) assert.equal(stringOf(dataset, tag), of(one, tag))
+  }
   assert.equal(dayOf(of(two, 0x00080020)) - dayOf(of(one, 0x00080020)), 365)
   assert.equal(of(one, 0x00100020), of(two, 0x00100020))
   for (const tag of [0x00080018, 0x0020000d, 0x0020000e, 0x00100020, 0x00080020])

@@ -21,9 +21,12 @@ import { createPreparing } from '../../gateway/services/outbound-prepare.ts'
 import { openOutbox } from '../../gateway/services/outbox.ts'
 import { openProjectKeys, type ProjectKeys } from '../../gateway/services/project-keys.ts'
 import { openPseudonyms, type Pseudonyms } from '../../gateway/services/pseudonyms.ts'
+import { openRecalls, type Recalls } from '../../gateway/services/recalls.ts'
+import { openRemoval } from '../../gateway/services/removal.ts'
 import { type Blobs, openBlobs } from '../../gateway/store/blobs.ts'
 import type { FreeSpaceOptions } from '../../gateway/store/free-space.ts'
 import { openCard, signCard } from '../../peers/card.ts'
+import type { Carrier } from '../../peers/carrier.ts'
 import { type ClockWatch, openClockWatch } from '../../peers/clock.ts'
 import { openPeerPool } from '../../peers/dial.ts'
 import { openHttpsCarrier } from '../../peers/https-carrier.ts'
@@ -52,6 +55,7 @@ export interface FederationSite {
   readonly queue: Queue
   readonly inbound: Inbound
   readonly outbound: Outbound
+  readonly recalls: Recalls
   readonly federation: Federation
   readonly url: string
   readonly projects: ProjectKeys
@@ -119,6 +123,14 @@ export async function startFederationSite(t: TestContext, options: FederationSit
     ...createPreparing({ db, blobs, outbox, deidentify, projects, pseudonyms, log }),
   }
   const buffers = createRangeBuffers(6)
+  const openCarrier = (peer: Peer): Carrier =>
+    openHttpsCarrier({
+      connection: connectionTo({ keys, clocks }, peer),
+      self: keys.siteId,
+      peer: { siteId: peer.siteId, signingKeys: [peer.signingKey] },
+      buffers,
+      connections: 4,
+    })
   const outbound = openOutbound({
     db,
     blobs,
@@ -128,24 +140,20 @@ export async function startFederationSite(t: TestContext, options: FederationSit
     preparing,
     log,
     clock: now,
-    openCarrier: peer =>
-      openHttpsCarrier({
-        connection: connectionTo({ keys, clocks }, peer),
-        self: keys.siteId,
-        peer: { siteId: peer.siteId, signingKeys: [peer.signingKey] },
-        buffers,
-        connections: 4,
-      }),
+    openCarrier,
     ...options.outbound,
   })
   onEnd(t, () => outbound.close())
   queue.work('deliver', { concurrency: 16 }, ({ transfer }, signal) => outbound.run(transfer, signal))
+  const recalls = openRecalls({ db, queue, keys, peers, openCarrier, removal: openRemoval({ db }), log })
+  queue.work('recall', { concurrency: 2 }, ({ recall }, signal) => recalls.run(recall, signal))
   const tls = openFederationTls({ keys, directory: peers, hosts: () => ['127.0.0.1'], log, clock })
   const federation = await openFederation({
     tls,
     inbound,
     siteCard: () => signCard(keys, { name, urls: [], created: clock() }).bytes,
     pair: () => Promise.reject(new Error('not here')),
+    recall: recalls.receive,
     log,
     host: '127.0.0.1',
     port: 0,
@@ -167,6 +175,7 @@ export async function startFederationSite(t: TestContext, options: FederationSit
     queue,
     inbound,
     outbound,
+    recalls,
     federation,
     url,
     projects,

@@ -1,4 +1,4 @@
-/** Makes images of discs: ISO 9660 with one volume, or with a second one of Joliet. */
+/** Makes images of discs: ISO 9660 with plain names, with those of Rock Ridge, or with a second volume of Joliet. */
 
 const sectorBytes = 2048
 
@@ -9,7 +9,10 @@ interface Folder {
 }
 
 /** @param files  bytes by path, such as `DICOM/IM000001` */
-export function isoImage(files: Readonly<Record<string, Uint8Array>>, names: 'plain' | 'joliet' = 'plain'): Buffer {
+export function isoImage(
+  files: Readonly<Record<string, Uint8Array>>,
+  names: 'plain' | 'joliet' | 'rock-ridge' = 'plain',
+): Buffer {
   const root: Folder = { name: '\0', folders: new Map(), files: new Map() }
   for (const [path, bytes] of Object.entries(files)) {
     const parts = path.split('/')
@@ -34,8 +37,13 @@ export function isoImage(files: Readonly<Record<string, Uint8Array>>, names: 'pl
   }
   const record = (name: string, block: number, length: number, flags: number): Buffer => {
     const isWide = names === 'joliet' && name.length > 0 && name !== '\0' && name !== '\x01'
-    const text = isWide ? Buffer.from(name, 'utf16le').swap16() : Buffer.from(name, 'latin1')
-    const bytes = Buffer.alloc(33 + text.length + ((33 + text.length) % 2))
+    const isNamed = names === 'rock-ridge' && name !== '\0' && name !== '\x01'
+    const whole = isNamed ? alternateName(name.replace(/;1$/, '')) : Buffer.alloc(0)
+    const plain = isNamed ? `X${block}` : name
+    const text = isWide ? Buffer.from(name, 'utf16le').swap16() : Buffer.from(plain, 'latin1')
+    const area = 33 + text.length + ((33 + text.length) % 2)
+    const bytes = Buffer.alloc(area + whole.length + (whole.length % 2))
+    whole.copy(bytes, area)
     bytes[0] = bytes.length
     bytes.writeUInt32LE(block, 2)
     bytes.writeUInt32BE(block, 6)
@@ -82,4 +90,14 @@ export function isoImage(files: Readonly<Record<string, Uint8Array>>, names: 'pl
     record('\0', block, length, 2).copy(sector, 156)
   }
   return Buffer.concat(sectors)
+}
+
+/** The entries of a name in two pieces, behind one that says something else (RRIP 1.12 §4.1.4). */
+function alternateName(name: string): Buffer {
+  const text = Buffer.from(name)
+  const pieces = [text.subarray(0, 3), text.subarray(3)]
+  const entries = pieces.map((piece, i) =>
+    Buffer.concat([Buffer.from('NM'), Buffer.of(5 + piece.length, 1, i === 0 ? 1 : 0), piece]),
+  )
+  return Buffer.concat([Buffer.from('RR\x05\x01\x09', 'latin1'), ...entries])
 }

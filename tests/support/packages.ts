@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto'
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { buffer } from 'node:stream/consumers'
+import { generateX25519Identity, identityToRecipient } from 'age-encryption'
 import { packOptions } from '../../endpoints/pack/options.ts'
 import type { PackJob } from '../../endpoints/pack/pack.ts'
 import type { PackageFile, PreparedObject } from '../../endpoints/package.ts'
@@ -59,7 +60,7 @@ export async function deliver(files: readonly PackageFile[], dir: string): Promi
   for (const file of files) {
     const path = join(dir, file.name)
     await mkdir(join(path, '..'), { recursive: true })
-    await writeFile(path, await bytesOf(file))
+    await writeFile(path, file.open(0))
   }
 }
 
@@ -67,4 +68,10 @@ export async function deliver(files: readonly PackageFile[], dir: string): Promi
 export async function bytesOf(file: PackageFile | undefined): Promise<Buffer> {
   if (file === undefined) throw new Error('there is no such file')
   return await buffer(file.open(0))
+}
+
+/** A new recipient of age packages. */
+export async function newIdentity(): Promise<{ identity: string; recipient: string }> {
+  const identity = await generateX25519Identity()
+  return { identity, recipient: await identityToRecipient(identity) }
 }

@@ -14,7 +14,7 @@ import { appendAudit } from '../../gateway/audit/log.ts'
 import type { Db } from '../../gateway/db/db.ts'
 import { GatewayError } from '../../gateway/errors.ts'
 import { openLog } from '../../gateway/log.ts'
-import { signCard } from '../../peers/card.ts'
+import { type SignedCard, signCard } from '../../peers/card.ts'
 import { type ClockWatch, openClockWatch } from '../../peers/clock.ts'
 import type { ProxySettings } from '../../peers/connect-proxy.ts'
 import type { DialOptions } from '../../peers/dial.ts'
@@ -37,6 +37,7 @@ export interface TestSite {
   readonly tls: FederationTls
   readonly server: Server
   readonly pairing: Pairing
+  readonly card: () => SignedCard
   /** Bytes of HTTP requests that reached the handler. */
   readonly requests: string[]
   /** Opens pairing again over the same database and keys, as after a restart. */
@@ -101,17 +102,8 @@ export async function startSite(t: TestContext, options: SiteOptions): Promise<T
     server.closeAllConnections()
     await new Promise(resolve => server.close(resolve))
   })
-  const restartPairing = (): Pairing =>
-    openPairing({
-      db,
-      keys,
-      peers,
-      card: () => signCard(keys, { name, urls: isReachable ? [url] : [], created: clock() }),
-      appendAudit,
-      clocks,
-      proxy,
-      clock,
-    })
+  const card = (): SignedCard => signCard(keys, { name, urls: isReachable ? [url] : [], created: clock() })
+  const restartPairing = (): Pairing => openPairing({ db, keys, peers, card, appendAudit, clocks, proxy, clock })
   const site: TestSite = {
     name,
     url,
@@ -123,6 +115,7 @@ export async function startSite(t: TestContext, options: SiteOptions): Promise<T
     tls,
     server,
     pairing: restartPairing(),
+    card,
     requests: [],
     restartPairing,
     lose: undefined,

@@ -8,18 +8,26 @@ import { lstat, mkdir, open, rename, rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { decryptAge } from '../../../endpoints/pack/age.ts'
 import { dicomDirectoryName } from '../../../endpoints/pack/file-set.ts'
+import { decryptOpenpgp } from '../../../endpoints/pack/openpgp.ts'
 import { GatewayError } from '../../errors.ts'
 import { readZip } from '../../services/zip-upload.ts'
 import type { ReceivedFile } from './delivery.ts'
 import { isPlainPath } from './paths.ts'
+
+/** What opens encrypted files. */
+export interface Identities {
+  /** `AGE-SECRET-KEY-1…` */
+  readonly age: readonly string[]
+  /** Armored private keys; without any, files for OpenPGP are verified and left as they are. */
+  readonly openpgp: readonly string[]
+}
 
 /** Where and with what files are opened. */
 export interface UnpackOptions {
   readonly out: string
   /** Folder on the same volume for what is not verified yet. */
   readonly stage: string
-  /** `AGE-SECRET-KEY-1…` */
-  readonly identities: readonly string[]
+  readonly identities: Identities
   readonly signal: AbortSignal
 }
 
@@ -47,36 +55,40 @@ const unlisted = dicomDirectoryName
  */
 export async function unpack(file: ReceivedFile, options: UnpackOptions): Promise<Unpacked> {
   const { out, stage, signal } = options
-  const { opened, isSealed } = plainName(file.name)
+  const kind = encryptionOf(file.name, options.identities)
+  const opened = kind === 'none' || kind === 'sealed' ? file.name : file.name.replace(/\.[a-z]+$/i, '')
+  const isSealed = kind === 'sealed'
   if (!isPlainPath(opened)) throw new GatewayError('BAD_REQUEST', 'expected a plain name')
-  const plain = join(stage, 'plain')
-  const inner = await copyVerified(file, plain, options)
-  const isArchive = /\.zip$/i.test(opened)
-  const place = isArchive ? opened.slice(0, -4) : opened
-  if (!isArchive) {
+  const [plain, folder] = [join(stage, 'plain'), join(stage, 'folder')]
+  try {
+    const inner = await copyVerified(file, plain, options)
+    if (/\.zip$/i.test(opened)) {
+      const place = opened.slice(0, -4)
+      const objects = await unzip(plain, inner.size, folder, { file, signal })
+      await release(folder, join(out, place))
+      return { place, isSealed, objects }
+    }
     const [object] = file.objects ?? []
     if (object !== undefined && !isSealed && inner.sha256 !== object.sha256) throw notSigned()
-    await release(plain, join(out, place))
-    return { place, isSealed, objects: file.objects?.length ?? 0 }
-  }
-  const folder = join(stage, 'folder')
-  try {
-    const objects = await unzip(plain, inner.size, folder, { file, signal })
-    await release(folder, join(out, place))
-    return { place, isSealed, objects }
+    await release(plain, join(out, opened))
+    return { place: opened, isSealed, objects: file.objects?.length ?? 0 }
+  } catch (error) {
+    signal.throwIfAborted()
+    throw error
   } finally {
     await rm(plain, { force: true })
     await rm(folder, { recursive: true, force: true })
   }
 }
 
-/** The name without its encryption. */
-function plainName(name: string): { opened: string; isSealed: boolean } {
-  if (/\.age$/i.test(name)) return { opened: name.slice(0, -4), isSealed: false }
-  return { opened: name, isSealed: /\.(gpg|pgp)$/i.test(name) }
+/** How a file is encrypted, by its name; `sealed` when nobody gave us a key for it. */
+function encryptionOf(name: string, { openpgp }: Identities): 'none' | 'age' | 'openpgp' | 'sealed' {
+  if (/\.age$/i.test(name)) return 'age'
+  if (!/\.(gpg|pgp)$/i.test(name)) return 'none'
+  return openpgp.length > 0 ? 'openpgp' : 'sealed'
 }
 
-/** Copies a file, decrypted; nothing stays when it is not what was signed, or was changed since it was encrypted. */
+/** Copies a file, decrypted; what was copied is nothing worth when this throws. */
 async function copyVerified(
   { name, path, signed }: ReceivedFile,
   to: string,
@@ -99,14 +111,16 @@ async function copyVerified(
     }
   }
   try {
-    const isAge = /\.age$/i.test(name)
-    const written = await writeNew(isAge ? decryptAge(hashed(), identities) : hashed(), to)
+    const kind = encryptionOf(name, identities)
+    const plain =
+      kind === 'age'
+        ? decryptAge(hashed(), identities.age)
+        : kind === 'openpgp'
+          ? decryptOpenpgp(hashed(), identities.openpgp)
+          : hashed()
+    const written = await writeNew(plain, to)
     if (signed !== undefined && (read !== signed.size || outer.digest('hex') !== signed.sha256)) throw notSigned()
     return written
-  } catch (error) {
-    await rm(to, { force: true })
-    signal.throwIfAborted()
-    throw error
   } finally {
     source.destroy()
   }

@@ -97,6 +97,11 @@ export const appliedOptions: Readonly<Record<string, Applied>> = {
   QueryRetrieveSize: number('`orthanc.queryRetrieveSize`', into('orthanc.queryRetrieveSize')),
   CheckRevisions: flag('`orthanc.checkRevisions`', into('orthanc.checkRevisions')),
   LogExportedResources: flag('`orthanc.logExportedResources`', into('orthanc.logExportedResources')),
+  Dictionary: map(
+    '`orthanc.dictionary`: names of private elements; those without a creator are left out',
+    (value, { config }) => set(config, 'orthanc.dictionary', privateNames(value)),
+  ),
+  MediaArchiveSize: number('`orthanc.mediaArchiveSize`', into('orthanc.mediaArchiveSize')),
   OverwriteInstances: flag('`orthanc.overwriteInstances`', into('orthanc.overwriteInstances')),
   UserMetadata: map('`orthanc.userMetadata`', into('orthanc.userMetadata')),
   UserContentType: map('`orthanc.userContentTypes`', (value, { config }) =>
@@ -135,7 +140,6 @@ export const ignoredOptions: Readonly<Record<string, string>> = {
   AcceptedTransferSyntaxes: 'every transfer syntax is taken',
   DefaultEncoding: 'text without a character set is read as ISO_IR 6 and kept as it is',
   DefaultPrivateCreator: 'private elements come from their creators only',
-  Dictionary: 'private attributes have no names here',
   DicomAlwaysAllowFind: 'who asks must be registered',
   DicomAlwaysAllowFindWorklist: 'who asks must be registered',
   DicomAlwaysAllowGet: 'who asks must be registered',
@@ -168,7 +172,6 @@ export const ignoredOptions: Readonly<Record<string, string>> = {
   MaximumPatientCount: 'nothing is recycled',
   MaximumStorageCacheSize: 'files asked for again are kept in 128 MiB of memory',
   MaximumStorageSize: 'nothing is recycled; `storage.lowWatermarkBytes` refuses instead',
-  MediaArchiveSize: 'archives are outputs of jobs, kept for a day',
   OrthancExplorerEnabled: 'there is no such interface',
   Plugins: 'there are no plug-ins',
   StorageAccessOnFind: 'the index has all attributes',
@@ -240,6 +243,16 @@ function usersOf(
     else problems.push('RegisteredUsers: expected passwords by user name')
   }
   return Object.fromEntries(users)
+}
+
+/** A list of VR, name, multiplicity twice, and the creator of a private element. */
+function privateNames(given: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> {
+  return Object.fromEntries(
+    Object.entries(given).flatMap(([tag, entry]) => {
+      const [vr, name, , , creator = ''] = Array.isArray(entry) ? entry : []
+      return typeof creator === 'string' && creator !== '' ? [[tag, { vr, name, creator }]] : []
+    }),
+  )
 }
 
 function contentTypes(given: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> {

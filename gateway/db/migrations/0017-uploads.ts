@@ -13,7 +13,7 @@ const statements = [
      remote_address text,
      size_bytes bigint check (size_bytes >= 0),
      metadata jsonb not null,
-     state text not null default 'receiving' check (state in ('receiving', 'storing', 'done', 'failed')),
+     state text not null default 'receiving' check (state in ('receiving', 'storing', 'disc', 'done', 'failed')),
      job uuid,
      error_code text,
      error text,

@@ -6,6 +6,8 @@ export async function up(db: Kysely<never>): Promise<void> {
 }
 
 const statements = [
+  // Look-ups by Patient ID do not mind its case.
+  'create index patients_upper_id on patients (upper(patient_id))',
   'alter table instances add column pixel_data_offset bigint',
   `create table exported_resources (
      seq bigint generated always as identity primary key,

@@ -1,5 +1,6 @@
 /** Peers: the sites this gateway exchanges with, and how a new one becomes one. */
 import type { FastifyInstance } from 'fastify'
+import type { SignedCard } from '../../../peers/card.ts'
 import type { Pairing } from '../../../peers/pairing.ts'
 import { stepContexts } from '../../../peers/pairing-messages.ts'
 import type { Peer } from '../../../peers/peer.ts'
@@ -22,6 +23,8 @@ import {
 export interface PeerServices {
   readonly peers: Pick<Peers, 'find' | 'load' | 'confirm' | 'revoke' | 'rename' | 'changeUrl'>
   readonly pairing: Pairing
+  /** Our own card as it is now. */
+  readonly card: () => SignedCard
 }
 
 /** A file that one administrator hands to the other: JSON, opaque to this API. */
@@ -64,7 +67,7 @@ const pairingStep = object({
 })
 
 /** Registers the routes. */
-export function peerRoutes(app: FastifyInstance, { peers, pairing }: PeerServices): void {
+export function peerRoutes(app: FastifyInstance, { peers, pairing, card }: PeerServices): void {
   const step = async (peerId: string, handover?: Uint8Array) => ({
     peer: infoOf(await peers.load(peerId)),
     handover: handover === undefined ? null : handoverOf(handover),
@@ -80,6 +83,18 @@ export function peerRoutes(app: FastifyInstance, { peers, pairing }: PeerService
       },
     },
     async () => ({ peers: (await peers.find()).map(infoOf) }),
+  )
+
+  app.get(
+    '/peers/card',
+    {
+      schema: {
+        tags,
+        summary: "This site's own signed card, for those who verify what it delivers: hanse open --signer",
+        response: answers('The card', open),
+      },
+    },
+    async () => handoverOf(card().bytes),
   )
 
   app.get<{ Params: { id: string } }>(

@@ -8,6 +8,7 @@ import type { DryRuns } from '../../services/dry-run.ts'
 import type { Modalities } from '../../services/modalities.ts'
 import type { Policies } from '../../services/policies.ts'
 import type { Quarantine } from '../../services/quarantine.ts'
+import type { Recalls } from '../../services/recalls.ts'
 import type { Routing } from '../../services/routing.ts'
 import type { GatewayStatus } from '../../services/status.ts'
 import type { Tokens } from '../../services/tokens.ts'
@@ -17,6 +18,7 @@ import { certificateRoutes } from './certificates.ts'
 import { type CommitmentServices, commitmentRoutes } from './commitments.ts'
 import { conflictRoutes } from './conflicts.ts'
 import { consentRoutes } from './consents.ts'
+import { type DiscServices, discRoutes } from './discs.ts'
 import { dryRunRoutes } from './dry-runs.ts'
 import { type EndpointRouteServices, endpointRoutes } from './endpoints.ts'
 import { type Health, healthRoutes } from './health.ts'
@@ -27,6 +29,7 @@ import { policiesRoutes } from './policies.ts'
 import { policyRoutes } from './policy.ts'
 import { type PseudonymServices, pseudonymRoutes } from './pseudonyms.ts'
 import { quarantineRoutes } from './quarantine.ts'
+import { recallRoutes } from './recalls.ts'
 import { type RemoteServices, remoteRoutes } from './remote.ts'
 import { type RetentionServices, retentionRoutes } from './retention.ts'
 import { statusRoute } from './status.ts'
@@ -47,7 +50,8 @@ export interface ApiServices
     WorklistServices,
     EndpointRouteServices,
     RetentionServices,
-    UploadServices {
+    UploadServices,
+    DiscServices {
   readonly health: Health
   readonly status: () => Promise<GatewayStatus>
   readonly routing: Routing
@@ -57,6 +61,7 @@ export interface ApiServices
   readonly attributeDiffs: AttributeDiffs
   readonly conflicts: Conflicts
   readonly quarantine: Quarantine
+  readonly recalls: Recalls
   readonly modalities: Modalities
   readonly audit: AuditService
   readonly tokens: Tokens
@@ -124,6 +129,7 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       conflictRoutes(scope, services.conflicts)
       pseudonymRoutes(scope, services)
       quarantineRoutes(scope, services.quarantine)
+      recallRoutes(scope, services.recalls)
       policyRoutes(scope, services)
       policiesRoutes(scope, services)
       consentRoutes(scope, services)
@@ -136,6 +142,7 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       endpointRoutes(scope, services)
       worklistRoutes(scope, services)
       uploadRoutes(scope, services)
+      discRoutes(scope, services)
       scope.get('/openapi.json', { schema: { hide: true } }, async () => scope.swagger())
     },
     { prefix: '/api/v1' },

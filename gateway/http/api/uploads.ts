@@ -30,7 +30,7 @@ const tags = ['Store']
 const path = '/api/v1/uploads'
 const shown = object({
   id: uuid,
-  state: { enum: ['receiving', 'storing', 'done', 'failed'] },
+  state: { enum: ['receiving', 'storing', 'disc', 'done', 'failed'] },
   sizeBytes: nullableInteger,
   receivedBytes: integer,
   files: { ...integer, description: 'Files that have an outcome' },

@@ -3,9 +3,9 @@ import { createGzip } from 'node:zlib'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { GatewayError, isGatewayError } from '../../errors.ts'
 import type { OpenImage, PictureFormat, Rendering, RenderOptions } from '../../services/rendering.ts'
-import { sendChunks } from '../send-chunks.ts'
 import { sendBytes, sendFile } from '../send-file.ts'
-import { blankPicture, matlabText, numpyHeader } from './image-texts.ts'
+import { blankPicture, matlabText } from './image-texts.ts'
+import { isSet } from './query-flag.ts'
 
 /** What the routes need. */
 export interface ImageServices {
@@ -34,11 +34,6 @@ const renderedQuery = {
     'window-width': { type: 'number', exclusiveMinimum: 0 },
   },
 } as const
-const numpyQuery = {
-  type: 'object',
-  properties: { rescale: { type: 'string', default: '1', description: 'Rescaled floats, or stored values' } },
-} as const
-
 interface Query {
   readonly quality?: number
   readonly returnUnsupportedImage?: string
@@ -52,11 +47,6 @@ interface Route {
   readonly Params: { readonly id: string; readonly frame?: number }
   readonly Querystring: Query
 }
-interface NumpyRoute {
-  readonly Params: { readonly id: string; readonly frame?: number }
-  readonly Querystring: { readonly rescale: string }
-}
-
 const modes = {
   preview: 'preview',
   rendered: 'rendered',
@@ -129,35 +119,6 @@ export function imageRoutes(app: FastifyInstance, { rendering }: ImageServices):
       )
     })
   }
-
-  app.get<NumpyRoute>(
-    '/instances/:id/frames/:frame/numpy',
-    {
-      exposeHeadRoute: false,
-      schema: { tags, summary: 'One frame for numpy; audited', params: frameParams, querystring: numpyQuery },
-    },
-    async (request, reply) => {
-      const { id, frame = 0 } = request.params
-      return await withImage(request, reply, id, async (image, signal) => {
-        const values = await image.values(frame, scaleOf(request), signal)
-        return reply.type('application/octet-stream').send(Buffer.concat([numpyHeader(values), values.bytes]))
-      })
-    },
-  )
-
-  app.get<NumpyRoute>(
-    '/instances/:id/numpy',
-    {
-      exposeHeadRoute: false,
-      schema: { tags, summary: 'All frames for numpy; audited', params: instanceParams, querystring: numpyQuery },
-    },
-    async (request, reply) => {
-      const image = await rendering.open(request.principal, request.params.id)
-      return await sendChunks(reply, { type: 'application/octet-stream' }, signal =>
-        numpyOf(image, scaleOf(request), signal),
-      )
-    },
-  )
 
   app.get<Route>(
     '/instances/:id/frames',
@@ -241,12 +202,6 @@ function rawType(transferSyntaxUid: string): string {
   return /^1\.2\.840\.10008\.1\.2\.4\.9[0-3]$/.test(transferSyntaxUid) ? 'image/jp2' : 'application/octet-stream'
 }
 
-const scaleOf = ({ query }: FastifyRequest<NumpyRoute>): 'rescaled' | 'stored' =>
-  isSet(query.rescale) ? 'rescaled' : 'stored'
-
-/** Of flags in a query: 0 and false are not. */
-const isSet = (flag: string | undefined): boolean => flag !== undefined && flag !== '0' && flag !== 'false'
-
 const bufferOf = (bytes: Uint8Array): Buffer => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
 
 /** Aborts when the client goes away. */
@@ -254,20 +209,4 @@ function goneSignal(reply: FastifyReply): AbortSignal {
   const gone = new AbortController()
   reply.raw.once('close', () => gone.abort(new GatewayError('UNAVAILABLE', 'the client went away')))
   return gone.signal
-}
-
-async function* numpyOf(
-  image: OpenImage,
-  scale: 'rescaled' | 'stored',
-  signal: AbortSignal,
-): AsyncGenerator<Uint8Array> {
-  try {
-    for (let frame = 0; frame < image.frameCount; frame++) {
-      const values = await image.values(frame, scale, signal)
-      if (frame === 0) yield numpyHeader(values, image.frameCount)
-      yield values.bytes
-    }
-  } finally {
-    await image.close()
-  }
 }

@@ -1,5 +1,5 @@
 /** Orthanc's two spellings of a modality: a list, and an object. */
-import { boolean, type Decoder, decode, describe, integer, list, object, optional, text } from '../../decode.ts'
+import { boolean, type Decoder, decode, describe, integer, list, object, oneOf, optional, text } from '../../decode.ts'
 import { GatewayError } from '../../errors.ts'
 import type { Modality, ModalityInput, ModalityService } from '../../services/modality.ts'
 
@@ -11,12 +11,18 @@ const port: Decoder<number> = (raw, path, problems) =>
     problems,
   )
 
+/** Orthanc's names; those after the fifth are obsolete and mean the first. */
+const manufacturers = [
+  ...(['Generic', 'GenericNoWildcardInDates', 'GenericNoUniversalWildcard', 'GE', 'Vitrea'] as const),
+  ...(['AgfaImpax', 'ClearCanvas', 'Dcm4Chee', 'EFilm2', 'MedInria', 'StoreScp', 'Synapse', 'SyngoVia'] as const),
+] as const
+
 const objectForm = object(
   {
     AET: text({ max: 16 }),
     Host: text({ max: 253 }),
     Port: port,
-    Manufacturer: optional(text({ max: 64 })),
+    Manufacturer: optional(oneOf(...manufacturers)),
     AllowEcho: optional(boolean, true),
     AllowStore: optional(boolean, true),
     AllowFind: optional(boolean, true),

@@ -5,6 +5,7 @@
  */
 import type { FastifyInstance } from 'fastify'
 import type { Db } from '../../db/db.ts'
+import { toJson } from '../../dicom/json.ts'
 import type { LogThreshold } from '../../log.ts'
 import type { ChangeFeed } from '../../services/change-feed.ts'
 import type { ExportLog } from '../../services/export-log.ts'
@@ -30,6 +31,7 @@ import { type StorageCommitmentServices, storageCommitmentRoutes } from './stora
 import { type StudyChangeServices, studyChangeRoutes } from './study-changes.ts'
 import { type SystemFacts, systemRoutes } from './system.ts'
 import { tagRoutes } from './tag-routes.ts'
+import type { PrivateNames } from './tags.ts'
 import { toolRoutes } from './tools.ts'
 import { type Upload, uploadRoute } from './upload-route.ts'
 import { installXmlAnswers } from './xml-answer.ts'
@@ -40,6 +42,8 @@ export interface OrthancServices extends MetadataServices, AttachmentServices, F
   readonly datasets: ResourceDatasets
   readonly changes: ChangeFeed
   readonly exportLog: ExportLog
+  /** Names of private elements. */
+  readonly privateNames?: PrivateNames | undefined
   readonly removal: Removal
   readonly reconstruction: Reconstruction
   readonly upload: Upload
@@ -80,13 +84,25 @@ export function orthancRoutes(app: FastifyInstance, services: OrthancServices): 
   }
 }
 
-function fileRoute(app: FastifyInstance, { retrieve }: { readonly retrieve: Retrieve }): void {
+/** Longer values are left out of the data set as JSON. */
+const jsonBounds = { maxValueBytes: 65_536, maxTotalBytes: 16 * 1024 ** 2 } as const
+
+function fileRoute(
+  app: FastifyInstance,
+  { retrieve, datasets }: { readonly retrieve: Retrieve; readonly datasets: ResourceDatasets },
+): void {
   app.route<{ Params: { id: string } }>({
     // HEAD by ourselves: the framework's own would read the whole file for its length.
     method: ['GET', 'HEAD'],
     url: '/instances/:id/file',
     schema: { tags: ['Orthanc'], summary: 'The file as received, whole or a range; audited', params: idParams },
     handler: async (request, reply) => {
+      if (/\bapplication\/dicom\+json\b/.test(request.headers.accept ?? '')) {
+        const resource = { level: 'instance', orthancId: request.params.id } as const
+        for await (const { file } of datasets.read(request.principal, resource, { ...jsonBounds, limit: 1 })) {
+          return reply.type('application/dicom+json').send(JSON.stringify(toJson(file.dataset)))
+        }
+      }
       const { blob, fileSha256, sopInstanceUid } = await retrieve.openInstance(request.principal, request.params.id)
       return await sendFile(request, reply, blob, {
         sha256: fileSha256.toString('hex'),

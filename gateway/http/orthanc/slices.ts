@@ -34,19 +34,7 @@ export function slicesRoute(app: FastifyInstance, { db }: { readonly db: Db }): 
       },
     },
     async request => {
-      const [series] = await loadSeries(db, [request.params.id])
-      if (!series) throw new GatewayError('NOT_FOUND', 'no such series')
-      if (series.children.length > mostSlices) throw new GatewayError('TOO_LARGE', `more than ${mostSlices} instances`)
-      const slices = (await loadInstances(db, series.children)).map(node => {
-        const attributes: StoredAttributes = node.attributes
-        return {
-          id: node.orthancId,
-          frames: wholeNumber(numbersOf(attributes, '00280008')[0]?.toString()) ?? 1,
-          position: ofLength(numbersOf(attributes, '00200032'), 3),
-          index: instanceJson(node).IndexInSeries ?? undefined,
-        }
-      })
-      const { isVolume, ordered } = orderSlices(slices, ofLength(numbersOf(series.attributes, '00200037'), 6))
+      const { isVolume, ordered } = await orderedSlices(db, request.params.id)
       return {
         Dicom: ordered.map(({ id }) => `/instances/${id}/file`),
         Slices: ordered.flatMap(({ id, frames }) =>
@@ -57,6 +45,23 @@ export function slicesRoute(app: FastifyInstance, { db }: { readonly db: Db }): 
       }
     },
   )
+}
+
+/** The slices of a stored series. @throws GatewayError NOT_FOUND, TOO_LARGE, STATE_CONFLICT as `orderSlices` */
+export async function orderedSlices(db: Db, id: string): Promise<ReturnType<typeof orderSlices>> {
+  const [series] = await loadSeries(db, [id])
+  if (!series) throw new GatewayError('NOT_FOUND', 'no such series')
+  if (series.children.length > mostSlices) throw new GatewayError('TOO_LARGE', `more than ${mostSlices} instances`)
+  const slices = (await loadInstances(db, series.children)).map(node => {
+    const attributes: StoredAttributes = node.attributes
+    return {
+      id: node.orthancId,
+      frames: wholeNumber(numbersOf(attributes, '00280008')[0]?.toString()) ?? 1,
+      position: ofLength(numbersOf(attributes, '00200032'), 3),
+      index: instanceJson(node).IndexInSeries ?? undefined,
+    }
+  })
+  return orderSlices(slices, ofLength(numbersOf(series.attributes, '00200037'), 6))
 }
 
 /**

@@ -13,7 +13,7 @@ import { isAsked } from './lenient-scope.ts'
 import type { TagFormat } from './main-tags.ts'
 import { moduleTags } from './modules.ts'
 import { idParams, pathOfLevel } from './navigation.ts'
-import { formatTags, fullTags, type TagEntry, type TagOptions } from './tags.ts'
+import { formatTags, fullTags, type PrivateNames, type TagEntry, type TagOptions } from './tags.ts'
 
 const tags = ['Orthanc']
 const querystring = {
@@ -40,7 +40,11 @@ const bounds = { maxValueBytes: 65_536, maxTotalBytes: 16 * 1024 ** 2 } as const
 const wholeBounds = { maxValueBytes: 4 * 1024 ** 2, maxTotalBytes: 16 * 1024 ** 2 } as const
 
 /** Registers the routes. */
-export function tagRoutes(app: FastifyInstance, { datasets }: { readonly datasets: ResourceDatasets }): void {
+export function tagRoutes(
+  app: FastifyInstance,
+  { datasets, privateNames }: { readonly datasets: ResourceDatasets; readonly privateNames?: PrivateNames | undefined },
+): void {
+  const optionsFor = (query: TagQuery) => ({ ...optionsOf(query), privateNames })
   for (const [name, format, summary] of [
     ['tags', 'full', 'The data set as JSON; audited'],
     ['simplified-tags', 'simple', 'The data set as JSON by names; audited'],
@@ -49,7 +53,7 @@ export function tagRoutes(app: FastifyInstance, { datasets }: { readonly dataset
       `/instances/:id/${name}`,
       { schema: { tags, summary, params: idParams, querystring } },
       async request => {
-        const options = optionsOf(request.query)
+        const options = optionsFor(request.query)
         const dataset = await readOne('instance', request, options)
         return formatTags(dataset, format === 'simple' ? 'simple' : readFormat(request.query), options)
       },
@@ -102,7 +106,7 @@ export function tagRoutes(app: FastifyInstance, { datasets }: { readonly dataset
       `/${pathOfLevel[level]}/:id/${name}`,
       { schema: { tags, summary: `The ${module} module of a ${level}; audited`, params: idParams, querystring } },
       async request => {
-        const options = optionsOf(request.query)
+        const options = optionsFor(request.query)
         const { elements, charset } = await readOne(level, request, options)
         const chosen = elements.filter(element => moduleTags[module].has(element.tag))
         return formatTags({ elements: chosen, charset }, readFormat(request.query), options)
@@ -120,7 +124,7 @@ export function tagRoutes(app: FastifyInstance, { datasets }: { readonly dataset
 
   /** As in Orthanc, texts only: what is alike in binary values, or in sequences, is not told. */
   async function shared(level: Level, { principal, params, query }: Asked): Promise<object> {
-    const options = optionsOf(query)
+    const options = optionsFor(query)
     let common: Map<string, TagEntry> | undefined
     for await (const { file } of datasets.read(principal, { level, orthancId: params.id }, boundsOf(options))) {
       const here = new Map(Object.entries(fullTags(file.dataset, options)).filter(([, { Type }]) => Type === 'String'))
@@ -141,7 +145,7 @@ export function tagRoutes(app: FastifyInstance, { datasets }: { readonly dataset
     level: Level,
     { principal, params, query }: Asked,
   ): Promise<FastifyReply> {
-    const options = optionsOf(query)
+    const options = optionsFor(query)
     const format = readFormat(query)
     const instances = datasets.read(principal, { level, orthancId: params.id }, boundsOf(options))
     // What is wrong shows before the first byte has left.

@@ -1,5 +1,4 @@
 /** `POST /instances`: a DICOM file, a ZIP archive or a form as the body, streamed to ingest; the answer is Orthanc's. */
-import type { Readable } from 'node:stream'
 import type { FastifyInstance } from 'fastify'
 import type { Db } from '../../db/db.ts'
 import { readMultipart } from '../../dicom/multipart.ts'
@@ -9,6 +8,7 @@ import { storeFile } from '../../services/upload.ts'
 import { peek, storeArchive, storeIfDicom } from '../../services/upload-many.ts'
 import type { Origin } from '../../store/origin.ts'
 import { loadAncestors } from '../../store/query.ts'
+import { drain } from '../drain.ts'
 import { decodedBody, requestBody } from './request-body.ts'
 
 export interface Upload {
@@ -123,28 +123,6 @@ function formBoundary(contentType: string | undefined): string | undefined {
 
 async function* chunksOf(groups: AsyncIterable<readonly Uint8Array[]>): AsyncGenerator<Uint8Array> {
   for await (const group of groups) yield* group
-}
-
-const drainLimitBytes = 64 * 1024 * 1024
-const drainLimitMs = 5000
-
-/** Reads the rest of a refused body, within bounds: many clients look for the answer only after sending all. */
-export async function drain(body: Readable): Promise<void> {
-  if (body.readableEnded || body.destroyed) return
-  const { promise, resolve } = Promise.withResolvers<void>()
-  let left = drainLimitBytes
-  const take = (chunk: Buffer): void => {
-    left -= chunk.length
-    if (left < 0) resolve()
-  }
-  // A client that waits for the answer sends nothing more: then only the clock ends this.
-  const timer = setTimeout(resolve, drainLimitMs)
-  for (const end of ['end', 'error', 'close']) body.once(end, () => resolve())
-  body.on('data', take)
-  await promise
-  clearTimeout(timer)
-  body.off('data', take)
-  body.pause()
 }
 
 /** Lets `places` in at a time, first come first served. */
