@@ -8,6 +8,7 @@ import { join, resolve } from 'node:path'
 import { at, field, items, number } from './answer.ts'
 import { type Command, exitCodes, type Io } from './command.ts'
 import { compareInstances, datasetDigest, type SentInstance } from './demo/compare.ts'
+import { Cro } from './demo/cro.ts'
 import { DemoFailure, Hospital } from './demo/hospital.ts'
 import { pair, policyOfA, policyOfB } from './demo/partners.ts'
 import { demoInstances, sendStudy } from './demo/sender.ts'
@@ -36,8 +37,9 @@ export const demo: Command = {
     const dir = kept === undefined ? await temporaryDir() : resolve(io.cwd, kept)
     const a = new Hospital('Hospital A', 'HOSPITAL_A', join(dir, 'a'))
     const b = new Hospital('Hospital B', 'HOSPITAL_B', join(dir, 'b'))
+    const cro = new Cro(join(dir, 'cro'))
     try {
-      const isGood = await exchange(io, a, b, study)
+      const isGood = await exchange(io, { a, b, cro }, study)
       if (!args.flag('once') && !io.signal.aborted) await leaveRunning(io, a, b, kept === undefined ? undefined : dir)
       return isGood ? exitCodes.ok : exitCodes.failed
     } catch (error) {
@@ -47,7 +49,7 @@ export const demo: Command = {
       io.note(`hanse demo: ${error.message}`)
       return exitCodes.failed
     } finally {
-      await Promise.all([a.stop(), b.stop()])
+      await Promise.all([a.stop(), b.stop(), cro.stop()])
       if (kept === undefined) {
         await Promise.all([a.remove(), b.remove()])
         await rm(dir, { recursive: true, force: true })
@@ -66,8 +68,7 @@ async function temporaryDir(): Promise<string> {
 /** The whole story; true when every check held. */
 async function exchange(
   io: Io,
-  a: Hospital,
-  b: Hospital,
+  { a, b, cro }: { readonly a: Hospital; readonly b: Hospital; readonly cro: Cro },
   study: Awaited<ReturnType<typeof demoInstances>>,
 ): Promise<boolean> {
   const { instances, skipped } = study
@@ -107,6 +108,12 @@ async function exchange(
     io.print(`     ${sent.held.length - lost.length} held at A as conflicts: a known SOP Instance UID with other bytes`)
     wrong.push(...lost.map(uid => `not held at A as it was sent: ${uid}`))
   }
+
+  step('Send a de-identified copy to a CRO that has no gateway')
+  io.print(`     ${await cro.start()}`)
+  const copy = await cro.receive(a, io.signal)
+  io.print(`     ${copy.files} files, ${formatBytes(copy.bytes)}, ${copy.outcome}; below ${cro.root}`)
+  wrong.push(...copy.wrong)
 
   step('Verify both audit logs')
   for (const [hospital, report] of await Promise.all([a, b].map(verifyAudit))) {
