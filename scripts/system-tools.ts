@@ -4,6 +4,7 @@
 import { spawnSync } from 'node:child_process'
 import { existsSync, writeFileSync } from 'node:fs'
 
+/** A program, or another file by its path. */
 const tools: readonly { readonly program: string; readonly aptPackage: string }[] = [
   { program: 'storescu', aptPackage: 'dcmtk' },
   { program: 'dciodvfy', aptPackage: 'dicom3tools' },
@@ -11,12 +12,11 @@ const tools: readonly { readonly program: string; readonly aptPackage: string }[
   { program: 'Orthanc', aptPackage: 'orthanc' },
   { program: 'openssl', aptPackage: 'openssl' },
   { program: 'sshd', aptPackage: 'openssh-server' },
-  { program: 'sftp', aptPackage: 'openssh-client' },
+  { program: 'ssh-keygen', aptPackage: 'openssh-client' },
   { program: 'proftpd', aptPackage: 'proftpd-core' },
-  { program: 'lftp', aptPackage: 'lftp' },
+  { program: '/usr/lib/proftpd/mod_tls.so', aptPackage: 'proftpd-mod-crypto' },
   { program: 'age', aptPackage: 'age' },
   { program: 'gpg', aptPackage: 'gpg' },
-  { program: 'chromium', aptPackage: 'chromium' },
 ]
 
 /** Installs what is missing where it may (root or password-less sudo on Debian); returns what is still missing. */
@@ -70,6 +70,7 @@ function absent(): typeof tools {
 }
 
 function has(program: string): boolean {
+  if (program.startsWith('/')) return existsSync(program)
   const path = `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin:/usr/bin:/bin`
   return path.split(':').some(dir => dir !== '' && existsSync(`${dir}/${program}`))
 }

@@ -14,7 +14,7 @@ export function requestLine(request: Pick<IncomingMessage, 'url' | 'method' | 'h
   const asked =
     request.method === 'POST'
       ? String(request.headers['x-http-method-override'] ?? '').toUpperCase()
-      : request.method === 'GET'
+      : request.method === 'GET' && !isBrowser(request)
         ? (/(?:^|&)_method=(PUT|DELETE)(?:&|$)/.exec(search)?.[1] ?? '')
         : ''
   if (overriding.has(asked)) request.method = asked
@@ -22,6 +22,10 @@ export function requestLine(request: Pick<IncomingMessage, 'url' | 'method' | 'h
   const routed = orthancPath.test(plain) ? plain.replace(/(?<=.)\/$/, '') : plain
   return query.length === 0 ? routed : `${routed}?${search}`
 }
+
+/** A picture in a foreign page is a GET: browsers that say nothing of the page that asks must not change anything by it. */
+const isBrowser = ({ headers }: Pick<IncomingMessage, 'headers'>): boolean =>
+  headers['sec-fetch-site'] === undefined && /^Mozilla\//.test(headers['user-agent'] ?? '')
 
 /** Paths below which Orthanc serves its REST API. */
 export const orthancPath =

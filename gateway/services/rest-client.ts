@@ -19,11 +19,11 @@ export interface RestTarget {
   readonly certificateFile?: string | undefined
   readonly keyFile?: string | undefined
   readonly keyPassword?: string | undefined
+  /** PEM file of the authorities that its certificate may be of, in place of the public ones. */
+  readonly caFile?: string | undefined
   /** The same in PEM, in the place of files. */
   readonly certificate?: string | undefined
   readonly key?: string | undefined
-  /** PEM file of the authorities that its certificate may be of, in place of the public ones. */
-  readonly caFile?: string | undefined
   readonly timeoutMs: number
 }
 
@@ -77,7 +77,6 @@ export async function callRest(target: RestTarget, call: RestCall, signal: Abort
 
 async function certificateOf(target: RestTarget): Promise<RequestOptions> {
   const { certificate, key, certificateFile, keyFile, keyPassword, caFile } = target
-  if (certificate !== undefined) return { cert: certificate, key: key ?? certificate }
   try {
     return {
       ...(caFile !== undefined && { ca: await readFile(caFile) }),
@@ -86,6 +85,7 @@ async function certificateOf(target: RestTarget): Promise<RequestOptions> {
         key: await readFile(keyFile ?? certificateFile),
         ...(keyPassword !== undefined && { passphrase: keyPassword }),
       }),
+      ...(certificate !== undefined && { cert: certificate, key: key ?? certificate }),
     }
   } catch (cause) {
     throw new GatewayError('PEER_UNREACHABLE', 'the certificates for the call cannot be read', { cause })
