@@ -139,6 +139,26 @@ export const endpointConfirm: Command = {
   },
 }
 
+export const endpointTest: Command = {
+  name: 'endpoint test',
+  summary: 'Try an endpoint step by step: connection, login, write, rename, delete, room, speed; and say what to fix.',
+  ...one,
+  options: common,
+  async run(args, io) {
+    const answer = await openClient(args, io).call('POST', `${placeOf(args)}/test`)
+    const steps = items(answer, 'steps')
+    if (args.flag('json')) io.print(JSON.stringify(answer, null, 2))
+    else
+      for (const step of steps) {
+        io.print(
+          `${field(step, 'ok') === 'true' ? 'ok    ' : 'FAILED'}  ${field(step, 'step')}: ${field(step, 'detail')}`,
+        )
+        if (field(step, 'fix') !== '-') io.print(`        ${field(step, 'fix')}`)
+      }
+    return steps.every(step => field(step, 'ok') === 'true') ? exitCodes.ok : exitCodes.failed
+  },
+}
+
 export const endpointStop = action(
   'stop',
   'Send nothing more to an endpoint until it is resumed; what is on its way waits.',

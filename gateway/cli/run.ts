@@ -122,6 +122,10 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
     summary: 'confirm a host key',
     load: async () => (await import('./endpoint.ts')).endpointConfirm,
   },
+  'endpoint test': {
+    summary: 'try an endpoint step by step',
+    load: async () => (await import('./endpoint.ts')).endpointTest,
+  },
   'endpoint stop': {
     summary: 'send nothing more there',
     load: async () => (await import('./endpoint.ts')).endpointStop,

@@ -36,8 +36,8 @@ const migrations: Readonly<Record<string, Migration>> = {
   '0012-deidentified-transfers': deidentifiedTransfers,
   '0013-retention': retention,
   '0013-workitems': workitems,
-  '0016-recalls': recalls,
   '0014-endpoints': endpoints,
+  '0016-recalls': recalls,
   '0017-uploads': uploads,
   '0018-orthanc': orthanc,
 }

@@ -4,6 +4,7 @@
  * with an alarm, until a person has looked.
  */
 import { sql } from 'kysely'
+import { type TestStep, testPlace } from '../../endpoints/endpoint-test.ts'
 import { readHostKey } from '../../endpoints/sftp.ts'
 import { authorize } from '../../policy/authorize.ts'
 import { eventTypes, requestorOf, securityAlert } from '../audit/event.ts'
@@ -19,6 +20,7 @@ import {
   type EndpointInput,
   type EndpointSecrets,
   endpointName,
+  isPlace,
   needsPin,
   readSettings,
   readTerms,
@@ -50,6 +52,8 @@ export interface Endpoints {
   look(principal: Principal, name: string, signal: AbortSignal): Promise<Endpoint>
   /** A person has compared the fingerprint: what waits goes on. @throws GatewayError NOT_FOUND, BAD_REQUEST */
   confirm(principal: Principal, name: string, fingerprint: string): Promise<Endpoint>
+  /** Tries a place for files step by step; nothing of the test stays there. @throws GatewayError NOT_FOUND, ENDPOINT_UNSUPPORTED */
+  test(principal: Principal, name: string, signal: AbortSignal): Promise<readonly TestStep[]>
   /** Nothing more is sent until it is resumed. */
   stop(principal: Principal, name: string, reason: string): Promise<Endpoint>
   /** @throws GatewayError STATE_CONFLICT while its host key is not confirmed */
@@ -198,6 +202,16 @@ export function openEndpoints(options: {
         await wake(tx, name)
         return { fingerprint }
       }),
+    async test(principal, name, signal) {
+      authorize(principal, 'endpoint.manage')
+      const { sealed, settings } = need(await loadEndpoint(db.kysely, name))
+      if (!isPlace(settings))
+        throw new GatewayError(
+          'ENDPOINT_UNSUPPORTED',
+          `endpoints of kind ${settings.kind} have no place for files to try`,
+        )
+      return await testPlace(settings, sealed ? await vault.open(targetOf(settings), sealed) : {}, signal)
+    },
     stop: (principal, name, reason) =>
       change(principal, name, 'endpoint-stopped', async tx => {
         await writeState(tx, name, 'stopped', { code: 'ENDPOINT_STOPPED', reason: reason || 'stopped by a person' })

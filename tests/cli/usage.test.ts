@@ -11,7 +11,9 @@ const commands = [
   ...['import disc', 'open'],
   ...['peer invite', 'peer accept', 'peer confirm', 'peer card', 'peer list', 'peer revoke'],
   ...['modality list', 'modality add', 'modality remove', 'modality echo'],
-  ...['list', 'add', 'show', 'confirm', 'stop', 'resume', 'remove', 'acknowledge'].map(verb => `endpoint ${verb}`),
+  ...['list', 'add', 'show', 'confirm', 'test', 'stop', 'resume', 'remove', 'acknowledge'].map(
+    verb => `endpoint ${verb}`,
+  ),
   ...['worklist list', 'worklist add', 'worklist remove'],
   ...[
     'policy show',

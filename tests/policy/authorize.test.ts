@@ -20,6 +20,7 @@ test('every role of a token has its actions, and every action at least one role 
   assert.deepEqual(onlyAdministrators, [
     'study.modify',
     'study.delete',
+    'recall.decide',
     'conflict.decide',
     'commitment.remove',
     'modality.manage',

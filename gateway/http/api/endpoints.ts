@@ -5,7 +5,7 @@ import { type Endpoint, type EndpointInput, endpointKinds, secretNames } from '.
 import { mostConfirmationBytes } from '../../services/endpoint-acknowledge.ts'
 import type { EndpointServices } from '../../services/endpoint-parts.ts'
 import { loadTransfer } from '../../services/transfer-list.ts'
-import { answers, anything, array, date, input, nullableString, object, open, string, uuid } from './schema.ts'
+import { answers, anything, array, boolean, date, input, nullableString, object, open, string, uuid } from './schema.ts'
 
 /** What the routes need. */
 export interface EndpointRouteServices extends Pick<EndpointServices, 'endpoints' | 'acknowledging'> {
@@ -114,6 +114,23 @@ export function endpointRoutes(app: FastifyInstance, services: EndpointRouteServ
     '/endpoints/:name/resume',
     { schema: { tags, summary: 'Send there again', params, response: one() } },
     async request => toJson(await endpoints.resume(request.principal, request.params.name)),
+  )
+  app.post<Named>(
+    '/endpoints/:name/test',
+    {
+      schema: {
+        tags,
+        summary: 'Try a place for files step by step, and say what to fix',
+        params,
+        response: answers(
+          'The steps that were tried',
+          object({ steps: array(object({ step: string, ok: boolean, detail: string, fix: string })) }),
+        ),
+      },
+    },
+    async request => ({
+      steps: await endpoints.test(request.principal, request.params.name, AbortSignal.timeout(300_000)),
+    }),
   )
   app.delete<Named>(
     '/endpoints/:name',
