@@ -1,6 +1,7 @@
 /**
  * `hanse demo`: two hospitals on this machine exchange a study, with everything real: two processes,
- * two databases, C-STORE, policy, mutual TLS, signed manifest and receipts, audit.
+ * two databases, C-STORE, policy, mutual TLS, signed manifest and receipts, audit; and one of them
+ * sends a de-identified copy to a CRO over SFTP.
  */
 import { chmod, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -9,6 +10,7 @@ import { at, field, items, number } from './answer.ts'
 import { type Command, exitCodes, type Io } from './command.ts'
 import { compareInstances, datasetDigest, type SentInstance } from './demo/compare.ts'
 import { Cro } from './demo/cro.ts'
+import { deliverToCro, firstStudy, setUpCro } from './demo/deliver.ts'
 import { DemoFailure, Hospital } from './demo/hospital.ts'
 import { pair, policyOfA, policyOfB } from './demo/partners.ts'
 import { demoInstances, sendStudy } from './demo/sender.ts'
@@ -39,8 +41,9 @@ export const demo: Command = {
     const b = new Hospital('Hospital B', 'HOSPITAL_B', join(dir, 'b'))
     const cro = new Cro(join(dir, 'cro'))
     try {
-      const isGood = await exchange(io, { a, b, cro }, study)
-      if (!args.flag('once') && !io.signal.aborted) await leaveRunning(io, a, b, kept === undefined ? undefined : dir)
+      const isGood = await exchange(io, a, b, cro, study)
+      if (!args.flag('once') && !io.signal.aborted)
+        await leaveRunning(io, a, b, cro, kept === undefined ? undefined : dir)
       return isGood ? exitCodes.ok : exitCodes.failed
     } catch (error) {
       if (io.signal.aborted) return exitCodes.interrupted
@@ -68,7 +71,9 @@ async function temporaryDir(): Promise<string> {
 /** The whole story; true when every check held. */
 async function exchange(
   io: Io,
-  { a, b, cro }: { readonly a: Hospital; readonly b: Hospital; readonly cro: Cro },
+  a: Hospital,
+  b: Hospital,
+  cro: Cro,
   study: Awaited<ReturnType<typeof demoInstances>>,
 ): Promise<boolean> {
   const { instances, skipped } = study
@@ -109,11 +114,12 @@ async function exchange(
     wrong.push(...lost.map(uid => `not held at A as it was sent: ${uid}`))
   }
 
-  step('Send a de-identified copy to a CRO that has no gateway')
-  io.print(`     ${await cro.start()}`)
-  const copy = await cro.receive(a, io.signal)
-  io.print(`     ${copy.files} files, ${formatBytes(copy.bytes)}, ${copy.outcome}; below ${cro.root}`)
-  wrong.push(...copy.wrong)
+  step('A sets up a third party, a CRO, as an endpoint')
+  await setUpCro(io, a, await cro.start(io.signal))
+
+  step('A de-identifies a copy of the study, packs and signs it, and puts it there')
+  const uids = [firstStudy(transfers), ...sent.stored.map(instance => instance.sopInstanceUid)]
+  wrong.push(...(await deliverToCro(io, a, cro, uids)))
 
   step('Verify both audit logs')
   for (const [hospital, report] of await Promise.all([a, b].map(verifyAudit))) {
@@ -152,10 +158,11 @@ async function notHeld(hospital: Hospital, expected: readonly SentInstance[]): P
   return expected.filter(instance => !held.has(instance.datasetSha256)).map(instance => instance.sopInstanceUid)
 }
 
-async function leaveRunning(io: Io, a: Hospital, b: Hospital, kept: string | undefined): Promise<void> {
+async function leaveRunning(io: Io, a: Hospital, b: Hospital, cro: Cro, kept: string | undefined): Promise<void> {
   const hints = [
     [`storescu -aec ${a.aeTitle} 127.0.0.1 ${a.ports.dicom} FILE…`, 'send your own study to A'],
     [`curl ${b.url}/studies`, 'see it arrive at B'],
+    [`find ${cro.files} -type f`, 'what the CRO has got'],
     [`curl ${a.url}/api/v1/transfers`, 'transfers of A'],
     [`curl ${a.url}/api/v1/audit`, 'audit log of A'],
   ] as const

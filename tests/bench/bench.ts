@@ -2,7 +2,7 @@
  * `npm run bench`: our gateway next to Orthanc and DCMTK's storescp in one run on one disk.
  *
  * Prints a table and writes JSON. Options: --quick (small, one round), --rounds N, --only
- * ingest|retrieve|query|transfer|deidentify|dicomweb|images, --targets hanse,orthanc,storescp,storescp+sync (needs cc), --out FILE (default bench-results.json),
+ * ingest|retrieve|query|transfer|deidentify|dicomweb|images|sftp, --targets hanse,orthanc,storescp,storescp+sync (needs cc), --out FILE (default bench-results.json),
  * --dir DIR (where all data are kept while it runs; default the system's temporary directory).
  */
 import { spawnSync } from 'node:child_process'
@@ -21,6 +21,7 @@ import { orthanc, orthancBinary } from './orthanc.ts'
 import { benchQuery } from './query.ts'
 import { renderJson, renderTable } from './report.ts'
 import { benchRetrieve } from './retrieve.ts'
+import { benchSftp } from './sftp.ts'
 import { storescp, syncedStorescp } from './storescp.ts'
 import { benchTransfer } from './transfer.ts'
 
@@ -77,6 +78,10 @@ try {
   if (isWanted('images')) {
     const plan = values.quick ? { instances: 60, rounds, share: 0.2 } : { instances: 300, rounds, share: 1 }
     results.push(...(await benchImages(directory, names, plan, note)))
+  }
+  if (isWanted('sftp')) {
+    const result = await benchSftp(directory, { instances: values.quick ? 100 : 300, rounds }, note)
+    if (result) results.push(result)
   }
   if (isWanted('dicomweb')) {
     const plan = values.quick

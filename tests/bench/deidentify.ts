@@ -1,5 +1,4 @@
 /** De-identification of a folder of CT slices: ours, Orthanc's /anonymize, and the usual tools, each doing what it does. */
-import { spawn } from 'node:child_process'
 import { cp, mkdir, readdir, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -8,6 +7,7 @@ import { makeCorpus } from './corpus.ts'
 import type { Measurement, Series, WorkloadResult } from './measure.ts'
 import { startOrthanc } from './orthanc.ts'
 import { cpuMs, MemoryWatch } from './process-tree.ts'
+import { measurement, runTool } from './run-tool.ts'
 
 /** How much to measure. */
 export interface DeidentifyPlan {
@@ -38,14 +38,15 @@ export async function benchDeidentify(
     {
       target: 'hanse',
       durable: 'basic + trial options, texts searched, output verified',
-      run: () => tool(process.execPath, [cli, 'deidentify', '--profile', 'trial', '--out', work, input], plan),
+      run: () =>
+        runTool(process.execPath, [cli, 'deidentify', '--profile', 'trial', '--out', work, input], plan.instances),
     },
     {
       target: 'gdcmanon',
       durable: 'ten attributes emptied or replaced (--dumb)',
       run: async () => {
         await mkdir(work)
-        return tool('gdcmanon', ['--dumb', ...dumbTags, '-r', '-i', input, '-o', work], plan)
+        return runTool('gdcmanon', ['--dumb', ...dumbTags, '-r', '-i', input, '-o', work], plan.instances)
       },
     },
     {
@@ -54,7 +55,7 @@ export async function benchDeidentify(
       run: async () => {
         await cp(input, work, { recursive: true })
         const files = (await readdir(work)).map(name => join(work, name))
-        return tool('dcmodify', [...modifications, ...files], plan)
+        return runTool('dcmodify', [...modifications, ...files], plan.instances)
       },
     },
     {
@@ -91,30 +92,6 @@ const modifications = [
   ]),
 ]
 
-/** Runs a program to its end; its CPU time is what /proc last said. */
-async function tool(command: string, args: readonly string[], { instances }: DeidentifyPlan): Promise<Measurement> {
-  const began = performance.now()
-  const child = spawn(command, args, { stdio: ['ignore', 'ignore', 'pipe'] })
-  const pid = child.pid ?? -1
-  const watch = new MemoryWatch([pid])
-  let cpu = 0
-  const timer = setInterval(() => {
-    cpu = Math.max(cpu, cpuMs([pid]))
-  }, 20)
-  let words = ''
-  child.stderr.on('data', (chunk: Buffer) => {
-    words = (words + chunk.toString()).slice(-2_000)
-  })
-  const { promise, resolve, reject } = Promise.withResolvers<number | null>()
-  child.once('error', reject)
-  child.once('close', resolve)
-  const code = await promise.finally(() => clearInterval(timer))
-  const seconds = (performance.now() - began) / 1000
-  const memory = watch.stop()
-  if (code !== 0) throw new Error(`${command} ended with ${code}: ${words}`)
-  return measurement(instances, seconds, cpu, memory)
-}
-
 async function orthancRun(directory: string, input: string, { instances }: DeidentifyPlan): Promise<Measurement> {
   const folder = join(directory, 'orthanc-deidentify')
   await mkdir(folder, { recursive: true })
@@ -137,19 +114,5 @@ async function orthancRun(directory: string, input: string, { instances }: Deide
   } finally {
     await server.stop()
     await rm(folder, { recursive: true, force: true })
-  }
-}
-
-function measurement(
-  instances: number,
-  seconds: number,
-  cpu: number,
-  memory: { treeBytes: number; largestProcessBytes: number },
-): Measurement {
-  return {
-    perSecond: instances / seconds,
-    cpuMsPerInstance: cpu / instances,
-    peakTreeBytes: memory.treeBytes,
-    peakProcessBytes: memory.largestProcessBytes,
   }
 }

@@ -1,18 +1,19 @@
 /** A real OpenSSH server for one test: SFTP only, login by key as whoever runs the test, a host key of its own. */
-import { spawn } from 'node:child_process'
+import { execFile, spawn } from 'node:child_process'
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { userInfo } from 'node:os'
 import { join } from 'node:path'
 import type { TestContext } from 'node:test'
+import { promisify } from 'node:util'
 import { temporaryDir } from './blobs.ts'
 import { onEnd } from './cleanup.ts'
-import { missing, runOk, untilListening } from './dcmtk.ts'
+import { missing, untilListening } from './dcmtk.ts'
 import { freePort } from './free-port.ts'
 
 /** For the `skip` option of a test. */
 export const missingSshd: string | false = missing('sshd', 'ssh-keygen')
 
-export interface TestSshd {
+export interface RunningSshd {
   readonly port: number
   readonly user: string
   /** What the user sees as its files. */
@@ -27,14 +28,20 @@ export interface TestSshd {
   changeHostKey(): Promise<void>
 }
 
-/** Starts it. */
-export async function startSshd(t: TestContext): Promise<TestSshd> {
-  const dir = await temporaryDir(t)
+/** Starts it for a test. */
+export async function startSshd(t: TestContext): Promise<RunningSshd> {
+  const server = await launchSshd(await temporaryDir(t))
+  onEnd(t, () => server.kill())
+  return server
+}
+
+/** Starts it with all its files in `dir`; who starts it kills it. */
+export async function launchSshd(dir: string): Promise<RunningSshd> {
   const root = join(dir, 'files')
-  await mkdir(root)
+  await mkdir(root, { recursive: true })
   const path = (name: string): string => join(dir, name)
   const makeKey = async (name: string): Promise<string> => {
-    await runOk(t, 'ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-C', '', '-f', path(name)])
+    await keygen(['-q', '-t', 'ed25519', '-N', '', '-C', '', '-f', path(name)])
     return path(name)
   }
   let hostKeyFile = await makeKey('host')
@@ -66,7 +73,7 @@ export async function startSshd(t: TestContext): Promise<TestSshd> {
     user: userInfo().username,
     root,
     privateKey,
-    hostKey: await fingerprint(t, `${hostKeyFile}.pub`),
+    hostKey: await fingerprint(`${hostKeyFile}.pub`),
     kill: () => stop(),
     async start() {
       await configure()
@@ -87,16 +94,18 @@ export async function startSshd(t: TestContext): Promise<TestSshd> {
     },
     async changeHostKey() {
       hostKeyFile = await makeKey(`host-${Date.now()}`)
-      server.hostKey = await fingerprint(t, `${hostKeyFile}.pub`)
+      server.hostKey = await fingerprint(`${hostKeyFile}.pub`)
     },
   }
-  onEnd(t, () => stop())
   await server.start()
   return server
 }
 
-async function fingerprint(t: TestContext, file: string): Promise<string> {
-  return (await runOk(t, 'ssh-keygen', ['-l', '-E', 'sha256', '-f', file])).split(' ')[1] ?? ''
+const keygen = async (args: readonly string[]): Promise<string> =>
+  (await promisify(execFile)('ssh-keygen', args)).stdout
+
+async function fingerprint(file: string): Promise<string> {
+  return (await keygen(['-l', '-E', 'sha256', '-f', file])).split(' ')[1] ?? ''
 }
 
 /** Sessions are groups of their own below the daemon. */

@@ -1,132 +1,145 @@
-/** The third party of the demo: a CRO with an SFTP server, which is OpenSSH where there is one, else a folder. */
-import { type ChildProcess, execFile, spawn } from 'node:child_process'
-import { existsSync } from 'node:fs'
-import { mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises'
+/** The third party of the demo: a CRO that takes studies by SFTP, at a real OpenSSH server where this machine has one. */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { access, chmod, constants, mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
 import { connect } from 'node:net'
 import { userInfo } from 'node:os'
-import { join } from 'node:path'
+import { delimiter, join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
-import { promisify } from 'node:util'
-import { field, items } from '../answer.ts'
-import { DemoFailure, freePort, type Hospital } from './hospital.ts'
+import { openFileStore } from '../../../endpoints/open-place.ts'
+import { readHostKey } from '../../../endpoints/sftp.ts'
+import { isGatewayError } from '../../errors.ts'
+import { freePort } from './hospital.ts'
 
-const daemon = '/usr/sbin/sshd'
 const startMs = 10_000
 
-/** What has arrived. */
-export interface Received {
-  readonly files: number
-  readonly bytes: number
-  /** What became of the transfer, in words. */
-  readonly outcome: string
-  /** What is off, in words. */
-  readonly wrong: readonly string[]
+/** Where the CRO takes deliveries, as an endpoint is set up. */
+export interface CroPlace {
+  readonly kind: 'sftp' | 'folder'
+  readonly settings: object
+  readonly secrets: { readonly privateKey?: string }
+  /** As its administrator would tell it by telephone; undefined for a folder. */
+  readonly hostKey: string | undefined
+  /** In words. */
+  readonly told: string
 }
 
 export class Cro {
-  readonly root: string
+  /** Below it lies what was delivered. */
+  readonly files: string
   readonly #dir: string
-  #child: ChildProcess | undefined
-  #endpoint: { readonly kind: string; readonly settings: object; readonly secrets?: object } | undefined
+  #server: ChildProcess | undefined
 
   constructor(dir: string) {
     this.#dir = dir
-    this.root = join(dir, 'received')
+    this.files = join(dir, 'files')
   }
 
-  /** Starts the server; says what it is. */
-  async start(): Promise<string> {
-    await mkdir(this.root, { recursive: true })
-    const port = existsSync(daemon) ? await this.#startSsh().catch(() => undefined) : undefined
-    if (port === undefined) {
-      await this.stop()
-      this.#endpoint = { kind: 'folder', settings: { root: this.root } }
-      return 'OpenSSH cannot be started here: the CRO has a folder in the place of its SFTP server'
+  /** Starts its server; a plain folder, said so, where there is none that this user may run. */
+  async start(signal: AbortSignal): Promise<CroPlace> {
+    await mkdir(this.files, { recursive: true })
+    const [sshd, keygen] = [await findProgram('sshd'), await findProgram('ssh-keygen')]
+    const missing = sshd === undefined || keygen === undefined
+    const place = missing ? undefined : await this.#startSftp(sshd, keygen, signal)
+    if (place) return place
+    await this.stop()
+    const why = missing ? 'there is no OpenSSH server on this machine' : 'this user may not run an OpenSSH server'
+    const told = `${why}: a shared folder takes its place`
+    return { kind: 'folder', settings: { root: this.files }, secrets: {}, hostKey: undefined, told }
+  }
+
+  /** Undefined where the server does not come up, or lets nobody in. */
+  async #startSftp(sshd: string, keygen: string, signal: AbortSignal): Promise<CroPlace | undefined> {
+    const path = (name: string): string => join(this.#dir, name)
+    for (const name of ['host', 'user']) {
+      const child = spawn(keygen, ['-q', '-t', 'ed25519', '-N', '', '-C', '', '-f', path(name)], { stdio: 'ignore' })
+      if ((await ended(child)) !== 0) return undefined
+      await chmod(path(name), 0o600)
     }
-    return `the CRO runs OpenSSH on port ${port}; its host key is confirmed before anything is sent`
-  }
-
-  /** Sends a de-identified copy of the study that the hospital has, and looks at what has arrived. */
-  async receive(from: Hospital, signal: AbortSignal): Promise<Received> {
-    await from.call('PUT', '/endpoints/CRO', { ...this.#endpoint, profile: 'trial', packaging: { container: 'zip' } })
-    if (this.#child) {
-      const shown = await from.call('POST', '/endpoints/CRO/host-key', {})
-      await from.call('POST', '/endpoints/CRO/confirm', { fingerprint: field(shown, 'shownPin') })
-    }
-    const [transfer] = items(await from.call('GET', '/transfers?direction=outbound&limit=1'), 'transfers')
-    if (transfer === undefined) return { files: 0, bytes: 0, outcome: 'there is nothing to copy', wrong: [] }
-    const study = field(transfer, 'studyInstanceUid')
-    const sent = await from.call('POST', '/transfers', { study, destination: 'CRO', endpoint: true, purpose: 'trial' })
-    const state = await from.until('the copy at the CRO', async () => {
-      signal.throwIfAborted()
-      const now = await from.call('GET', `/transfers/${field(sent, 'id')}`)
-      return ended.has(field(now, 'state')) ? now : undefined
-    })
-    const [ending, code] = [field(state, 'state'), field(state, 'errorCode')]
-    // What the profile does not let out, such as text in pixels, waits for a person: that is as it should be.
-    const isGood = ending === 'delivered' || code === 'DEIDENTIFICATION_HELD'
-    const outcome = ending === 'delivered' ? 'delivered, not acknowledged' : `${ending}: ${field(state, 'error')}`
-    const entries = await readdir(this.root, { recursive: true, withFileTypes: true })
-    const paths = entries.filter(entry => entry.isFile()).map(entry => join(entry.parentPath, entry.name))
-    const sizes = await Promise.all(paths.map(async path => (await stat(path)).size))
-    const bytes = sizes.reduce((sum, size) => sum + size, 0)
-    return { files: paths.length, bytes, outcome, wrong: isGood ? [] : [`the copy for the CRO is ${outcome}`] }
-  }
-
-  async stop(): Promise<void> {
-    const child = this.#child
-    this.#child = undefined
-    if (!child || child.exitCode !== null) return
-    const gone = new Promise<void>(resolve => child.once('exit', () => resolve()))
-    child.kill('SIGTERM')
-    await gone
-  }
-
-  async #startSsh(): Promise<number> {
-    const at = (name: string): string => join(this.#dir, name)
-    for (const name of ['host', 'user'])
-      await promisify(execFile)('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-C', '', '-f', at(name)])
     const port = await freePort()
     const lines = [
       `Port ${port}`,
       'ListenAddress 127.0.0.1',
-      `HostKey ${at('host')}`,
+      `HostKey ${path('host')}`,
       'PidFile none',
-      `AuthorizedKeysFile ${at('user.pub')}`,
+      `AuthorizedKeysFile ${path('user.pub')}`,
       'StrictModes no',
+      'PermitRootLogin prohibit-password',
       'PasswordAuthentication no',
       'KbdInteractiveAuthentication no',
       'UsePAM no',
       'Subsystem sftp internal-sftp',
-      'ForceCommand internal-sftp',
+      `ForceCommand internal-sftp -d ${this.files}`,
     ]
-    await writeFile(at('sshd_config'), `${lines.join('\n')}\n`)
-    // As root it wants a folder to be separated into.
+    await writeFile(path('sshd_config'), `${lines.join('\n')}\n`)
+    // As root it wants a folder to be separated into, which a boot makes.
     if (process.getuid?.() === 0) await mkdir('/run/sshd', { recursive: true, mode: 0o755 })
-    // In a process group of its own: Ctrl-C at the terminal reaches the demo, which stops it in order.
-    const child = spawn(daemon, ['-D', '-e', '-f', at('sshd_config')], { stdio: 'ignore', detached: true })
-    this.#child = child
+    const child = spawn(sshd, ['-D', '-e', '-f', path('sshd_config')], { stdio: 'ignore', detached: true })
+    this.#server = child
     child.on('error', () => undefined)
-    const deadline = Date.now() + startMs
-    while (!(await accepts(port))) {
-      if (child.exitCode !== null || Date.now() > deadline) throw new DemoFailure('OpenSSH does not start')
-      await delay(50)
+    if (!(await listens(port, child, signal))) return undefined
+    const [host, user] = ['127.0.0.1', userInfo().username]
+    const hostKey = await readHostKey({ host, port }, signal)
+    const secrets = { privateKey: await readFile(path('user'), 'utf8') }
+    const settings = { host, port, user, root: '' }
+    try {
+      const place = { kind: 'sftp', ...settings, hostKey, jump: undefined, can: undefined } as const
+      await (await openFileStore(place, secrets, signal)).close()
+    } catch (error) {
+      if (isGatewayError(error)) return undefined
+      throw error
     }
-    const settings = { host: '127.0.0.1', port, user: userInfo().username, root: this.root }
-    this.#endpoint = { kind: 'sftp', settings, secrets: { privateKey: await readFile(at('user'), 'utf8') } }
-    return port
+    return { kind: 'sftp', settings, secrets, hostKey, told: `OpenSSH at sftp://127.0.0.1:${port}` }
+  }
+
+  /** What lies there: paths below `files`. */
+  async delivered(): Promise<readonly string[]> {
+    const entries = await readdir(this.files, { recursive: true, withFileTypes: true })
+    return entries
+      .filter(entry => entry.isFile())
+      .map(entry => join(entry.parentPath, entry.name).slice(this.files.length + 1))
+      .sort()
+  }
+
+  async stop(): Promise<void> {
+    const child = this.#server
+    if (child?.pid === undefined || child.exitCode !== null || child.signalCode !== null) return
+    const gone = ended(child)
+    child.kill('SIGTERM')
+    await gone
   }
 }
 
-const ended = new Set(['delivered', 'held', 'expired', 'cancelled', 'refused'])
-
-async function accepts(port: number): Promise<boolean> {
-  const socket = connect(port, '127.0.0.1')
-  try {
-    return await new Promise<boolean>(resolve =>
-      socket.once('connect', () => resolve(true)).once('error', () => resolve(false)),
-    )
-  } finally {
-    socket.destroy()
+async function findProgram(name: string): Promise<string | undefined> {
+  // The server stands where the PATH of ordinary users does not look.
+  for (const dir of [...(process.env['PATH'] ?? '').split(delimiter), '/usr/sbin', '/usr/local/sbin']) {
+    if (!dir.startsWith('/')) continue
+    try {
+      await access(join(dir, name), constants.X_OK)
+      return join(dir, name)
+    } catch {
+      // not here
+    }
   }
+  return undefined
+}
+
+async function ended(child: ChildProcess): Promise<number | null> {
+  if (child.exitCode === null && child.signalCode === null) await once(child, 'exit').catch(() => undefined)
+  return child.exitCode
+}
+
+async function listens(port: number, child: ChildProcess, signal: AbortSignal): Promise<boolean> {
+  for (const end = Date.now() + startMs; Date.now() < end; await delay(50, undefined, { signal })) {
+    if (child.exitCode !== null || child.signalCode !== null) return false
+    const isOpen = await new Promise<boolean>(resolve => {
+      const socket = connect(port, '127.0.0.1')
+      socket.once('connect', () => resolve(true))
+      socket.once('error', () => resolve(false))
+      socket.once('close', () => resolve(false))
+      socket.once('connect', () => socket.destroy())
+    })
+    if (isOpen) return true
+  }
+  return false
 }

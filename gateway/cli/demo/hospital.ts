@@ -177,7 +177,7 @@ function withoutOwnSettings(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
   )
 }
 
-/** A port of this machine that is free now. */
+/** A port of this machine that nobody uses now. */
 export async function freePort(): Promise<number> {
   return await new Promise((resolve, reject) => {
     const server = createServer()
