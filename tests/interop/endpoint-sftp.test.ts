@@ -4,7 +4,7 @@ import { test } from 'node:test'
 import { type BuiltInstance, buildInstance } from '../support/dicom-builder.ts'
 import { filesBelow, startEndpointSite } from '../support/endpoints.ts'
 import { type LogLine, memoryLog } from '../support/memory-log.ts'
-import { missingSshd, startSshd, type RunningSshd } from '../support/sshd.ts'
+import { missingSshd, type RunningSshd, startSshd } from '../support/sshd.ts'
 import { until } from '../support/until.ts'
 
 const studyUid = '1.2.826.0.1.3680043.10.9.4242'
