@@ -181,24 +181,63 @@ function patientPool(pool: pg.Pool, patienceMs: number) {
       const client = await connect(pool, patienceMs)
       const known = wrapped.get(client)
       if (known) return known
-      const made = translating(client, statements)
+      const made = translating(client, statements, statement => askAgain(pool, patienceMs, statement))
       wrapped.set(client, made)
       return made
     },
   }
 }
 
-/** The client with errors translated; made once per client, because Kysely keeps state by identity. */
-function translating(client: pg.PoolClient, statements: StatementNames): PostgresPoolClient {
+interface Statement {
+  readonly text: string
+  readonly values: unknown[]
+  readonly name?: string
+}
+
+/**
+ * The client with errors translated; made once per client, because Kysely keeps state by identity. What only reads,
+ * by itself, is asked once more of another connection when this one is lost: the server may have been restarted.
+ */
+function translating(
+  client: pg.PoolClient,
+  statements: StatementNames,
+  askAnother: (statement: Statement) => Promise<pg.QueryResult>,
+): PostgresPoolClient {
+  let isInTransaction = false
   const query = async (text: string, values: readonly unknown[]) => {
+    const name = statements.nameOf(text)
+    const statement: Statement = { text, values: [...values], ...(name !== undefined && { name }) }
+    if (/^(?:begin|start transaction)\b/i.test(text)) isInTransaction = true
     try {
-      const name = statements.nameOf(text)
-      return await client.query({ text, values: [...values], ...(name !== undefined && { name }) })
+      return await client.query(statement)
     } catch (error) {
-      throw databaseError(error)
+      if (isInTransaction || failureKind(error) !== 'lost' || !/^\s*select\b/i.test(text)) throw databaseError(error)
+      return await askAnother(statement).catch((second: unknown) => {
+        throw databaseError(second)
+      })
+    } finally {
+      if (/^(?:commit|rollback)$/i.test(text)) isInTransaction = false
     }
   }
   return Object.create(client, { query: { value: query } })
+}
+
+const readAttempts = 4
+
+/** Other connections of the pool may be dead, too, and not know it yet. */
+async function askAgain(pool: pg.Pool, patienceMs: number, statement: Statement): Promise<pg.QueryResult> {
+  for (let attempt = 1; ; attempt += 1) {
+    const client = await connect(pool, patienceMs)
+    try {
+      const result = await client.query(statement)
+      client.release()
+      return result
+    } catch (error) {
+      const isLost = failureKind(error) === 'lost'
+      client.release(isLost)
+      if (!isLost || attempt === readAttempts) throw error
+    }
+  }
 }
 
 /**

@@ -137,6 +137,25 @@ test('a server that stays away is DATABASE_UNAVAILABLE', async () => {
   )
 })
 
+test('what only reads is asked again when its connection is lost, but not in a transaction', async t => {
+  const owner = await testDatabase(t)
+  const db = await openDatabase({ connection: connectionOf(owner), log: silent })
+  await sql`create sequence deaths`.execute(owner.kysely)
+  // The first one to ask loses its connection; a sequence does not go back.
+  const dying = sql<{ death: number }>`
+    select case when nextval('deaths') % 2 = 1 then pg_terminate_backend(pg_backend_pid())::int else 7 end as death`
+
+  assert.deepEqual((await dying.execute(db.kysely)).rows, [{ death: 7 }])
+  await assert.rejects(
+    db.kysely.transaction().execute(async tx => await dying.execute(tx)),
+    error => isGatewayError(error, 'DATABASE_UNAVAILABLE'),
+  )
+  const dead = sql`select pg_terminate_backend(pg_backend_pid())`.execute(db.kysely)
+  await assert.rejects(dead, error => isGatewayError(error, 'DATABASE_UNAVAILABLE'))
+
+  await db.close()
+})
+
 test('a statement that takes too long is ended', async t => {
   const owner = await testDatabase(t)
   const db = await openDatabase({ connection: connectionOf(owner), statementTimeoutMs: 50, log: silent })
