@@ -78,17 +78,26 @@ function storeOf(client: Client, { root, can }: FtpPlace, close: () => void): Fi
     if (error instanceof FTPError && error.code === 550) return undefined
     throw error
   }
+  /** ProFTPD says 450 of the listing of a folder that is not there. */
+  const unlisted = (error: unknown): undefined =>
+    error instanceof FTPError && error.code === 450 ? undefined : absent(error)
   const stat = async (path: string): Promise<FileEntry | undefined> => {
     const name = path.slice(path.lastIndexOf('/') + 1)
     const size = await client.size(at(path)).catch(absent)
     if (size !== undefined) return { name, kind: 'file', size, modified: undefined }
-    return (await listed(folderOf(path)).catch(absent))?.find(entry => entry.name === name)
+    return (await listed(folderOf(path)).catch(unlisted))?.find(entry => entry.name === name)
   }
   const makeFolder = async (path: string): Promise<void> => {
     if (path === '') return
     await makeFolder(folderOf(path))
-    // It may be there, or nobody may be told whether it is: what is then written says so.
-    await client.send(`MKD ${at(path)}`).catch(absent)
+    try {
+      await client.send(`MKD ${at(path)}`)
+    } catch (error) {
+      absent(error)
+      // It may be there, or nobody may be told whether it is: what is then written says so.
+      const beside = await listed(folderOf(path)).catch(unlisted)
+      if (beside && !beside.some(({ name }) => name === path.slice(path.lastIndexOf('/') + 1))) throw error
+    }
   }
   return {
     can: abilitiesOf({ resume: true, rename: true, list: true, remove: true }, can),
