@@ -11,7 +11,7 @@ import { join } from 'node:path'
  */
 const lowest = 12_000
 const count = 20_000
-const reservations = join(tmpdir(), 'hanse-test-ports')
+const reservations = join(tmpdir(), `hanse-test-ports-${process.getuid?.() ?? 0}`)
 const own: string[] = []
 process.once('exit', () => {
   for (const file of own) rmSync(file, { force: true })

@@ -10,7 +10,8 @@ import { missing, runOk, untilListening } from './dcmtk.ts'
 import { freePort } from './free-port.ts'
 
 /** For the `skip` option of a test. */
-export const missingFtpd: string | false = missing('proftpd', 'openssl')
+export const missingFtpd: string | false =
+  process.getuid?.() === 0 ? missing('proftpd', 'openssl') : 'ProFTPD is started by root only'
 
 export interface TestFtpd {
   readonly port: number
