@@ -1,6 +1,7 @@
 /** A real ProFTPD for one test: one user with a password, with or without TLS. */
 import { spawn } from 'node:child_process'
 import { chmod, mkdir, writeFile } from 'node:fs/promises'
+import { userInfo } from 'node:os'
 import { join } from 'node:path'
 import type { TestContext } from 'node:test'
 import { temporaryDir } from './blobs.ts'
@@ -10,8 +11,7 @@ import { missing, runOk, untilListening } from './dcmtk.ts'
 import { freePort } from './free-port.ts'
 
 /** For the `skip` option of a test. */
-export const missingFtpd: string | false =
-  process.getuid?.() === 0 ? missing('proftpd', 'openssl') : 'ProFTPD is started by root only'
+export const missingFtpd: string | false = missing('proftpd', 'openssl')
 
 export interface TestFtpd {
   readonly port: number
@@ -42,6 +42,7 @@ export async function startFtpd(t: TestContext, tls: 'none' | 'explicit' | 'impl
     await chmod(dir, 0o755)
   }
   const authority = await makeAuthority(dir, 'ftp')
+  const ownGroup = await runOk(t, 'id', ['-gn'])
   const credential = await authority.issue('127.0.0.1')
   const port = await freePort()
   const passive = await freePort()
@@ -69,7 +70,11 @@ export async function startFtpd(t: TestContext, tls: 'none' | 'explicit' | 'impl
       'UseReverseDNS off',
       'WtmpLog none',
       `PassivePorts ${passive} ${passive + 40}`,
-      ...(uid === 0 ? ['User nobody', 'Group nogroup'] : []),
+      // Without root it must not try to become anybody else.
+      ...(uid === 0 ? ['User nobody', 'Group nogroup'] : [`User ${userInfo().username}`, `Group ${ownGroup.trim()}`]),
+      '<IfModule mod_ctrls.c>',
+      'ControlsEngine off',
+      '</IfModule>',
       'AuthOrder mod_auth_file.c',
       `AuthUserFile ${path('users')}`,
       'RequireValidShell off',
