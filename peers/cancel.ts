@@ -1,8 +1,12 @@
 /** The sender's signed word that a transfer is not to go on: withdrawn policy, a person, a superseded study. */
-import { decode, describeExpected, object, oneOf } from '../gateway/decode.ts'
-import { GatewayError } from '../gateway/errors.ts'
-import { encodePayload, openEnvelope, type Signer, type SigningKey, signEnvelope } from './envelope.ts'
-import { instant, sha256, siteId } from './fields.ts'
+import { object, oneOf } from '../gateway/decode.ts'
+import { encodePayload, type Signer, signEnvelope } from './envelope.ts'
+import {
+  type ManifestExpectation,
+  type ManifestMessage,
+  manifestMessageFields,
+  openManifestMessage,
+} from './manifest-message.ts'
 
 export const cancelType = 'application/vnd.hanse.cancel.v1+json'
 /** Most bytes of a signed cancellation. */
@@ -10,12 +14,7 @@ export const maxCancelBytes = 16 * 1024
 
 export const cancelReasons = ['person', 'policy', 'superseded'] as const
 
-export interface Cancellation {
-  /** Id of the manifest. */
-  readonly manifest: string
-  readonly from: string
-  readonly to: string
-  readonly time: Date
+export interface Cancellation extends ManifestMessage {
   readonly reason: (typeof cancelReasons)[number]
 }
 
@@ -34,27 +33,13 @@ export function signCancellation(cancellation: Cancellation, signer: Signer): Ui
  *
  * @throws GatewayError MANIFEST_MALFORMED, MANIFEST_SIGNATURE, MANIFEST_SENDER when it is about something else
  */
-export function openCancellation(
-  envelope: Uint8Array,
-  expected: { manifest: string; from: string; to: string; keys: readonly SigningKey[] },
-): Cancellation {
-  const { value } = openEnvelope(envelope, {
+export function openCancellation(envelope: Uint8Array, parties: ManifestExpectation): Cancellation {
+  return openManifestMessage(envelope, parties, {
     context: cancelType,
     maxBytes: maxCancelBytes,
-    keys: expected.keys,
-    malformed: 'MANIFEST_MALFORMED',
-    untrusted: 'MANIFEST_SIGNATURE',
+    shape,
+    expected: 'a cancellation of this manifest by its sender',
   })
-  const decoded = decode(shape, value)
-  if (!decoded.ok) throw new GatewayError('MANIFEST_MALFORMED', describeExpected(decoded.problems))
-  const { manifest, from, to } = decoded.value
-  if (manifest !== expected.manifest || from !== expected.from || to !== expected.to) {
-    throw new GatewayError('MANIFEST_SENDER', 'expected a cancellation of this manifest by its sender')
-  }
-  return decoded.value
 }
 
-const shape = object(
-  { manifest: sha256, from: siteId, to: siteId, time: instant, reason: oneOf(...cancelReasons) },
-  { unknown: 'keep' },
-)
+const shape = object({ ...manifestMessageFields, reason: oneOf(...cancelReasons) }, { unknown: 'keep' })

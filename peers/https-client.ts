@@ -86,12 +86,7 @@ export function cancelRequest(
   envelope: Uint8Array,
   signal: AbortSignal,
 ): Promise<Answer> {
-  return ask(connection, signal, {
-    method: 'POST',
-    path: `${offerPath(id)}/cancel`,
-    body: envelope,
-    type: 'application/json',
-  })
+  return postEnvelope(connection, `${offerPath(id)}/cancel`, envelope, signal)
 }
 
 /** Asks with a signed recall for what was sent. */
@@ -101,12 +96,16 @@ export function recallRequest(
   envelope: Uint8Array,
   signal: AbortSignal,
 ): Promise<Answer> {
-  return ask(connection, signal, {
-    method: 'POST',
-    path: `${offerPath(id)}/recall`,
-    body: envelope,
-    type: 'application/json',
-  })
+  return postEnvelope(connection, `${offerPath(id)}/recall`, envelope, signal)
+}
+
+function postEnvelope(
+  connection: PeerConnection,
+  path: string,
+  body: Uint8Array,
+  signal: AbortSignal,
+): Promise<Answer> {
+  return ask(connection, signal, { method: 'POST', path, body, type: 'application/json' })
 }
 
 /** The envelope of the receiver's answer. @throws GatewayError as the receiver refuses it */

@@ -2,18 +2,16 @@
  * Asking back what was sent: the sender's signed request, and the receiver's signed answer (`PROTOCOL.md` §Recall). The
  * receiver decides; the answer `pending` says that a person there has not yet.
  */
-import { type Decoder, decode, describeExpected, integer, object, oneOf } from '../gateway/decode.ts'
+import { type Decoder, integer, object, oneOf } from '../gateway/decode.ts'
 import { GatewayError } from '../gateway/errors.ts'
+import { encodePayload, type SignatureContext, type Signer, sha256Hex, signEnvelope } from './envelope.ts'
+import { sha256 } from './fields.ts'
 import {
-  encodePayload,
-  openEnvelope,
-  type SignatureContext,
-  type Signer,
-  type SigningKey,
-  sha256Hex,
-  signEnvelope,
-} from './envelope.ts'
-import { instant, sha256, siteId } from './fields.ts'
+  type ManifestExpectation,
+  type ManifestMessage,
+  manifestMessageFields,
+  openManifestMessage,
+} from './manifest-message.ts'
 
 const requestType = 'application/vnd.hanse.recall.v1+json'
 const answerType = 'application/vnd.hanse.recall-answer.v1+json'
@@ -28,33 +26,16 @@ export const recallOutcomes = ['pending', 'recalled', 'refused'] as const
 /** What has become of it. */
 export type RecallOutcome = (typeof recallOutcomes)[number]
 
-interface Parties {
-  /** Id of the manifest by which it was sent. */
-  readonly manifest: string
-  /** Site ids: who signs, and whom it is for. */
-  readonly from: string
-  readonly to: string
-  readonly time: Date
-}
-
-export interface Recall extends Parties {
+export interface Recall extends ManifestMessage {
   readonly reason: RecallReason
 }
 
-export interface RecallAnswer extends Parties {
+export interface RecallAnswer extends ManifestMessage {
   /** SHA-256 of the envelope that is answered, hex. */
   readonly recall: string
   readonly outcome: RecallOutcome
   /** Instances that are gone. */
   readonly instances: number
-}
-
-/** What a message must say to be about our transfer. */
-export interface RecallExpectation {
-  readonly manifest: string
-  readonly from: string
-  readonly to: string
-  readonly keys: readonly SigningKey[]
 }
 
 /** Signs a recall. The same recall gives the same bytes. */
@@ -68,7 +49,7 @@ export function signRecall(recall: Recall, signer: Signer): Uint8Array {
 }
 
 /** @throws GatewayError MANIFEST_MALFORMED, MANIFEST_SIGNATURE, MANIFEST_SENDER when it is about something else */
-export function openRecall(envelope: Uint8Array, expected: RecallExpectation): Recall {
+export function openRecall(envelope: Uint8Array, expected: ManifestExpectation): Recall {
   return open(envelope, expected, requestType, requestShape)
 }
 
@@ -82,7 +63,7 @@ export function signRecallAnswer(answer: RecallAnswer, signer: Signer): Uint8Arr
 /** @throws GatewayError MANIFEST_MALFORMED, MANIFEST_SIGNATURE, MANIFEST_SENDER when it answers something else */
 export function openRecallAnswer(
   envelope: Uint8Array,
-  expected: RecallExpectation & { readonly recall: Uint8Array },
+  expected: ManifestExpectation & { readonly recall: Uint8Array },
 ): RecallAnswer {
   const answer = open(envelope, expected, answerType, answerShape)
   if (answer.recall !== sha256Hex(expected.recall))
@@ -90,30 +71,26 @@ export function openRecallAnswer(
   return answer
 }
 
-function open<T extends Parties>(
+const open = <T extends ManifestMessage>(
   envelope: Uint8Array,
-  expected: RecallExpectation,
+  expected: ManifestExpectation,
   context: SignatureContext,
   shape: Decoder<T>,
-): T {
-  const { value } = openEnvelope(envelope, {
+): T =>
+  openManifestMessage(envelope, expected, {
     context,
     maxBytes: maxRecallBytes,
-    keys: expected.keys,
-    malformed: 'MANIFEST_MALFORMED',
-    untrusted: 'MANIFEST_SIGNATURE',
+    shape,
+    expected: 'a message about this manifest between its two sites',
   })
-  const decoded = decode(shape, value)
-  if (!decoded.ok) throw new GatewayError('MANIFEST_MALFORMED', describeExpected(decoded.problems))
-  const { manifest, from, to } = decoded.value
-  if (manifest !== expected.manifest || from !== expected.from || to !== expected.to)
-    throw new GatewayError('MANIFEST_SENDER', 'expected a message about this manifest between its two sites')
-  return decoded.value
-}
 
-const parties = { manifest: sha256, from: siteId, to: siteId, time: instant }
-const requestShape = object({ ...parties, reason: oneOf(...recallReasons) }, { unknown: 'keep' })
+const requestShape = object({ ...manifestMessageFields, reason: oneOf(...recallReasons) }, { unknown: 'keep' })
 const answerShape = object(
-  { ...parties, recall: sha256, outcome: oneOf(...recallOutcomes), instances: integer({ min: 0, max: 1_000_000 }) },
+  {
+    ...manifestMessageFields,
+    recall: sha256,
+    outcome: oneOf(...recallOutcomes),
+    instances: integer({ min: 0, max: 1_000_000 }),
+  },
   { unknown: 'keep' },
 )

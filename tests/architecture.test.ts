@@ -22,7 +22,7 @@ const layers: readonly { readonly layer: number; readonly pure?: boolean; readon
     layer: 1,
     pure: true,
     files:
-      /^peers\/(manifest|manifest-decoder|offer|offer-state|cancel|identifying|seal|receipt|envelope|card|fields|leaves|bitmap|json|sodium|clock)\.ts$|^certs\//,
+      /^peers\/(manifest|manifest-decoder|manifest-message|offer|offer-state|cancel|identifying|seal|receipt|envelope|card|fields|leaves|bitmap|json|sodium|clock)\.ts$|^certs\//,
   },
   { layer: 1, files: /^gateway\/(db|store|jobs|audit|pixels)\// },
   {

@@ -216,6 +216,19 @@ export function instancesTransferred(input: Transfer & { action: 'C' | 'R' | 'U'
   }
 }
 
+/** A transfer of ours has ended; `reason` says why without success. Whether the receiver held the instances is not known here. */
+export function transferEnded(
+  transfer: Pick<Transfer, 'source' | 'destination' | 'objects'>,
+  reason: string | undefined,
+): AuditEvent {
+  return instancesTransferred({
+    action: 'R',
+    outcome: reason === undefined ? 'success' : 'serious-failure',
+    ...(reason !== undefined && { reason }),
+    ...transfer,
+  })
+}
+
 /** Somebody searched the store (§A.5.3.10). */
 export function queried(input: Common & { requestor: Participant }): AuditEvent {
   return {

@@ -82,6 +82,9 @@ export const configOptions = {
 
 export const jsonOption = { json: { type: 'boolean', help: 'print JSON' } } as const satisfies Command['options']
 
+/** Of commands that ask the running gateway and can print JSON. */
+export const commonOptions = { ...jsonOption, ...connectionOptions, ...configOptions }
+
 /** @throws UsageError */
 export function readArgs(command: Command, argv: readonly string[]): Args & { readonly help: boolean } {
   const config = {

@@ -4,19 +4,9 @@ import { basename, resolve } from 'node:path'
 import { isObject } from '../decode.ts'
 import { field, items } from './answer.ts'
 import { type Client, openClient } from './client.ts'
-import {
-  type Args,
-  type Command,
-  configOptions,
-  connectionOptions,
-  exitCodes,
-  type Io,
-  jsonOption,
-  UsageError,
-} from './command.ts'
+import { type Args, type Command, commonOptions, exitCodes, type Io, UsageError } from './command.ts'
 import { table } from './table.ts'
 
-const common = { ...jsonOption, ...connectionOptions, ...configOptions }
 const one = { operands: 'NAME', arity: { min: 1, max: 1 } } as const
 
 const placeOf = (args: Args): string => `/endpoints/${encodeURIComponent(args.operands[0] ?? '')}`
@@ -24,7 +14,7 @@ const placeOf = (args: Args): string => `/endpoints/${encodeURIComponent(args.op
 export const endpointList: Command = {
   name: 'endpoint list',
   summary: 'List the endpoints of third parties.',
-  options: common,
+  options: commonOptions,
   async run(args, io) {
     const answer = await openClient(args, io).call('GET', '/endpoints')
     const rows = items(answer, 'endpoints').map(entry =>
@@ -45,7 +35,7 @@ export const endpointShow: Command = {
   name: 'endpoint show',
   summary: 'Show how an endpoint is set up; credentials are never shown.',
   ...one,
-  options: common,
+  options: commonOptions,
   async run(args, io) {
     io.print(JSON.stringify(await openClient(args, io).call('GET', placeOf(args)), null, 2))
     return exitCodes.ok
@@ -100,7 +90,7 @@ export const endpointAdd: Command = {
     profile: { type: 'string', value: 'NAME', help: 'de-identification profile of sends that name none' },
     settings: { type: 'string', value: 'FILE', help: 'JSON as the API takes it; options above win' },
     description: { type: 'string', value: 'TEXT', help: 'for people' },
-    ...common,
+    ...commonOptions,
   },
   details: [
     'An SFTP server is given nothing before its host key is confirmed: hanse endpoint confirm.',
@@ -123,7 +113,7 @@ export const endpointConfirm: Command = {
   summary: 'Show the host key of an SFTP server, or confirm it by its fingerprint.',
   operands: 'NAME [FINGERPRINT]',
   arity: { min: 1, max: 2 },
-  options: common,
+  options: commonOptions,
   details: 'Compare the fingerprint with what the operator of the server told you by another way.',
   async run(args, io) {
     const client = openClient(args, io)
@@ -143,7 +133,7 @@ export const endpointTest: Command = {
   name: 'endpoint test',
   summary: 'Try an endpoint step by step: connection, login, write, rename, delete, room, speed; and say what to fix.',
   ...one,
-  options: common,
+  options: commonOptions,
   async run(args, io) {
     const answer = await openClient(args, io).call('POST', `${placeOf(args)}/test`)
     const steps = items(answer, 'steps')
@@ -169,7 +159,7 @@ export const endpointRemove: Command = {
   name: 'endpoint remove',
   summary: 'Remove an endpoint and its credentials.',
   ...one,
-  options: common,
+  options: commonOptions,
   async run(args, io) {
     await openClient(args, io).call('DELETE', placeOf(args))
     io.note(`${args.operands[0]} is removed`)
@@ -185,7 +175,7 @@ export const endpointAcknowledge: Command = {
   options: {
     file: { type: 'string', value: 'CONFIRMATION', help: 'the document, as the portal gave it' },
     rejected: { type: 'string', value: 'REASON', help: 'the recipient does not accept it, and why' },
-    ...common,
+    ...commonOptions,
   },
   async run(args, io) {
     const file = args.text('file')
@@ -210,7 +200,10 @@ function action(verb: 'stop' | 'resume', summary: string): Command {
     name: `endpoint ${verb}`,
     summary,
     ...one,
-    options: { ...(verb === 'stop' && { reason: { type: 'string', value: 'TEXT', help: 'why' } as const }), ...common },
+    options: {
+      ...(verb === 'stop' && { reason: { type: 'string', value: 'TEXT', help: 'why' } as const }),
+      ...commonOptions,
+    },
     async run(args, io) {
       const reason = args.text('reason')
       const answer = await openClient(args, io).call('POST', `${placeOf(args)}/${verb}`, {

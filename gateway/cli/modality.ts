@@ -5,24 +5,13 @@ import { resolve } from 'node:path'
 import { isObject } from '../decode.ts'
 import { field, items } from './answer.ts'
 import { openClient } from './client.ts'
-import {
-  type Args,
-  type Command,
-  configOptions,
-  connectionOptions,
-  exitCodes,
-  type Io,
-  jsonOption,
-  UsageError,
-} from './command.ts'
+import { type Args, type Command, commonOptions, exitCodes, type Io, UsageError } from './command.ts'
 import { table } from './table.ts'
-
-const common = { ...jsonOption, ...connectionOptions, ...configOptions }
 
 export const modalityList: Command = {
   name: 'modality list',
   summary: 'List the modalities and archives that talk DICOM to this gateway.',
-  options: common,
+  options: commonOptions,
   async run(args, io) {
     show(await openClient(args, io).call('GET', '/modalities'), args.flag('json'), io)
     return exitCodes.ok
@@ -50,14 +39,18 @@ export const modalityAdd: Command = {
     servername: { type: 'string', value: 'NAME', help: 'name in its certificate, if that is not the host' },
     ca: { type: 'string', value: 'FILE', help: 'authorities that may have issued its certificate (PEM)' },
     certificate: { type: 'string', value: 'FILE', help: 'its certificate (PEM) or the SHA-256 of it, hex' },
-    'certificate-name': { type: 'string', value: 'NAME', help: 'common name in the certificate that it presents' },
+    'certificate-name': {
+      type: 'string',
+      value: 'NAME',
+      help: 'common name in the certificate that it presents',
+    },
     charset: { type: 'string', value: 'TERM', help: 'Specific Character Set for text sent to it' },
     'transfer-syntaxes': { type: 'string', value: 'UIDS', help: 'those that it wants, best first, with commas' },
     transcoding: { type: 'string', value: 'HOW', help: 'on (default) or off' },
     associations: { type: 'string', value: 'COUNT', help: 'at a time, at most' },
     idle: { type: 'string', value: 'SECONDS', help: 'silence until its association ends' },
     timeout: { type: 'string', value: 'SECONDS', help: 'how long its answers are waited for' },
-    ...common,
+    ...commonOptions,
   },
   details: [
     'An empty value removes a setting: --host "".',
@@ -81,7 +74,7 @@ export const modalityRemove: Command = {
   summary: 'Remove a modality; its next association is refused unless unknown callers are served.',
   operands: 'NAME',
   arity: { min: 1, max: 1 },
-  options: common,
+  options: commonOptions,
   async run(args, io) {
     const path = `/modalities/${encodeURIComponent(args.operands[0] ?? '')}`
     show(await openClient(args, io).call('DELETE', path), args.flag('json'), io)
@@ -94,7 +87,7 @@ export const modalityEcho: Command = {
   summary: 'Ask a modality whether it answers (C-ECHO).',
   operands: 'NAME',
   arity: { min: 1, max: 1 },
-  options: common,
+  options: commonOptions,
   async run(args, io) {
     const name = args.operands[0] ?? ''
     const answer = await openClient(args, io).call('POST', `/modalities/${encodeURIComponent(name)}/echo`)

@@ -4,19 +4,8 @@ import { resolve } from 'node:path'
 import { isObject } from '../decode.ts'
 import { at, field, items } from './answer.ts'
 import { type Client, openClient } from './client.ts'
-import {
-  type Args,
-  type Command,
-  configOptions,
-  connectionOptions,
-  exitCodes,
-  type Io,
-  jsonOption,
-  UsageError,
-} from './command.ts'
+import { type Args, type Command, commonOptions, exitCodes, type Io, UsageError } from './command.ts'
 import { parseDuration, table } from './table.ts'
-
-const common = { ...jsonOption, ...connectionOptions, ...configOptions }
 
 export const peerInvite: Command = {
   name: 'peer invite',
@@ -25,7 +14,7 @@ export const peerInvite: Command = {
     out: { type: 'string', value: 'FILE', help: 'file for the invitation (default: print it)' },
     name: { type: 'string', value: 'NAME', help: 'our name for the site' },
     valid: { type: 'string', value: 'TIME', help: 'how long it is good for: 90m, 24h, 7d (default 24h)' },
-    ...common,
+    ...commonOptions,
   },
   details: 'The invitation is a secret, good for one use. Example: hanse peer invite --out invitation.json',
   async run(args, io) {
@@ -53,7 +42,7 @@ export const peerAccept: Command = {
     offline: { type: 'boolean', help: 'pair by files: the other site cannot be reached from here' },
     out: { type: 'string', value: 'FILE', help: 'file for the answer, where there is one (default: print it)' },
     name: { type: 'string', value: 'NAME', help: 'our name for the site' },
-    ...common,
+    ...commonOptions,
   },
   details: 'FILE is what the other administrator handed over; - reads it from standard input.',
   async run(args, io) {
@@ -88,7 +77,7 @@ export const peerConfirm: Command = {
   arity: { min: 1, max: 1 },
   options: {
     sas: { type: 'string', value: 'STRING', help: 'the string that the other site shows; needed without a terminal' },
-    ...common,
+    ...commonOptions,
   },
   details: 'Compare by telephone or in person, not by e-mail: it shows that nobody stands between the two sites.',
   async run(args, io) {
@@ -118,7 +107,7 @@ export const peerConfirm: Command = {
 export const peerCard: Command = {
   name: 'peer card',
   summary: "Write this site's own card: who receives deliveries verifies them by it.",
-  options: { out: { type: 'string', value: 'FILE', help: 'file for the card (default: print it)' }, ...common },
+  options: { out: { type: 'string', value: 'FILE', help: 'file for the card (default: print it)' }, ...commonOptions },
   details: 'The card is public; hand it over by a way that nobody can change. There: hanse open DELIVERY --signer FILE',
   async run(args, io) {
     handOver(await openClient(args, io).call('GET', '/peers/card'), args, io)
@@ -129,7 +118,7 @@ export const peerCard: Command = {
 export const peerList: Command = {
   name: 'peer list',
   summary: 'List peers.',
-  options: common,
+  options: commonOptions,
   async run(args, io) {
     const answer = await openClient(args, io).call('GET', '/peers')
     const peers = items(answer, 'peers')
@@ -148,7 +137,7 @@ export const peerRevoke: Command = {
   summary: 'Revoke a peer: it gets nothing from now on. To trust it again it must be paired again.',
   operands: 'PEER',
   arity: { min: 1, max: 1 },
-  options: { reason: { type: 'string', value: 'TEXT', help: 'for the audit log; no patient data' }, ...common },
+  options: { reason: { type: 'string', value: 'TEXT', help: 'for the audit log; no patient data' }, ...commonOptions },
   async run(args, io) {
     const client = openClient(args, io)
     const peer = await findPeer(client, args.operands[0] ?? '')

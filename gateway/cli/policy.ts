@@ -4,18 +4,8 @@ import { resolve } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { at, field, items, number } from './answer.ts'
 import { openClient, ProblemError } from './client.ts'
-import {
-  type Command,
-  configOptions,
-  connectionOptions,
-  exitCodes,
-  type Io,
-  jsonOption,
-  UsageError,
-} from './command.ts'
+import { type Command, commonOptions, exitCodes, type Io, UsageError } from './command.ts'
 import { table } from './table.ts'
-
-const common = { ...jsonOption, ...connectionOptions, ...configOptions }
 
 export const policyShow: Command = {
   name: 'policy show',
@@ -23,7 +13,7 @@ export const policyShow: Command = {
   options: {
     version: { type: 'string', value: 'N', help: 'a version that was published before' },
     all: { type: 'boolean', help: 'list all versions' },
-    ...common,
+    ...commonOptions,
   },
   async run(args, io) {
     const client = openClient(args, io)
@@ -56,7 +46,10 @@ export const policyPublish: Command = {
   summary: 'Publish a policy document: it is active at once, running transfers keep their version.',
   operands: '[FILE]',
   arity: { min: 0, max: 1 },
-  options: { draft: { type: 'string', value: 'ID', help: 'publish a draft that another person wrote' }, ...common },
+  options: {
+    draft: { type: 'string', value: 'ID', help: 'publish a draft that another person wrote' },
+    ...commonOptions,
+  },
   details:
     'FILE is kept as a draft first. Where policy.twoPersons is on, who wrote it does not publish it: another person does,\n' +
     'with --draft. Example: hanse policy publish policy.json',
@@ -93,7 +86,7 @@ export const policyLint: Command = {
   summary: 'Say what is wrong or odd about a policy document.',
   operands: 'FILE',
   arity: { min: 1, max: 1 },
-  options: common,
+  options: commonOptions,
   details: 'Exit code 1 when it cannot be published. Example: hanse policy lint policy.json',
   async run(args, io) {
     const answer = await openClient(args, io).call('POST', '/policies/lint', readDocument(args.operands[0] ?? '-', io))
@@ -109,7 +102,7 @@ export const policyDiff: Command = {
   summary: 'Show what changed between two policies.',
   operands: '[FROM] TO',
   arity: { min: 1, max: 2 },
-  options: common,
+  options: commonOptions,
   details:
     'FROM and TO are version numbers, ids of drafts, or "active" (the default of FROM).\n' +
     'Example: hanse policy diff 3 4',
@@ -127,7 +120,7 @@ export const policyDiff: Command = {
 export const policyHistory: Command = {
   name: 'policy history',
   summary: 'List published versions and drafts.',
-  options: common,
+  options: commonOptions,
   async run(args, io) {
     const client = openClient(args, io)
     const [versions, drafts] = [await client.call('GET', '/policies'), await client.call('GET', '/policies/drafts')]
@@ -157,7 +150,7 @@ export const policyRollback: Command = {
   summary: 'Make the document of an older version the active one again.',
   operands: 'VERSION',
   arity: { min: 1, max: 1 },
-  options: common,
+  options: commonOptions,
   async run(args, io) {
     const [version = ''] = args.operands
     if (!/^[1-9]\d{0,8}$/.test(version)) throw new UsageError('VERSION: expected a number')
@@ -177,7 +170,7 @@ export const policyDryRun: Command = {
     policy: { type: 'string', value: 'NAME', help: 'instead of FILE: the id of a draft, or a version' },
     days: { type: 'string', value: 'N', help: 'studies that arrived in so many days (default: 30)' },
     all: { type: 'boolean', help: 'list every study that one of both policies decides about, not only what changes' },
-    ...common,
+    ...commonOptions,
   },
   details: 'It is compared with the active version. Example: hanse policy dry-run policy.json --days 90',
   async run(args, io) {
@@ -253,7 +246,7 @@ export const policyExplain: Command = {
   summary: 'Explain why a study goes where, or why not.',
   operands: 'STUDY',
   arity: { min: 1, max: 1 },
-  options: common,
+  options: commonOptions,
   async run(args, io) {
     const study = encodeURIComponent(args.operands[0] ?? '')
     const answer = await openClient(args, io).call('GET', `/policy/explain?study=${study}`)

@@ -3,21 +3,10 @@ import { writeFileSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { at, field, items } from './answer.ts'
 import { openClient } from './client.ts'
-import {
-  type Args,
-  type Command,
-  configOptions,
-  connectionOptions,
-  exitCodes,
-  type Io,
-  jsonOption,
-  required,
-  UsageError,
-} from './command.ts'
+import { type Args, type Command, commonOptions, exitCodes, type Io, required, UsageError } from './command.ts'
 import { readPseudonymLines } from './deidentify/project-file.ts'
 import { counted, table } from './table.ts'
 
-const common = { ...jsonOption, ...connectionOptions, ...configOptions }
 const whyOption = { why: { type: 'string', value: 'TEXT', help: 'why; it is in the audit log' } } as const
 
 export const pseudonymProjects: Command = {
@@ -26,7 +15,7 @@ export const pseudonymProjects: Command = {
     'List projects; with RECIPIENT and NAME make one, so that a table can be imported before its first transfer.',
   operands: '[RECIPIENT NAME]',
   arity: { min: 0, max: 2 },
-  options: common,
+  options: commonOptions,
   async run(args, io) {
     const client = openClient(args, io)
     const [recipient, name] = args.operands
@@ -54,7 +43,7 @@ export const pseudonymImport: Command = {
   summary: 'Import a table of pseudonyms into a project, all or none.',
   operands: 'PROJECT CSV',
   arity: { min: 2, max: 2 },
-  options: common,
+  options: commonOptions,
   details: 'The CSV has a header line, then ISSUER,PATIENTID,PSEUDONYM; the issuer is empty for own patients.',
   async run(args, io) {
     const [project = '', file = ''] = args.operands
@@ -80,7 +69,11 @@ export const pseudonymRequest: Command = {
   summary: 'Ask whose a pseudonym is, or for the whole table; another person must approve it.',
   operands: 'PROJECT [PSEUDONYM]',
   arity: { min: 1, max: 2 },
-  options: { purpose: { type: 'string', value: 'WORD', help: 'such as incidental-finding' }, ...whyOption, ...common },
+  options: {
+    purpose: { type: 'string', value: 'WORD', help: 'such as incidental-finding' },
+    ...whyOption,
+    ...commonOptions,
+  },
   async run(args, io) {
     const [project = '', pseudonym] = args.operands
     if (!/^[1-9]\d{0,14}$/.test(project)) throw new UsageError('PROJECT: expected a number of hanse pseudonym projects')
@@ -100,7 +93,7 @@ export const pseudonymRequest: Command = {
 export const pseudonymRequests: Command = {
   name: 'pseudonym requests',
   summary: 'List requests for re-identification.',
-  options: common,
+  options: commonOptions,
   async run(args, io) {
     const answer = await openClient(args, io).call('GET', '/pseudonyms/requests')
     const rows = items(answer, 'requests').map(entry =>
@@ -120,7 +113,7 @@ const decision = (word: 'approve' | 'refuse'): Command => ({
   summary: `${word === 'approve' ? 'Approve' : 'Refuse'} somebody else's request for re-identification.`,
   operands: 'REQUEST',
   arity: { min: 1, max: 1 },
-  options: { ...whyOption, ...common },
+  options: { ...whyOption, ...commonOptions },
   async run(args, io) {
     const path = `/pseudonyms/requests/${encodeURIComponent(args.operands[0] ?? '')}/decision`
     const body = { approve: word === 'approve', why: required(args, 'why') }
@@ -137,7 +130,10 @@ export const pseudonymReveal: Command = {
   summary: 'Print the answer to your own approved request, or write it as CSV.',
   operands: 'REQUEST',
   arity: { min: 1, max: 1 },
-  options: { out: { type: 'string', value: 'CSV', help: 'write the table to a new file of mode 0600' }, ...common },
+  options: {
+    out: { type: 'string', value: 'CSV', help: 'write the table to a new file of mode 0600' },
+    ...commonOptions,
+  },
   async run(args, io) {
     const path = `/pseudonyms/requests/${encodeURIComponent(args.operands[0] ?? '')}/reveal`
     const answer = await openClient(args, io).call('POST', path, {})

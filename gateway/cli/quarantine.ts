@@ -1,16 +1,15 @@
 /** `hanse quarantine ...` */
 import { at, field, items } from './answer.ts'
 import { openClient } from './client.ts'
-import { type Command, configOptions, connectionOptions, exitCodes, jsonOption, required } from './command.ts'
+import { type Command, commonOptions, exitCodes, required } from './command.ts'
 import { table } from './table.ts'
 
-const common = { ...jsonOption, ...connectionOptions, ...configOptions }
 const whyOption = { why: { type: 'string', value: 'TEXT', help: 'why; it is in the audit log' } } as const
 
 export const quarantineList: Command = {
   name: 'quarantine list',
   summary: 'List transfers that are held for a person.',
-  options: common,
+  options: commonOptions,
   async run(args, io) {
     const answer = await openClient(args, io).call('GET', '/quarantine')
     const rows = items(answer, 'held').map(entry =>
@@ -30,7 +29,7 @@ export const quarantineShow: Command = {
   summary: 'Show why a transfer is held, instance by instance.',
   operands: 'ID',
   arity: { min: 1, max: 1 },
-  options: common,
+  options: commonOptions,
   async run(args, io) {
     const answer = await openClient(args, io).call('GET', `/quarantine/${encodeURIComponent(args.operands[0] ?? '')}`)
     if (args.flag('json')) io.print(JSON.stringify(answer, null, 2))
@@ -55,7 +54,7 @@ const decision = (action: 'release' | 'reject', summary: string): Command => ({
   summary,
   operands: 'ID',
   arity: { min: 1, max: 1 },
-  options: { ...whyOption, ...common },
+  options: { ...whyOption, ...commonOptions },
   async run(args, io) {
     const path = `/quarantine/${encodeURIComponent(args.operands[0] ?? '')}/${action}`
     await openClient(args, io).call('POST', path, { why: required(args, 'why') })
@@ -71,7 +70,7 @@ export const quarantineRerun: Command = {
   summary: 'Send a held transfer under another profile of the active policy.',
   operands: 'ID',
   arity: { min: 1, max: 1 },
-  options: { profile: { type: 'string', value: 'NAME', help: 'the profile' }, ...whyOption, ...common },
+  options: { profile: { type: 'string', value: 'NAME', help: 'the profile' }, ...whyOption, ...commonOptions },
   async run(args, io) {
     const path = `/quarantine/${encodeURIComponent(args.operands[0] ?? '')}/rerun`
     await openClient(args, io).call('POST', path, { profile: required(args, 'profile'), why: required(args, 'why') })

@@ -1,24 +1,15 @@
 /** `hanse recall ...` */
 import { field, items } from './answer.ts'
 import { openClient } from './client.ts'
-import {
-  type Command,
-  configOptions,
-  connectionOptions,
-  exitCodes,
-  jsonOption,
-  required,
-  UsageError,
-} from './command.ts'
+import { type Command, commonOptions, exitCodes, required, UsageError } from './command.ts'
 import { table } from './table.ts'
 
-const common = { ...jsonOption, ...connectionOptions, ...configOptions }
 const whyOption = { why: { type: 'string', value: 'TEXT', help: 'why; it is in the audit log' } } as const
 
 export const recallList: Command = {
   name: 'recall list',
   summary: 'List what was asked back, by us and by peers.',
-  options: common,
+  options: commonOptions,
   async run(args, io) {
     const answer = await openClient(args, io).call('GET', '/recalls')
     const columns = ['id', 'direction', 'peer', 'transfer', 'state', 'instances', 'reason', 'errorCode']
@@ -33,7 +24,7 @@ export const recallStart: Command = {
   summary: 'Ask a peer to give back a transfer, or all that was sent under a withdrawn consent but data of trials.',
   operands: '[TRANSFER]',
   arity: { min: 0, max: 1 },
-  options: { consent: { type: 'string', value: 'ID', help: 'the withdrawn consent' }, ...whyOption, ...common },
+  options: { consent: { type: 'string', value: 'ID', help: 'the withdrawn consent' }, ...whyOption, ...commonOptions },
   async run(args, io) {
     const [transfer] = args.operands
     const consent = args.text('consent')
@@ -50,7 +41,7 @@ const decision = (action: 'accept' | 'refuse', summary: string, done: string): C
   summary,
   operands: 'ID',
   arity: { min: 1, max: 1 },
-  options: { ...whyOption, ...common },
+  options: { ...whyOption, ...commonOptions },
   async run(args, io) {
     const path = `/recalls/${encodeURIComponent(args.operands[0] ?? '')}/${action}`
     await openClient(args, io).call('POST', path, { why: required(args, 'why') })

@@ -4,24 +4,13 @@ import { resolve } from 'node:path'
 import { isObject } from '../decode.ts'
 import { field, items } from './answer.ts'
 import { openClient } from './client.ts'
-import {
-  type Args,
-  type Command,
-  configOptions,
-  connectionOptions,
-  exitCodes,
-  type Io,
-  jsonOption,
-  UsageError,
-} from './command.ts'
+import { type Args, type Command, commonOptions, exitCodes, type Io, UsageError } from './command.ts'
 import { table } from './table.ts'
-
-const common = { ...jsonOption, ...connectionOptions, ...configOptions }
 
 export const retentionShow: Command = {
   name: 'retention show',
   summary: 'Show the rules by which studies are deleted, and how long the disk lasts.',
-  options: common,
+  options: commonOptions,
   async run(args, io) {
     const client = openClient(args, io)
     const rules = await client.call('GET', '/retention')
@@ -47,7 +36,7 @@ export const retentionSet: Command = {
   summary: 'Replace the rules by those of a JSON file.',
   operands: 'FILE',
   arity: { min: 1, max: 1 },
-  options: common,
+  options: commonOptions,
   details: [
     'The first rule that fits a study decides; without one it is kept. Example of a file:',
     '[{ "name": "imports", "origin": "peer", "purpose": "second-opinion", "days": 90 }, { "name": "all", "days": 3650 }]',
@@ -65,7 +54,7 @@ export const retentionSet: Command = {
 export const retentionHolds: Command = {
   name: 'retention holds',
   summary: 'List legal holds.',
-  options: common,
+  options: commonOptions,
   async run(args, io) {
     const answer = await openClient(args, io).call('GET', '/legal-holds')
     const rows = items(answer, 'holds').map(hold => holdKeys.map(key => field(hold, key)))
@@ -94,7 +83,7 @@ export const retentionHold: Command = {
     patient: { type: 'string', value: 'ID', help: 'Patient ID, in place of a study' },
     issuer: { type: 'string', value: 'ISSUER', help: 'who issued the Patient ID (default: this site)' },
     reason: { type: 'string', value: 'TEXT', help: 'why, such as the number of a court order' },
-    ...common,
+    ...commonOptions,
   },
   details: 'Example: hanse retention hold --study 1.2.840.1 --reason "order 7/26"',
   async run(args, io) {
@@ -112,7 +101,7 @@ export const retentionRelease: Command = {
   summary: 'Release a legal hold.',
   operands: 'HOLD',
   arity: { min: 1, max: 1 },
-  options: common,
+  options: commonOptions,
   async run(args, io) {
     const path = `/legal-holds/${encodeURIComponent(args.operands[0] ?? '')}/release`
     return show(await openClient(args, io).call('POST', path), 'released', args, io)

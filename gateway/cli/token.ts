@@ -2,10 +2,8 @@
 import { roles } from '../../policy/actions.ts'
 import { field, items } from './answer.ts'
 import { openClient } from './client.ts'
-import { type Command, configOptions, connectionOptions, exitCodes, jsonOption, UsageError } from './command.ts'
+import { type Command, commonOptions, exitCodes, UsageError } from './command.ts'
 import { table } from './table.ts'
-
-const common = { ...jsonOption, ...connectionOptions, ...configOptions }
 
 export const tokenCreate: Command = {
   name: 'token create',
@@ -14,7 +12,7 @@ export const tokenCreate: Command = {
     name: { type: 'string', value: 'NAME', help: 'who will use it' },
     role: { type: 'string', value: 'ROLE', help: `what its holder may do: ${roles.join(', ')}` },
     expires: { type: 'string', value: 'DAYS', help: 'not accepted any more after DAYS days (default: until revoked)' },
-    ...common,
+    ...commonOptions,
   },
   details: [
     'Callers send it as "Authorization: Bearer TOKEN". On the machine of the gateway, the owner of the data directory',
@@ -37,7 +35,7 @@ export const tokenCreate: Command = {
 export const tokenList: Command = {
   name: 'token list',
   summary: 'List tokens.',
-  options: common,
+  options: commonOptions,
   async run(args, io) {
     const answer = await openClient(args, io).call('GET', '/tokens')
     const rows = items(answer, 'tokens').map(token =>
@@ -55,7 +53,7 @@ export const tokenRevoke: Command = {
   summary: 'Revoke a token.',
   operands: 'NAME',
   arity: { min: 1, max: 1 },
-  options: common,
+  options: commonOptions,
   async run(args, io) {
     const name = args.operands[0] ?? ''
     await openClient(args, io).call('DELETE', `/tokens/${encodeURIComponent(name)}`)

@@ -7,18 +7,8 @@ import { toJson } from '../dicom/json.ts'
 import { readPart10 } from '../dicom/part10-reader.ts'
 import { at, field, items } from './answer.ts'
 import { openClient } from './client.ts'
-import {
-  type Command,
-  configOptions,
-  connectionOptions,
-  exitCodes,
-  type Io,
-  jsonOption,
-  UsageError,
-} from './command.ts'
+import { type Command, commonOptions, exitCodes, type Io, UsageError } from './command.ts'
 import { table } from './table.ts'
-
-const common = { ...jsonOption, ...connectionOptions, ...configOptions }
 
 export const worklistList: Command = {
   name: 'worklist list',
@@ -30,7 +20,7 @@ export const worklistList: Command = {
     from: { type: 'string', value: 'YYYYMMDD', help: 'first start date' },
     to: { type: 'string', value: 'YYYYMMDD', help: 'last start date' },
     limit: { type: 'string', value: 'N', help: 'at most N items (default 100)' },
-    ...common,
+    ...commonOptions,
   },
   details: 'Files of the worklist folder that could not be taken are named below the list.',
   async run(args, io) {
@@ -66,7 +56,7 @@ export const worklistAdd: Command = {
   summary: 'Schedule a procedure step from a file.',
   operands: 'FILE',
   arity: { min: 1, max: 1 },
-  options: common,
+  options: commonOptions,
   details:
     'FILE is DICOM (.wl, as dump2dcm makes them) or DICOM JSON.\nExample: hanse worklist add knee.wl --data /var/lib/hanse',
   async run(args, io) {
@@ -82,7 +72,7 @@ export const worklistRemove: Command = {
   summary: 'Remove an item that was added by command, by API or by an order.',
   operands: 'ID',
   arity: { min: 1, max: 1 },
-  options: common,
+  options: commonOptions,
   async run(args, io) {
     const id = args.operands[0] ?? ''
     const answer = await openClient(args, io).call('DELETE', `/worklist/${encodeURIComponent(id)}`)

@@ -2,6 +2,7 @@
 
 import { errorLine } from '../errors.ts'
 import type { Log } from '../log.ts'
+import type { NotedMove } from '../services/noted-moves.ts'
 import type { Retrieve } from '../services/retrieve.ts'
 import { commandField } from './command.ts'
 import type { Converter } from './outgoing.ts'
@@ -21,17 +22,7 @@ export interface MoveOptions {
   readonly converter?: (destination: string) => Converter | undefined
   readonly log: Log
   /** Told of each retrieval that had something to send, before its final response. */
-  readonly onEnded?: (retrieval: EndedMove) => Promise<void>
-}
-
-/** A retrieval that has ended. */
-export interface EndedMove {
-  readonly requestor: string
-  readonly address: string
-  readonly destination: string
-  readonly messageId: number
-  readonly instanceCount: number
-  readonly failedCount: number
+  readonly onEnded?: (retrieval: NotedMove) => Promise<void>
 }
 
 /** A requester learns at least this often that we are still at work: a large instance may take minutes. */

@@ -2,11 +2,10 @@
 import type { ServerResponse } from 'node:http'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { GatewayError } from '../errors.ts'
+import { readAtOnceBytes } from '../services/file-cache.ts'
 import type { OpenBlob } from '../store/blobs.ts'
 
 const chunkBytes = 256 * 1024
-/** Up to so much is read and written at once. */
-const onceBytes = 1_048_576 + 4_096
 
 /** Sends and closes a blob as `type` under `filename`; the answer to HEAD has no body. */
 export async function sendFile(
@@ -80,7 +79,7 @@ async function writeRange(
   file: OpenBlob,
   { start, end }: { readonly start: number; readonly end: number },
 ): Promise<void> {
-  if (end - start <= onceBytes) {
+  if (end - start <= readAtOnceBytes) {
     await endWith(response, await file.read(start, end - start))
     return
   }

@@ -6,7 +6,7 @@
  * A transfer is `archived` when the archive has committed to every instance, and only then is the receipt of that
  * name signed for the site that sent them. Until then the study is in the gateway, not in the archive.
  */
-import { beginTransferring, instancesTransferred } from '../audit/event.ts'
+import { beginTransferring, transferEnded } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
 import type { TransferState } from '../db/schema.ts'
@@ -109,16 +109,7 @@ export function openArchive(parts: ArchiveParts): Archive {
     destination: { userId: findArchive(row.modality)?.aeTitle.trim() ?? row.modality },
   })
   const auditEnd = (tx: Tx, row: ArchiveRow, reason: string | undefined): Promise<void> =>
-    appendAudit(
-      tx,
-      instancesTransferred({
-        action: 'R',
-        outcome: reason === undefined ? 'success' : 'serious-failure',
-        ...(reason !== undefined && { reason }),
-        ...partiesOf(row),
-        objects: objectsOf(row),
-      }),
-    )
+    appendAudit(tx, transferEnded({ ...partiesOf(row), objects: objectsOf(row) }, reason))
 
   /** Changes the row unless it is not in this state any more. */
   const change = (row: ArchiveRow, state: TransferState, apply: (tx: Tx) => Promise<void>): Promise<void> =>

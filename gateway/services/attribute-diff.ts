@@ -6,7 +6,7 @@
 import { randomBytes } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { authorize } from '../../policy/authorize.ts'
-import { Deidentifier, type PixelCodec } from '../../policy/deid/engine.ts'
+import { Deidentifier, memorySpool, type PixelCodec } from '../../policy/deid/engine.ts'
 import { addIdentifiers, type Identifiers, noIdentifiers } from '../../policy/deid/identifiers.ts'
 import { projectKeyBytes } from '../../policy/deid/project.ts'
 import { asIs, profileOfDocument } from '../../policy/document.ts'
@@ -148,12 +148,6 @@ const readJson = async (source: ByteSource): Promise<DicomJson> =>
     decimals: 'text',
     bulkDataUri: ({ length }) => `${length} bytes`,
   })
-
-async function memorySpool(chunks: AsyncIterable<Uint8Array>): Promise<ByteSource> {
-  const kept: Uint8Array[] = []
-  for await (const chunk of chunks) kept.push(Uint8Array.from(chunk))
-  return bufferSource(Buffer.concat(kept))
-}
 
 interface Flat {
   readonly path: string

@@ -1,5 +1,5 @@
 /** What the attempts at a delivery to an endpoint leave behind: state, time line and audit in one transaction each. */
-import { instancesTransferred } from '../audit/event.ts'
+import { transferEnded } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
 import type { TransferState } from '../db/schema.ts'
@@ -51,17 +51,17 @@ export function createEndpointOutcomes(parts: {
   const auditEnd = (tx: Tx, { row, to }: Bound, reason?: string): Promise<void> =>
     appendAudit(
       tx,
-      instancesTransferred({
-        action: 'R',
-        outcome: reason === undefined ? 'success' : 'serious-failure',
-        ...(reason !== undefined && { reason }),
-        source: { userId: from, requestor: true },
-        destination: { userId: `endpoint:${to}` },
-        objects: [
-          { kind: 'study', studyInstanceUid: row.studyInstanceUid, instanceCount: row.objectCount },
-          { kind: 'transfer', transferId: row.id },
-        ],
-      }),
+      transferEnded(
+        {
+          source: { userId: from, requestor: true },
+          destination: { userId: `endpoint:${to}` },
+          objects: [
+            { kind: 'study', studyInstanceUid: row.studyInstanceUid, instanceCount: row.objectCount },
+            { kind: 'transfer', transferId: row.id },
+          ],
+        },
+        reason,
+      ),
     )
   const end = async (bound: Bound, state: 'held' | 'expired', code: ErrorCode, message: string): Promise<void> => {
     const { row, to } = bound

@@ -2,9 +2,10 @@
  * Small files that are asked for again and again, in memory: a viewer that scrolls, a script that reads file after file
  * of one study. Names are digests, so that what is here cannot be out of date; who may read it is decided before.
  */
+import { forgetOldest } from './forget-oldest.ts'
 
-/** Files of up to so many bytes are kept. */
-export const cachedFileBytes = 1_048_576 + 4_096
+/** Files of up to so many bytes are read at once, and kept: a CT slice, and what is before its data set. */
+export const readAtOnceBytes = 1_048_576 + 4_096
 
 const mostBytes = 128 * 1_048_576
 const mostAsked = 4_096
@@ -28,10 +29,7 @@ export class FileCache {
     const name = nameOf(sha256)
     if (this.#asked.delete(name)) return true
     this.#asked.add(name)
-    for (const oldest of this.#asked) {
-      if (this.#asked.size <= mostAsked) break
-      this.#asked.delete(oldest)
-    }
+    forgetOldest(this.#asked, mostAsked)
     return false
   }
 

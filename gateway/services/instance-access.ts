@@ -8,6 +8,7 @@ import { auditInsertion } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
 import { GatewayError } from '../errors.ts'
 import type { Principal } from '../principal.ts'
+import { forgetOldest } from './forget-oldest.ts'
 import { type ReadingSessions, sessionDetail } from './reading-sessions.ts'
 
 /** An instance that may be read: its access is committed. */
@@ -114,10 +115,7 @@ export class InstanceAccess {
       if (this.#asked.delete(series)) this.#readAhead(series).catch(() => {})
       else this.#asked.add(series)
     }
-    for (const oldest of this.#asked) {
-      if (this.#asked.size <= mostAsked) break
-      this.#asked.delete(oldest)
-    }
+    forgetOldest(this.#asked, mostAsked)
   }
 
   async #readAhead(series: number): Promise<void> {

@@ -5,7 +5,7 @@ import type { SiteKeys } from '../../peers/keys.ts'
 import type { OfferState } from '../../peers/offer-state.ts'
 import type { Peer } from '../../peers/peer.ts'
 import type { ReceiptKind, SignedReceipt } from '../../peers/receipt.ts'
-import { beginTransferring, instancesTransferred } from '../audit/event.ts'
+import { beginTransferring, transferEnded } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db, Tx } from '../db/db.ts'
 import type { TransferState } from '../db/schema.ts'
@@ -78,15 +78,7 @@ export function createOutcomes(parts: {
     })
 
   const auditEnd = (tx: Tx, row: OutboundRow, peer: Peer | undefined, reason: string | undefined): Promise<void> =>
-    appendAudit(
-      tx,
-      instancesTransferred({
-        action: 'R',
-        outcome: reason === undefined ? 'success' : 'serious-failure',
-        ...(reason !== undefined && { reason }),
-        ...parties(row, peer),
-      }),
-    )
+    appendAudit(tx, transferEnded(parties(row, peer), reason))
 
   const parties = (row: OutboundRow, peer: Peer | undefined) => ({
     source: { userId: keys.siteId, requestor: true },

@@ -4,6 +4,7 @@
  * that asks for a thousand frames is one entry of the log, and waits for one commit.
  */
 import type { Participant } from '../audit/event.ts'
+import { forgetOldest } from './forget-oldest.ts'
 
 /** For how long reads belong to the event of the first one; it says so. */
 export const sessionMinutes = 5
@@ -35,10 +36,7 @@ export class ReadingSessions {
     const key = keyOf(reader, study)
     this.#until.delete(key)
     this.#until.set(key, this.#now() + sessionMinutes * 60_000)
-    for (const oldest of this.#until.keys()) {
-      if (this.#until.size <= mostSessions) break
-      this.#until.delete(oldest)
-    }
+    forgetOldest(this.#until, mostSessions)
   }
 }
 

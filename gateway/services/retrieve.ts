@@ -7,7 +7,7 @@ import { findLayout } from '../dicom/part10-layout.ts'
 import { fileMeta } from '../dicom/part10-writer.ts'
 import type { Principal } from '../principal.ts'
 import type { Blobs, OpenBlob } from '../store/blobs.ts'
-import { cachedFileBytes, FileCache } from './file-cache.ts'
+import { FileCache, readAtOnceBytes } from './file-cache.ts'
 import { InstanceAccess } from './instance-access.ts'
 import { ReadingSessions } from './reading-sessions.ts'
 import { type PlannedInstance, planRetrieve, type RetrieveKeys, type RetrievePlan } from './retrieve-plan.ts'
@@ -45,9 +45,6 @@ export interface Retrieve {
   openDataset(instance: PlannedInstance): Promise<OpenDataset>
 }
 
-/** The first bytes of a file, read at once: file meta information and a first block of the data set. */
-const headBytes = 1_048_576 + 4_096
-
 export function openRetrieve(options: {
   readonly db: Db
   readonly blobs: Blobs
@@ -66,7 +63,7 @@ export function openRetrieve(options: {
       const blob = await blobs.open(instance.fileSha256, instance.sizeBytes)
       const buffer = heads.take()
       try {
-        const source = withHead(blob, await blob.read(0, Math.min(headBytes, blob.sizeBytes), buffer))
+        const source = withHead(blob, await blob.read(0, Math.min(readAtOnceBytes, blob.sizeBytes), buffer))
         const datasetOffset = await datasetOffsetOf(instance, source)
         let uses = 2
         const release = (): void => {
@@ -94,7 +91,7 @@ export function openRetrieve(options: {
       const file = files.get(fileSha256)
       if (file) return { sopInstanceUid, fileSha256, blob: inMemory(file) }
       const blob = await blobs.open(fileSha256, sizeBytes)
-      const isSmall = sizeBytes <= Math.min(headBytes, cachedFileBytes)
+      const isSmall = sizeBytes <= readAtOnceBytes
       return { sopInstanceUid, fileSha256, blob: isSmall ? readAtOnce(blob, fileSha256, { heads, files }) : blob }
     },
   }
@@ -111,7 +108,7 @@ class HeadBuffers {
   readonly #free: Buffer[] = []
 
   take(): Buffer {
-    return this.#free.pop() ?? Buffer.allocUnsafeSlow(headBytes)
+    return this.#free.pop() ?? Buffer.allocUnsafeSlow(readAtOnceBytes)
   }
 
   give(buffer: Buffer): void {

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
 import { test } from 'node:test'
 import { isGatewayError } from '../../gateway/errors.ts'
-import { cachedFileBytes, FileCache } from '../../gateway/services/file-cache.ts'
+import { FileCache, readAtOnceBytes } from '../../gateway/services/file-cache.ts'
 import { openRemoval } from '../../gateway/services/removal.ts'
 import { openRetrieve } from '../../gateway/services/retrieve.ts'
 import { storeApp } from '../http/store-app.ts'
@@ -17,7 +17,7 @@ test('a file is wanted when it is asked for again, and the oldest go when there 
   assert.equal(files.wants(digest('one')), true)
 
   for (let i = 0; i < 200; i++) {
-    files.add(digest(`file ${i}`), new Uint8Array(cachedFileBytes))
+    files.add(digest(`file ${i}`), new Uint8Array(readAtOnceBytes))
     files.get(digest('file 0'))
   }
 

@@ -17,6 +17,7 @@ import {
   string,
   uuid,
   uuidParams,
+  why,
 } from './schema.ts'
 
 /** What the routes need. */
@@ -26,7 +27,6 @@ export interface PseudonymServices {
 }
 
 const tags = ['Pseudonyms']
-const why = { ...string, minLength: 10, maxLength: 1_000, description: 'Why, in your words; it is in the audit log' }
 const project = object({ id: integer, recipient: string, name: string, subjects: integer, createdAt: date })
 const request = object({
   id: uuid,

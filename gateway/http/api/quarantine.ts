@@ -15,10 +15,10 @@ import {
   string,
   uuid,
   uuidParams,
+  why,
 } from './schema.ts'
 
 const tags = ['Quarantine']
-const why = { ...string, minLength: 10, maxLength: 1_000, description: 'Why, in your words; it is in the audit log' }
 const entry = {
   id: { ...uuid, description: 'Id of the transfer' },
   direction: { enum: ['outbound', 'inbound'] },

@@ -15,10 +15,10 @@ import {
   string,
   uuid,
   uuidParams,
+  why,
 } from './schema.ts'
 
 const tags = ['Recalls']
-const why = { ...string, minLength: 10, maxLength: 1_000, description: 'Why, in your words; it is in the audit log' }
 const recall = object({
   id: uuid,
   direction: { enum: ['sent', 'received'], description: 'sent: we ask a peer; received: a peer asks us' },

@@ -48,3 +48,11 @@ export const answers = (description: string, body: Json) => ({
   '4xx': problem('The request was refused'),
   '5xx': problem('The gateway could not answer; 503 and 507 may be tried again'),
 })
+
+/** A reason that a person gives. */
+export const why = {
+  ...string,
+  minLength: 10,
+  maxLength: 1_000,
+  description: 'Why, in your words; it is in the audit log',
+}

@@ -6,6 +6,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { GatewayError, isGatewayError } from '../../errors.ts'
 import type { Principal } from '../../principal.ts'
 import { type ResumableUploads, type UploadNote, uploadExpiryMs } from '../../services/resumable-uploads.ts'
+import { hijacked } from '../send-file.ts'
 import {
   answers,
   array,
@@ -55,11 +56,7 @@ export function uploadRoutes(app: FastifyInstance, { resumableUploads }: UploadS
   const server = tusServer(resumableUploads, callers)
   const byTus = async (request: FastifyRequest, reply: FastifyReply): Promise<void> => {
     callers.set(request.raw, request.principal)
-    reply.hijack()
-    for (const [name, value] of Object.entries(reply.getHeaders())) {
-      if (value !== undefined) reply.raw.setHeader(name, value)
-    }
-    await server.handle(request.raw, reply.raw)
+    await server.handle(request.raw, hijacked(reply))
   }
   const config = { upload: true, action: 'study.store' } as const
   const protocol = { description: 'An answer of the tus protocol', type: 'null' }

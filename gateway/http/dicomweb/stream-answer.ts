@@ -1,6 +1,6 @@
 /** Bodies that are written chunk by chunk, as fast as the client takes them. */
-import type { ServerResponse } from 'node:http'
 import type { FastifyReply } from 'fastify'
+import { hijacked, write } from '../send-file.ts'
 
 /**
  * Sends chunks with the status and headers of the reply. Errors before the first chunk are thrown, so that they become
@@ -12,12 +12,7 @@ import type { FastifyReply } from 'fastify'
 export async function streamAnswer(reply: FastifyReply, chunks: AsyncIterable<Uint8Array>): Promise<FastifyReply> {
   const iterator = chunks[Symbol.asyncIterator]()
   let next = await iterator.next()
-  reply.hijack()
-  const response = reply.raw
-  response.statusCode = reply.statusCode
-  for (const [name, value] of Object.entries(reply.getHeaders())) {
-    if (value !== undefined) response.setHeader(name, value)
-  }
+  const response = hijacked(reply)
   try {
     let writing: Promise<boolean> = Promise.resolve(true)
     while (!next.done) {
@@ -35,16 +30,4 @@ export async function streamAnswer(reply: FastifyReply, chunks: AsyncIterable<Ui
     await iterator.return?.()
   }
   return reply
-}
-
-/** Resolves when the bytes' memory may be used again; false when the client has gone. */
-async function write(response: ServerResponse, bytes: Uint8Array): Promise<boolean> {
-  if (response.destroyed) return false
-  const { promise, resolve } = Promise.withResolvers<boolean>()
-  const gone = (): void => resolve(false)
-  response.once('close', gone)
-  response.write(bytes, error => resolve(!error))
-  const isTaken = await promise
-  response.off('close', gone)
-  return isTaken
 }
