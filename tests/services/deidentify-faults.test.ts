@@ -172,6 +172,7 @@ test('a disk or a database that fails sends nothing, and what waits goes on by i
 
   const full = await planTransfer(a, ofA, buildStudy(2), { profile: 'trial' })
   freeBytes = 0
+  await until('the full disk is noticed', 30_000, async () => (await a.blobs.freeSpace()).refusing)
   await deliver(a, full)
   await untilTrouble(full, 'STORAGE_FULL')
   await nothingWasSent(a, b)
