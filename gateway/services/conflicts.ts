@@ -139,7 +139,7 @@ export function openConflicts(options: {
 
   /** As the import and ingest have it: patients of a peer stay its own, whoever lets its bytes in. */
   function issuerOf({ kind, principal }: Origin, issuer: string | undefined): string {
-    if (kind === 'peer') return principal
+    if (kind === 'peer' || kind === 'endpoint') return principal
     return issuer !== undefined && !ownIssuers.has(issuer) ? issuer : ''
   }
 
@@ -204,7 +204,7 @@ async function readReplacement(
   }
 }
 
-const kinds = ['dimse', 'rest', 'peer', 'cli'] as const
+const kinds = ['dimse', 'rest', 'peer', 'endpoint', 'cli'] as const
 
 function originOf(raw: Readonly<Record<string, unknown>>): Origin {
   const kind = kinds.find(value => value === raw['kind']) ?? 'rest'
