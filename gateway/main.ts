@@ -62,6 +62,7 @@ import { openPixels } from './pixels/pixels.ts'
 import { type Rights, systemPrincipal } from './principal.ts'
 import { adminToken, type Listeners, writeListeners } from './run-files.ts'
 import { openArchive } from './services/archive.ts'
+import { openArrivals } from './services/arrivals.ts'
 import { openAttributeDiffs } from './services/attribute-diff.ts'
 import { openAuditLog } from './services/audit-log.ts'
 import { openBackgroundJobs } from './services/background-jobs.ts'
@@ -309,6 +310,17 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
     log,
   })
   await endpointServices.endpointDelivery.recover('all')
+  const clock = (): Date => new Date()
+  const arrivals = await openArrivals({
+    ...endpointServices,
+    db,
+    blobs,
+    ingest,
+    queue,
+    dataDir: config.data,
+    clock,
+    log,
+  })
   const commitments = openCommitments({ db, blobs, queue, wire: commitmentWire(modalities), aeTitle, log })
   queue.work('verify-commitment', { concurrency: 2 }, (job, signal) => commitments.verify(job.commitment, signal))
   queue.work('carry-commitment', { concurrency: 4 }, (job, signal) => commitments.carry(job.commitment, signal))
@@ -570,7 +582,8 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         pairing,
         card,
         pseudonyms,
-        quarantine: openQuarantine({ db, queue, inbound }),
+        quarantine: openQuarantine({ db, queue, inbound, arrivals }),
+        arrivals,
         recalls,
         reidentification: openReidentification({ db, pseudonyms }),
         routing,

@@ -138,7 +138,8 @@ export function openConflicts(options: {
   }
 
   /** As the import and ingest have it: patients of a peer stay its own, whoever lets its bytes in. */
-  function issuerOf({ kind, principal }: Origin, issuer: string | undefined): string {
+  function issuerOf({ kind, principal, issuer: named }: Origin, issuer: string | undefined): string {
+    if (kind === 'endpoint' && named !== undefined) return named
     if (kind === 'peer' || kind === 'endpoint') return principal
     return issuer !== undefined && !ownIssuers.has(issuer) ? issuer : ''
   }

@@ -9,6 +9,7 @@ import type { TransferState } from '../../gateway/db/schema.ts'
 import { archiveWire } from '../../gateway/dimse/archive-wire.ts'
 import { openQueue } from '../../gateway/jobs/queue.ts'
 import type { Log } from '../../gateway/log.ts'
+import { openArrivals } from '../../gateway/services/arrivals.ts'
 import { openConsents } from '../../gateway/services/consents.ts'
 import { openDeidentify } from '../../gateway/services/deidentify.ts'
 import { type EndpointServices, openEndpointServices } from '../../gateway/services/endpoint-parts.ts'
@@ -69,6 +70,7 @@ export async function startEndpointSite(t: TestContext, options: { log?: Log; po
     'test',
   )
   const ingest = openIngest({ db, blobs, dueAt: () => undefined })
+  const arrivalParts = { ...services, db, blobs, ingest, queue, dataDir, log, clock: () => new Date() }
   const admin = caller('admin')
 
   return {
@@ -79,6 +81,9 @@ export async function startEndpointSite(t: TestContext, options: { log?: Log; po
     consents,
     dataDir,
     admin,
+    ingest,
+    /** Looks for what arrives at endpoints, from now on. */
+    openArrivals: () => openArrivals(arrivalParts),
     /** Stores instances as a modality would; the row of their study. */
     async store(instances: readonly BuiltInstance[]): Promise<number> {
       for (const { bytes, dataset } of instances) {
