@@ -1,6 +1,6 @@
 /** SFTP (draft-ietf-secsh-filexfer-02) with a pinned host key. Many write requests are on the way at a time. */
 import { createHash } from 'node:crypto'
-import { connect } from 'node:net'
+import { connect, type Socket } from 'node:net'
 import { type Duplex, Readable } from 'node:stream'
 import { Client, type ConnectConfig, type FileEntryWithStats, type SFTPWrapper, type Stats } from 'ssh2'
 import { GatewayError } from '../gateway/errors.ts'
@@ -163,11 +163,24 @@ async function login(
   return { client, lost }
 }
 
-/** Packets leave at once: in two pieces each, the second would wait for the answer to the first. */
 function socketTo({ host = '', port = 22 }: ConnectConfig, onError: (error: GatewayError) => void): Duplex {
   const socket = connect({ host, port, noDelay: true, keepAlive: true })
   socket.once('error', error => onError(sshError(error)))
-  return socket
+  return gathering(socket)
+}
+
+/** What is written before the event loop goes on leaves at once, in one call: the library gives a packet in three pieces. */
+function gathering(socket: Socket): Socket {
+  const write = socket.write.bind(socket)
+  return Object.assign(socket, {
+    write: (data: Uint8Array) => {
+      if (socket.writableCorked === 0) {
+        socket.cork()
+        process.nextTick(() => socket.uncork())
+      }
+      return write(data)
+    },
+  })
 }
 
 function storeOf(sftp: SFTPWrapper, { can, root }: SftpPlace, call: Call, close: () => void): FileStore {
@@ -280,7 +293,7 @@ async function writeAll(
   }
   for await (const chunk of source) {
     signal.throwIfAborted()
-    const bytes = Buffer.from(chunk)
+    const bytes = Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength)
     for (let at = 0; at < bytes.length; at += writeBytes) {
       await settle(outstandingBytes)
       write(bytes.subarray(at, at + writeBytes))
