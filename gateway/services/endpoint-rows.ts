@@ -1,10 +1,12 @@
 /** The rows of endpoints. */
 import type { Kysely } from 'kysely'
+import { missingFields } from '../../endpoints/pack/names.ts'
 import type { Tx } from '../db/db.ts'
 import type { Schema } from '../db/schema.ts'
 import { isObject } from '../decode.ts'
 import { GatewayError } from '../errors.ts'
 import { type Endpoint, endpointKinds, readSettings, readTerms } from './endpoint.ts'
+import type { DeliveryNames } from './endpoint-transfer-rows.ts'
 
 type Executor = Kysely<Schema> | Tx
 
@@ -52,6 +54,19 @@ export async function lockEndpoint(tx: Tx, name: string): Promise<StoredEndpoint
 /** All, by name. */
 export async function findEndpoints(db: Executor): Promise<readonly StoredEndpoint[]> {
   return (await db.selectFrom('endpoints').select(columns).orderBy('name').execute()).map(endpointOf)
+}
+
+/** What a send must say for the names at an endpoint, and does not; undefined when nothing is missing. */
+export async function findNameGap(
+  db: Executor,
+  endpoint: string,
+  names: DeliveryNames,
+): Promise<{ readonly code: 'BAD_REQUEST'; readonly message: string } | undefined> {
+  const known = await loadEndpoint(db, endpoint)
+  const missing = known ? missingFields(known.packaging.names, names) : []
+  if (missing.length === 0) return undefined
+  const message = `the path template of ${endpoint} needs ${missing.join(', ')}: say it with the send, or change the template`
+  return { code: 'BAD_REQUEST', message }
 }
 
 /** Their names. */
