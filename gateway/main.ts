@@ -75,6 +75,7 @@ import { openDeidentify } from './services/deidentify.ts'
 import type { NodeTarget } from './services/dicom-node.ts'
 import { openDiscs } from './services/discs.ts'
 import { openDryRuns } from './services/dry-run.ts'
+import { commitmentNodes } from './services/endpoint-commitment.ts'
 import { openEndpointServices } from './services/endpoint-parts.ts'
 import { openExportLog } from './services/export-log.ts'
 import { startHousekeeping } from './services/housekeeping.ts'
@@ -294,8 +295,12 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
   const recalls = openRecalls({ db, queue, keys, peers, openCarrier, removal, log })
   queue.work('recall', { concurrency: 2 }, ({ recall }, signal) => recalls.run(recall, signal))
   const { aeTitle } = config.dicom
+  const credentials = () => dicomCredentials.current()
+  const nodes = commitmentNodes({ credentials, aeTitle }, modalities, () => endpointServices.endpoints)
+  const commitments = openCommitments({ db, blobs, queue, wire: commitmentWire(nodes), aeTitle, log })
   const endpointServices = openEndpointServices({
     db,
+    commitments,
     blobs,
     queue,
     keys,
@@ -304,7 +309,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
     obstacle,
     sendByDimse: (to, items, onResult, signals) =>
       archiveWire({ target: () => to, converter }).send(to.name, items, onResult, signals),
-    credentials: () => dicomCredentials.current(),
+    credentials,
     aeTitle,
     dataDir: config.data,
     log,
@@ -321,7 +326,6 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
     clock,
     log,
   })
-  const commitments = openCommitments({ db, blobs, queue, wire: commitmentWire(modalities), aeTitle, log })
   queue.work('verify-commitment', { concurrency: 2 }, (job, signal) => commitments.verify(job.commitment, signal))
   queue.work('carry-commitment', { concurrency: 4 }, (job, signal) => commitments.carry(job.commitment, signal))
   const archive = openArchive({

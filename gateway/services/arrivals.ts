@@ -101,8 +101,12 @@ export async function openArrivals(
     const listed = new Set(look.files.map(({ path }) => path))
     const groups = new Map<string, ArrivalFile[]>()
     let [files, bytes] = [0, 0]
-    for (const file of await findSeen(db.kysely, endpoint)) {
-      if (!listed.has(file.path) || !isReady(file, terms, look, clock())) continue
+    const seen = (await findSeen(db.kysely, endpoint)).filter(({ path }) => listed.has(path))
+    const unready = new Set(seen.filter(file => !isReady(file, terms, look, clock())))
+    // A study that is being put there file by file is not taken in parts; the inbox itself may never be quiet.
+    const growing = new Set([...unready].map(file => deliveryOf(file, look)).filter(folder => folder !== terms.folder))
+    for (const file of seen) {
+      if (unready.has(file) || growing.has(deliveryOf(file, look))) continue
       if (file.size > terms.mostFileBytes) {
         const limit = `expected at most ${terms.mostFileBytes} bytes in a file`
         await noteFailed(db.kysely, file.id, new GatewayError('TOO_LARGE', limit))

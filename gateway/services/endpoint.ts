@@ -22,8 +22,15 @@ export interface DimseSettings {
   /** Ours; the gateway's when absent. */
   readonly callingAe: string | undefined
   readonly tls:
-    | { readonly verify: boolean; readonly servername: string | undefined; readonly ca: string | undefined }
+    | {
+        readonly verify: boolean
+        readonly servername: string | undefined
+        readonly ca: string | undefined
+        readonly fingerprint: string | undefined
+      }
     | undefined
+  /** It is asked to commit to what it has taken; only then is a delivery acknowledged. */
+  readonly commitment: boolean
 }
 
 /** A DICOMweb server, or an Orthanc by its REST API. */
@@ -140,8 +147,11 @@ const dimse = object({
       verify: optional(boolean, true),
       servername: optional(host),
       ca: optional(text({ max: 100_000, pattern: /-----BEGIN CERTIFICATE-----/, expected: 'PEM certificates' })),
+      /** SHA-256 of the only certificate that it may have. */
+      fingerprint: optional(text({ pattern: /^[0-9a-f]{64}$/, expected: '64 lower-case hex digits' })),
     }),
   ),
+  commitment: optional(boolean, false),
 })
 const web = object({
   kind: oneOf('stow', 'orthanc'),
@@ -232,6 +242,8 @@ export function targetOf(settings: EndpointSettings): string {
     case 'stow':
     case 'orthanc':
       return JSON.stringify([settings.kind, settings.url, settings.username])
+    case 'dimse':
+      return JSON.stringify(['dimse', settings.host, settings.port, settings.aeTitle])
     default:
       return settings.kind
   }
