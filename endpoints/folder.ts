@@ -1,5 +1,5 @@
 /** A folder of this machine, or a share that is mounted here. */
-import { createReadStream } from 'node:fs'
+import { constants } from 'node:fs'
 import { lstat, mkdir, open, readdir, rename, rm, stat, statfs } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import type { Readable } from 'node:stream'
@@ -46,7 +46,12 @@ export async function openFolder({ root, can }: FolderPlace): Promise<FileStore>
           await file.close()
         }
       }),
-    get: async (path, offset): Promise<Readable> => createReadStream(at(path), { start: offset }),
+    get: (path, offset) =>
+      guarded(async (): Promise<Readable> => {
+        const { O_RDONLY, O_NOFOLLOW, O_NONBLOCK } = constants
+        const file = await open(at(path), O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
+        return file.createReadStream({ start: offset })
+      }),
     rename: (from, to) =>
       guarded(async () => {
         await rename(at(from), at(to))

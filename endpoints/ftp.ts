@@ -10,6 +10,8 @@ import { abilitiesOf, folderOf, pathBelow } from './paths.ts'
 import type { FtpPlace, PlaceSecrets } from './place.ts'
 
 const idleMs = 60_000
+/** So long a reply is waited for when the data connection has broken. */
+const replyMs = 2_000
 
 /** Connects and logs in. @throws GatewayError ENDPOINT_* */
 export async function openFtp(place: FtpPlace, secrets: PlaceSecrets, signal: AbortSignal): Promise<FileStore> {
@@ -21,6 +23,7 @@ export async function openFtp(place: FtpPlace, secrets: PlaceSecrets, signal: Ab
     await connect(client, place)
     await client.login(place.user, secrets.password ?? '')
     await client.useDefaultSettings()
+    awaitReplies(client)
     return storeOf(client, place, () => {
       signal.removeEventListener('abort', abort)
       client.close()
@@ -30,6 +33,27 @@ export async function openFtp(place: FtpPlace, secrets: PlaceSecrets, signal: Ab
     client.close()
     signal.throwIfAborted()
     throw ftpError(error)
+  }
+}
+
+/**
+ * A server that refuses a transfer says why on the control connection and drops the data connection, in any order: the
+ * reason is waited for, where the library would only see a connection that broke.
+ */
+function awaitReplies(client: Client): void {
+  const prepare = client.prepareTransfer
+  client.prepareTransfer = async ftp => {
+    // The first one chooses the mode of all that follow, in its own place.
+    client.prepareTransfer = prepare
+    const prepared = await prepare(ftp).finally(() => awaitReplies(client))
+    const socket = ftp.dataSocket
+    socket?.removeAllListeners('error')
+    socket?.removeAllListeners('close')
+    socket?.once('error', error => {
+      const late = setTimeout(() => ftp.dataSocket === socket && ftp.closeWithError(error), replyMs)
+      late.unref()
+    })
+    return prepared
   }
 }
 
@@ -67,6 +91,8 @@ function storeOf(client: Client, { root, can }: FtpPlace, close: () => void): Fi
       signal.throwIfAborted()
       return await work()
     } catch (error) {
+      // What came late would be taken for the answer to the next command.
+      if (!(error instanceof FTPError)) client.close()
       signal.throwIfAborted()
       throw ftpError(error)
     } finally {

@@ -62,6 +62,7 @@ import { openPixels } from './pixels/pixels.ts'
 import { type Rights, systemPrincipal } from './principal.ts'
 import { adminToken, type Listeners, writeListeners } from './run-files.ts'
 import { openArchive } from './services/archive.ts'
+import { openArrivals } from './services/arrivals.ts'
 import { openAttributeDiffs } from './services/attribute-diff.ts'
 import { openAuditLog } from './services/audit-log.ts'
 import { openBackgroundJobs } from './services/background-jobs.ts'
@@ -74,6 +75,7 @@ import { openDeidentify } from './services/deidentify.ts'
 import type { NodeTarget } from './services/dicom-node.ts'
 import { openDiscs } from './services/discs.ts'
 import { openDryRuns } from './services/dry-run.ts'
+import { commitmentNodes } from './services/endpoint-commitment.ts'
 import { openEndpointServices } from './services/endpoint-parts.ts'
 import { openExportLog } from './services/export-log.ts'
 import { startHousekeeping } from './services/housekeeping.ts'
@@ -294,8 +296,12 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
   const recalls = openRecalls({ db, queue, keys, peers, openCarrier, removal, log })
   queue.work('recall', { concurrency: 2 }, ({ recall }, signal) => recalls.run(recall, signal))
   const { aeTitle } = config.dicom
+  const credentials = () => dicomCredentials.current()
+  const nodes = commitmentNodes({ credentials, aeTitle }, modalities, () => endpointServices.endpoints)
+  const commitments = openCommitments({ db, blobs, queue, wire: commitmentWire(nodes), aeTitle, log })
   const endpointServices = openEndpointServices({
     db,
+    commitments,
     blobs,
     queue,
     keys,
@@ -304,13 +310,23 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
     obstacle,
     sendByDimse: (to, items, onResult, signals) =>
       archiveWire({ target: () => to, converter }).send(to.name, items, onResult, signals),
-    credentials: () => dicomCredentials.current(),
+    credentials,
     aeTitle,
     dataDir: config.data,
     log,
   })
   await endpointServices.endpointDelivery.recover('all')
-  const commitments = openCommitments({ db, blobs, queue, wire: commitmentWire(modalities), aeTitle, log })
+  const clock = (): Date => new Date()
+  const arrivals = await openArrivals({
+    ...endpointServices,
+    db,
+    blobs,
+    ingest,
+    queue,
+    dataDir: config.data,
+    clock,
+    log,
+  })
   queue.work('verify-commitment', { concurrency: 2 }, (job, signal) => commitments.verify(job.commitment, signal))
   queue.work('carry-commitment', { concurrency: 4 }, (job, signal) => commitments.carry(job.commitment, signal))
   const archive = openArchive({
@@ -571,7 +587,8 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         pairing,
         card,
         pseudonyms,
-        quarantine: openQuarantine({ db, queue, inbound }),
+        quarantine: openQuarantine({ db, queue, inbound, arrivals }),
+        arrivals,
         recalls,
         reidentification: openReidentification({ db, pseudonyms }),
         routing,

@@ -70,10 +70,12 @@ export function decide(facts: Facts, document: PolicyDocument, at: Date): Decide
   }
 }
 
-/** What a peer offers, before a byte of it is taken. */
+/** Who offers: a paired site by its id and the name it has here, or an endpoint by its name. */
+export type Offeror = { readonly siteId: string; readonly name: string } | { readonly endpoint: string }
+
+/** What is offered, before it is taken. */
 export interface OfferFacts {
-  /** Site id of the peer, and the name it has here. */
-  readonly site: { readonly siteId: string; readonly name: string }
+  readonly site: Offeror
   readonly purpose: string
   /** As the sender names it. */
   readonly profile: string
@@ -92,7 +94,7 @@ export interface Reception {
 export function decideIncoming(offer: OfferFacts, document: PolicyDocument, at: Date): Reception {
   for (const rule of document.incoming) {
     const terms = rule.accept ?? rule.hold ?? rule.deny
-    const party = terms?.from.find(name => name === anySite || isSite(document, name, offer.site))
+    const party = terms?.from.find(name => isParty(document, name, offer.site))
     if (terms === undefined || party === undefined || !evaluate(rule.when, offer.facts).holds) continue
     if (rule.deny) return { kind: 'deny', rule: rule.id, reason: rule.deny.reason || `rule ${rule.id} refuses it` }
     if (rule.hold) return { kind: 'hold', rule: rule.id, reason: rule.hold.reason || `rule ${rule.id} holds it` }
@@ -119,9 +121,21 @@ function problemOf(
   return obstacleOf(document, accept.agreement, exchange)?.message
 }
 
-const isSite = (document: PolicyDocument, name: string, { siteId, name: called }: OfferFacts['site']): boolean => {
-  const peer = Object.hasOwn(document.destinations, name) ? document.destinations[name]?.peer : undefined
-  return peer !== undefined && (isSiteId(peer) ? peer === siteId : peer === called)
+/** An endpoint is meant by its own name only: `*` is every paired site. */
+const isParty = (document: PolicyDocument, name: string, from: Offeror): boolean =>
+  (name === anySite && !('endpoint' in from)) || isSite(document, name, from)
+
+const isSite = (document: PolicyDocument, name: string, from: Offeror): boolean => {
+  const { peer, endpoint } = (Object.hasOwn(document.destinations, name) && document.destinations[name]) || {}
+  if ('endpoint' in from) return endpoint === from.endpoint
+  return peer !== undefined && (isSiteId(peer) ? peer === from.siteId : peer === from.name)
+}
+
+/** True when an incoming rule might let something of an endpoint in, now or after a person has looked. */
+export function mayArrive(document: PolicyDocument, endpoint: string): boolean {
+  return document.incoming.some(({ accept, hold }) =>
+    (accept ?? hold)?.from.some(name => isSite(document, name, { endpoint })),
+  )
 }
 
 /** True for what is a site's id and not a name that somebody gave it. */
@@ -132,18 +146,25 @@ export function isSiteId(text: string): boolean {
 /** True when a rule speaks of where instances came from. */
 export function namesOrigin(rule: Rule): boolean {
   const attributes = attributesOf(rule.when)
-  return ['OriginKind', 'OriginPeer', 'OriginPurpose'].some(attribute => attributes.has(attribute))
+  return ['OriginKind', 'OriginPeer', 'OriginEndpoint', 'OriginPurpose'].some(attribute => attributes.has(attribute))
 }
 
-/** What came from a peer, or was fetched or moved here by ourselves, triggers nothing unless the rule names that origin. */
+/** What came from a peer or an endpoint, or was fetched or moved here by ourselves, triggers nothing unless the rule names that origin. */
 function judge(rule: Rule, facts: Facts): { holds: boolean; why: string } {
   if (namesOrigin(rule)) return evaluate(rule.when, facts)
-  if (facts['OriginKind']?.includes('peer'))
-    return { holds: false, why: 'came from a peer, and the rule does not name an origin' }
+  const foreign = foreignOrigins.find(kind => facts['OriginKind']?.includes(kind))
+  if (foreign !== undefined)
+    return {
+      holds: false,
+      why: `came from ${foreign === 'peer' ? 'a peer' : 'an endpoint'}, and the rule does not name an origin`,
+    }
   if (facts['OriginPurpose']?.some(purpose => quietPurposes.includes(purpose)))
     return { holds: false, why: 'was fetched or moved here by the gateway, and the rule does not name an origin' }
   return evaluate(rule.when, facts)
 }
+
+/** Kinds of origins outside of the site: what came from there is passed on to nobody by itself. */
+export const foreignOrigins = ['peer', 'endpoint'] as const
 
 /** Why instances came that nobody sent: they are not what anybody wants passed on. */
 export const quietPurposes: readonly string[] = ['prefetch', 'migration', 'restore']

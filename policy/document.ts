@@ -30,6 +30,7 @@ export const factNames = [
   'CalledAETitle',
   'OriginKind',
   'OriginPeer',
+  'OriginEndpoint',
   'OriginPurpose',
   'InstanceCount',
   'Label',
@@ -168,7 +169,7 @@ const effects = {
   deny: optional(object({ to: targets, reason: words })),
 }
 
-/** What is done with an offer of a paired site. */
+/** What is done with an offer of a paired site, and with what arrives at an endpoint. */
 const reception = {
   accept: optional(
     object({ from: parties, purposes: optional(list(purpose, { min: 1, max: 100 })), agreement: optional(name) }),
@@ -201,7 +202,7 @@ const shape = object({
   agreements: optional(record(agreement, { max: 1000 }), {}),
   profiles: optional(list(profile, { max: 200 }), []),
   rules: list(object({ id: name, description: optional(words, ''), when: condition, ...effects }), { max: 10_000 }),
-  /** Without a rule that accepts it nothing of a peer is taken. */
+  /** Without a rule that accepts it nothing of a peer or an endpoint is taken. */
   incoming: optional(
     list(object({ id: name, description: optional(words, ''), when: condition, ...reception }), { max: 10_000 }),
     [],
@@ -330,7 +331,8 @@ function lint(document: PolicyDocument): string[] {
     for (const party of (rule.accept ?? rule.hold ?? rule.deny)?.from ?? []) {
       if (party === anySite) continue
       if (!isDestination(party)) problems.push(`${path}: unknown destination ${party}`)
-      else if (document.destinations[party]?.peer === undefined) problems.push(`${path}: ${party} is not a site`)
+      else if (document.destinations[party]?.modality !== undefined)
+        problems.push(`${path}: ${party} is neither a site nor an endpoint`)
     }
     if (!isAgreement(rule.accept?.agreement))
       problems.push(`${path}.accept.agreement: unknown agreement ${rule.accept?.agreement}`)

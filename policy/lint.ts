@@ -37,6 +37,8 @@ export interface LintContext {
   readonly findModality: (
     nameOrAeTitle: string,
   ) => { readonly name: string; readonly zone: 'inside' | 'outside' } | undefined
+  /** Names of the endpoints that are set up. */
+  readonly endpoints: ReadonlySet<string>
   readonly now: Date
   /** The document was written in version 1: it has no agreements, and might name sites before they were paired. */
   readonly isVersion1?: boolean
@@ -55,7 +57,7 @@ export function lintPolicy(document: PolicyDocument, context: LintContext): read
 
 function* destinations(
   document: PolicyDocument,
-  { peers, findModality, isVersion1 = false }: LintContext,
+  { peers, findModality, endpoints, isVersion1 = false }: LintContext,
 ): Generator<Finding> {
   const seen = new Map<string, string>()
   const named = new Set([
@@ -63,7 +65,7 @@ function* destinations(
     ...document.incoming.flatMap(rule => (rule.accept ?? rule.hold ?? rule.deny)?.from ?? []),
     ...Object.values(document.agreements).flatMap(({ parties }) => parties),
   ])
-  for (const [name, { peer, modality, zone }] of Object.entries(document.destinations)) {
+  for (const [name, { peer, modality, endpoint, zone }] of Object.entries(document.destinations)) {
     const path = `destinations.${name}`
     if (peer !== undefined) {
       const known = peers.find(one => (isSiteId(peer) ? one.siteId === peer : one.name === peer))
@@ -85,6 +87,8 @@ function* destinations(
       else if (zone === 'inside' && known.zone === 'outside')
         yield error('wrong-zone', path, `the registry of modalities says that ${modality} is outside`)
     }
+    if (endpoint !== undefined && !endpoints.has(endpoint))
+      yield warning('unknown-destination', path, `no endpoint is called ${endpoint}: what is sent there is held`)
     if (!named.has(name)) yield warning('unused', path, 'no rule and no agreement names it')
   }
 }
@@ -165,12 +169,14 @@ function* sending(
 function* incoming(document: PolicyDocument, { peers }: LintContext): Generator<Finding> {
   for (const [index, rule] of document.incoming.entries()) {
     const path = `incoming.${rule.id}`
+    const isSite = (party: string): boolean => party === anySite || document.destinations[party]?.peer !== undefined
     const from = (one: typeof rule): readonly string[] => (one.accept ?? one.hold ?? one.deny)?.from ?? []
     const blocker = document.incoming
       .slice(0, index)
       .find(
         one =>
-          implies(rule.when, one.when) && from(rule).every(site => from(one).some(s => s === anySite || s === site)),
+          implies(rule.when, one.when) &&
+          from(rule).every(party => from(one).some(p => p === party || (p === anySite && isSite(party)))),
       )
     if (blocker)
       yield error(
@@ -188,7 +194,7 @@ function* incoming(document: PolicyDocument, { peers }: LintContext): Generator<
 const offerOnly = ['OfferPurpose', 'OfferProfile', 'OfferPriority', 'OfferBytes']
 const ofOffers = [
   ...offerOnly,
-  ...['OriginKind', 'OriginPeer', 'InstanceCount', 'SOPClassUID', 'StudyInstanceUID'],
+  ...['OriginKind', 'OriginPeer', 'OriginEndpoint', 'InstanceCount', 'SOPClassUID', 'StudyInstanceUID'],
   ...['EvaluationDate', 'EvaluationTime', 'EvaluationWeekday'],
 ]
 

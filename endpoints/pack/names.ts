@@ -74,6 +74,13 @@ export const nameRules: Decoder<NameRules> = (raw, path, problems) => {
   return undefined
 }
 
+/** Fields of the template that only whoever sends can give, and has not. */
+export function missingFields({ template }: Pick<NameRules, 'template'>, given: DeliveryFields): readonly string[] {
+  return (['sponsor', 'protocol', 'site', 'visit'] as const).filter(
+    field => template.includes(`{${field}}`) && (given[field] ?? '') === '',
+  )
+}
+
 /** True when packages of one delivery cannot get the same name: the template numbers them. */
 export function tellsPackagesApart({ template }: Pick<NameRules, 'template'>): boolean {
   const own = template.slice(template.lastIndexOf('/') + 1)

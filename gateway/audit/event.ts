@@ -183,6 +183,22 @@ export function dataExported(
   }
 }
 
+/** Data came into the system from a medium or as files (§A.5.3.5). */
+export function dataImported(
+  input: Common & { importer: Participant; media: Participant; objects: readonly AuditObject[] },
+): AuditEvent {
+  return {
+    event: eventIds.dataImport,
+    action: 'C',
+    ...common(input),
+    participants: [
+      { ...input.media, role: roles.source },
+      { ...input.importer, role: roles.destination },
+    ],
+    objects: input.objects,
+  }
+}
+
 /** Who asks for something, as a participant of its event. */
 export const requestorOf = ({ id, address }: Pick<Principal, 'id' | 'address'>): Participant => ({
   userId: id,

@@ -62,6 +62,9 @@ const secretOptions = {
   'passphrase-file': 'passphrase',
   'secret-key-file': 'secretAccessKey',
   'bearer-file': 'token',
+  'client-cert-file': 'clientCertificate',
+  'client-key-file': 'clientKey',
+  'age-identity-file': 'ageIdentity',
 } as const
 
 export const endpointAdd: Command = {
@@ -86,6 +89,10 @@ export const endpointAdd: Command = {
     'passphrase-file': { type: 'string', value: 'FILE', help: 'sftp: file with the passphrase of the key' },
     'secret-key-file': { type: 'string', value: 'FILE', help: 's3: file with the secret access key' },
     'bearer-file': { type: 'string', value: 'FILE', help: 'stow, orthanc: file with a bearer token' },
+    'client-cert-file': { type: 'string', value: 'FILE', help: 'our certificate for it, PEM' },
+    'client-key-file': { type: 'string', value: 'FILE', help: 'the key of that certificate, PEM' },
+    'age-identity-file': { type: 'string', value: 'FILE', help: 'opens age packages that arrive there' },
+    inbound: { type: 'string', value: 'FOLDER', help: 'look for arriving files in this folder; - for no more' },
     template: { type: 'string', value: 'PATH', help: 'such as {protocol}/{site}/{subject}/{visit}/' },
     profile: { type: 'string', value: 'NAME', help: 'de-identification profile of sends that name none' },
     settings: { type: 'string', value: 'FILE', help: 'JSON as the API takes it; options above win' },
@@ -247,16 +254,17 @@ function assemble(
     if (file !== undefined) secrets[key] = withoutLineEnd(readBytes(file, io).toString('utf8'), key)
   }
   const kept = Object.fromEntries(
-    ['packaging', 'rules', 'acknowledgement', 'profile', 'description']
+    ['packaging', 'rules', 'acknowledgement', 'inbound', 'profile', 'description']
       .filter(key => known[key] !== null && known[key] !== undefined)
       .map(key => [key, known[key]]),
   )
   const template = args.text('template')
   const body = { ...kept, ...given, secrets }
   const packaging = objectOf(Object(body)['packaging'])
-  const [profile, description] = [args.text('profile'), args.text('description')]
+  const [profile, description, inbound] = [args.text('profile'), args.text('description'), args.text('inbound')]
   return {
     ...body,
+    ...(inbound !== undefined && inboundOf(inbound, Object(body)['inbound'])),
     ...(template !== undefined && {
       packaging: { ...packaging, names: { ...objectOf(packaging['names']), template } },
     }),
@@ -264,6 +272,9 @@ function assemble(
     ...(description !== undefined && { description }),
   }
 }
+
+const inboundOf = (folder: string, known: unknown) =>
+  folder === '-' ? { inbound: undefined } : { inbound: { ...objectOf(known), folder } }
 
 const objectOf = (value: unknown): Record<string, unknown> => (isObject(value) ? value : {})
 

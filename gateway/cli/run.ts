@@ -167,6 +167,14 @@ const commands: Readonly<Record<string, { readonly summary: string; load(): Prom
     summary: 'remove an endpoint',
     load: async () => (await import('./endpoint.ts')).endpointRemove,
   },
+  'endpoint arrivals': {
+    summary: 'list what has arrived at an endpoint',
+    load: async () => (await import('./endpoint-arrivals.ts')).endpointArrivals,
+  },
+  'endpoint poll': {
+    summary: 'look now what has arrived there',
+    load: async () => (await import('./endpoint-arrivals.ts')).endpointPoll,
+  },
   'endpoint acknowledge': {
     summary: "attach a recipient's confirmation",
     load: async () => (await import('./endpoint.ts')).endpointAcknowledge,

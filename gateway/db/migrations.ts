@@ -21,6 +21,7 @@ import * as recalls from './migrations/0016-recalls.ts'
 import * as uploads from './migrations/0017-uploads.ts'
 import * as orthanc from './migrations/0018-orthanc.ts'
 import * as trials from './migrations/0019-trials.ts'
+import * as arrivals from './migrations/0020-arrivals.ts'
 
 /** Imported one by one: the published package and the tests must not depend on a directory listing. */
 const migrations: Readonly<Record<string, Migration>> = {
@@ -42,6 +43,7 @@ const migrations: Readonly<Record<string, Migration>> = {
   '0017-uploads': uploads,
   '0018-orthanc': orthanc,
   '0019-trials': trials,
+  '0020-arrivals': arrivals,
 }
 
 /**

@@ -80,6 +80,8 @@ export interface Schema {
   trial_uploads: TrialUploadsTable
   trial_upload_studies: TrialUploadStudiesTable
   trial_events: TrialEventsTable
+  arrivals: ArrivalsTable
+  arriving_files: ArrivingFilesTable
 }
 
 /** A row of table `T` as it is read. */
@@ -944,6 +946,12 @@ export interface EndpointsTable {
   created_by: string
   created_at: DefaultDate
   updated_at: DefaultDate
+  /** How arriving files are looked for; null where nobody looks. */
+  inbound: ColumnType<unknown | null, string | null | undefined, string | null>
+  poll_due_at: ColumnType<Date | null, Date | null | undefined, Date | null>
+  polled_at: ColumnType<Date | null, Date | null | undefined, Date | null>
+  poll_error_code: ColumnType<string | null, string | null | undefined, string | null>
+  poll_error: ColumnType<string | null, string | null | undefined, string | null>
 }
 
 /** Files of a delivery to an endpoint. */
@@ -967,4 +975,42 @@ export interface TransferAcknowledgementsTable {
   size_bytes: number
   taken_by: string
   taken_at: DefaultDate
+}
+
+/** Files of one folder of an endpoint that were taken together. */
+export interface ArrivalsTable {
+  id: string
+  endpoint: string
+  folder: string
+  state: 'fetching' | 'held' | 'released' | 'taken' | 'refused'
+  /** Site id of the delivery's signature. */
+  signed_by: string | null
+  rule: string | null
+  policy_version: number | null
+  objects: Generated<number>
+  size_bytes: Generated<number>
+  reason_code: string | null
+  reason: string | null
+  created_at: DefaultDate
+  updated_at: DefaultDate
+}
+
+/** A file at an endpoint, as it was seen. */
+export interface ArrivingFilesTable {
+  id: GeneratedAlways<number>
+  endpoint: string
+  path: string
+  size_bytes: number
+  /** When it was changed, as the place tells; empty where it does not. */
+  modified: Generated<string>
+  arrival: string | null
+  state: 'seen' | 'fetching' | 'fetched' | 'taken' | 'known' | 'failed' | 'refused'
+  sha256: Buffer | null
+  instances: Generated<number>
+  error_code: string | null
+  error: string | null
+  /** Moved or deleted there, where the endpoint is set so. */
+  is_settled: Generated<boolean>
+  seen_at: DefaultDate
+  updated_at: DefaultDate
 }

@@ -4,7 +4,7 @@
  */
 import { GatewayError } from '../errors.ts'
 import type { Commitments, CommitmentWire } from '../services/commitment.ts'
-import type { Modalities } from '../services/modalities.ts'
+import type { ModalityTarget } from '../services/modality-target.ts'
 import { commandField } from './command.ts'
 import { encodeReport, readRequest } from './commitment-data.ts'
 import {
@@ -82,27 +82,32 @@ async function tell(
   }
 }
 
-/** Commitments on their way to registered modalities. */
+/** Whom a commitment is asked of, or told: a registered modality, or an endpoint. */
+export interface CommitmentNodes {
+  target(aeTitle: string): ModalityTarget | Promise<ModalityTarget>
+}
+
+/** Commitments on their way. */
 export function commitmentWire(
-  modalities: Pick<Modalities, 'target'>,
+  nodes: CommitmentNodes,
   {
     lingerMs = 3_000,
   }: { /** How long an association on which we asked stays open for the answer. */ readonly lingerMs?: number } = {},
 ): CommitmentWire {
   return {
     async report(aeTitle, report, signal) {
-      await reportCommitment({ ...targetOf(modalities, aeTitle), signal }, report)
+      await reportCommitment({ ...(await targetOf(nodes, aeTitle)), signal }, report)
     },
     async ask(aeTitle, request, onReport, signal) {
-      await requestCommitment({ ...targetOf(modalities, aeTitle), signal }, request, onReport, { lingerMs })
+      await requestCommitment({ ...(await targetOf(nodes, aeTitle)), signal }, request, onReport, { lingerMs })
     },
   }
 }
 
 /** Whoever is registered later can be told later. */
-function targetOf(modalities: Pick<Modalities, 'target'>, aeTitle: string): ReturnType<Modalities['target']> {
+async function targetOf(nodes: CommitmentNodes, aeTitle: string): Promise<ModalityTarget> {
   try {
-    return modalities.target(aeTitle)
+    return await nodes.target(aeTitle)
   } catch (cause) {
     const message = 'no modality with host and port is registered under this AE title'
     throw new GatewayError('PEER_UNREACHABLE', message, { cause })

@@ -20,6 +20,8 @@ export interface Jobs {
   archive: { readonly transfer: string }
   /** Carry one transfer to an endpoint of a third party on, from whatever state it is in. */
   'deliver-endpoint': { readonly transfer: string }
+  /** Look for what has arrived at an endpoint. */
+  'poll-endpoint': { readonly endpoint: string }
   /** Remove what a finished or abandoned transfer left on disk. */
   'clean-transfer': { readonly transfer: string }
   /** Retrieve from a registered node, or send to one. */
@@ -48,6 +50,7 @@ export const lanes: { readonly [L in Lane]: Decoder<Jobs[L]> } = {
   'carry-commitment': commitment,
   archive: transfer,
   'deliver-endpoint': transfer,
+  'poll-endpoint': object({ endpoint: text({ min: 1, max: 64, expected: 'the name of an endpoint' }) }),
   'clean-transfer': transfer,
   'modality-job': object({ job: text({ min: 1, max: 64, expected: 'a job id' }) }),
   'background-job': object({ job: text({ min: 1, max: 64, expected: 'a job id' }) }),

@@ -145,13 +145,17 @@ export interface ArchiveCounts {
   readonly abandoned: number
 }
 
+/** As which an item `i` was sent: an endpoint gets it under another UID. */
+const sentUid = sql`coalesce((select o.sop_instance_uid from transfer_outputs o
+                               where o.transfer = i.transfer and o.ordinal = i.ordinal), i.sop_instance_uid)`
+
 /** Takes over what the archive has committed to since each instance was sent, and counts. */
 export async function takeCommitments(tx: Tx, id: string): Promise<ArchiveCounts> {
   await sql`
     update transfer_items i set archived_at = now()
      where i.transfer = ${id} and i.archived_at is null
        and exists (select from commitments c join commitment_items a on a.commitment = c.id
-                    where c.transfer = i.transfer and a.sop_instance_uid = i.sop_instance_uid and a.outcome = 0
+                    where c.transfer = i.transfer and a.sop_instance_uid = ${sentUid} and a.outcome = 0
                       and c.created_at >= i.delivered_at)`.execute(tx)
   const { rows } = await sql<ArchiveCounts>`
     select count(*) filter (where delivered_at is null)::integer as undelivered,
@@ -169,7 +173,7 @@ export async function reopenUncommitted(tx: Tx, id: string): Promise<number> {
            problem = 'NOT_COMMITTED' || coalesce((
              select '_' || upper(lpad(to_hex(a.outcome), 4, '0'))
                from commitments c join commitment_items a on a.commitment = c.id
-              where c.transfer = i.transfer and a.sop_instance_uid = i.sop_instance_uid and a.outcome > 0
+              where c.transfer = i.transfer and a.sop_instance_uid = ${sentUid} and a.outcome > 0
               order by c.created_at desc limit 1), '')
      where i.transfer = ${id} and i.archived_at is null
     returning size_bytes as bytes`.execute(tx)

@@ -330,3 +330,9 @@ export async function countCommitments(
     select direction, state, count(*) as count from commitments group by direction, state order by 1, 2`.execute(db)
   return rows
 }
+
+/** Does a transfer go to an endpoint of a third party? */
+export async function isForEndpoint(db: Executor, transfer: string): Promise<boolean> {
+  const row = await db.selectFrom('transfers').select('endpoint').where('id', '=', transfer).executeTakeFirst()
+  return (row?.endpoint ?? null) !== null
+}

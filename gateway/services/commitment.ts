@@ -30,6 +30,7 @@ import {
   forgetCommitments,
   type InstanceReference,
   insertCommitment,
+  isForEndpoint,
   loadCommitment,
   loadCommitmentItems,
   loadReport,
@@ -159,7 +160,8 @@ export function openCommitments(parts: CommitmentParts): Commitments {
     queue.enqueue(tx, 'carry-commitment', { commitment: id }, { singletonKey: id, ...(startAfter && { startAfter }) })
   const wakeTransfer = async (tx: Tx, row: CommitmentRow): Promise<void> => {
     if (row.transfer === undefined) return
-    await queue.enqueue(tx, 'archive', { transfer: row.transfer }, { singletonKey: row.transfer })
+    const lane = (await isForEndpoint(tx, row.transfer)) ? 'deliver-endpoint' : 'archive'
+    await queue.enqueue(tx, lane, { transfer: row.transfer }, { singletonKey: row.transfer })
   }
 
   /** Which studies the instances that we hold belong to. */

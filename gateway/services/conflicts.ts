@@ -138,8 +138,9 @@ export function openConflicts(options: {
   }
 
   /** As the import and ingest have it: patients of a peer stay its own, whoever lets its bytes in. */
-  function issuerOf({ kind, principal }: Origin, issuer: string | undefined): string {
-    if (kind === 'peer') return principal
+  function issuerOf({ kind, principal, issuer: named }: Origin, issuer: string | undefined): string {
+    if (kind === 'endpoint' && named !== undefined) return named
+    if (kind === 'peer' || kind === 'endpoint') return principal
     return issuer !== undefined && !ownIssuers.has(issuer) ? issuer : ''
   }
 
@@ -204,7 +205,7 @@ async function readReplacement(
   }
 }
 
-const kinds = ['dimse', 'rest', 'peer', 'cli'] as const
+const kinds = ['dimse', 'rest', 'peer', 'endpoint', 'cli'] as const
 
 function originOf(raw: Readonly<Record<string, unknown>>): Origin {
   const kind = kinds.find(value => value === raw['kind']) ?? 'rest'

@@ -35,7 +35,7 @@ export async function findAnswer(
   try {
     const path = await findReceipt(store, pathOf(acknowledgement.path, about), signal)
     if (path === undefined) return undefined
-    const bytes = await readBounded(store, path, signal)
+    const bytes = await readBounded(store, path, mostBytes, signal)
     const said = bytes && readAnswer(bytes, acknowledgement)
     if (!said) return undefined
     const kept = await keepFile(parts, bytes)
@@ -112,7 +112,13 @@ async function findReceipt(store: FileStore, path: string, signal: AbortSignal):
   return found && (folder === '' ? found.name : `${folder}/${found.name}`)
 }
 
-async function readBounded(store: FileStore, path: string, signal: AbortSignal): Promise<Buffer | undefined> {
+/** A small file; undefined when it is larger. @throws GatewayError ENDPOINT_* */
+export async function readBounded(
+  store: FileStore,
+  path: string,
+  mostBytes: number,
+  signal: AbortSignal,
+): Promise<Buffer | undefined> {
   const chunks: Buffer[] = []
   let bytes = 0
   const source = await store.get(path, 0, signal)

@@ -16,8 +16,10 @@ import { type ErrorCode, GatewayError, isGatewayError } from '../errors.ts'
 import type { Queue } from '../jobs/queue.ts'
 import type { Log } from '../log.ts'
 import { storeCertificate } from './certificates.ts'
+import type { Commitments } from './commitment.ts'
 import { isPlace } from './endpoint.ts'
 import { type AcknowledgementParts, findAnswer } from './endpoint-answers.ts'
+import { askEndpoint, commits, settleEndpoint } from './endpoint-commitment.ts'
 import { type ObjectParts, sendObjects } from './endpoint-objects.ts'
 import { type Bound, createEndpointOutcomes } from './endpoint-outcomes.ts'
 import {
@@ -32,6 +34,7 @@ import {
 import {
   type DeliveryNames,
   findDelivered,
+  findUncommitted,
   findUnfinishedTransfers,
   loadDelivery,
   markDelivered,
@@ -57,6 +60,8 @@ export interface EndpointDeliveryParts extends PackagingParts, ObjectParts, Ackn
   readonly queue: Pick<Queue, 'enqueue'>
   readonly endpoints: Pick<Endpoints, 'open' | 'alarm'>
   readonly preparing: Preparing
+  /** Asked of endpoints that prove what they have. */
+  readonly commitments: Pick<Commitments, 'ask'>
   /** Why it may not go on: asked before each object and file. */
   readonly obstacle?: (transfer: string) => Promise<{ readonly code: ErrorCode; readonly message: string } | undefined>
   /** Where deliveries by hand are put. */
@@ -156,7 +161,10 @@ export function openEndpointDelivery(parts: EndpointDeliveryParts): EndpointDeli
       )
     }
     if (taken < prepared.objects.length) return await stopped(bound, opened)
-    await outcomes.delivered(bound, { instances: taken }, undefined)
+    const asked = commits(opened.endpoint) ? await findUncommitted(db.kysely, row.id, prepared.objects) : []
+    await outcomes.delivered(bound, { instances: taken }, undefined, async tx => {
+      if (asked.length > 0) await askEndpoint(tx, parts.commitments, bound, asked)
+    })
   }
 
   /** Not allowed any more, or not at this time of day. */
@@ -232,6 +240,7 @@ export function openEndpointDelivery(parts: EndpointDeliveryParts): EndpointDeli
     names: DeliveryNames,
     signal: AbortSignal,
   ): Promise<void> => {
+    if (commits(opened.endpoint)) return await settleEndpoint(db, outcomes, bound)
     const said = await findAnswer(parts, opened, { transfer: bound.row.id, subject: names.subject }, signal)
     if (!said) return await outcomes.unanswered(bound, followAt(bound.row, opened))
     await db.inTransaction(async tx => {

@@ -51,7 +51,7 @@ export async function sendObjects(
   try {
     switch (settings.kind) {
       case 'dimse':
-        return await sendDimse(parts, endpoint, settings, objects, progress, signal)
+        return await sendDimse(parts, dimseTarget(parts, endpoint.name, settings, secrets), objects, progress, signal)
       case 'stow':
       case 'orthanc': {
         const target = restTargetOf(endpoint.name, settings, secrets)
@@ -86,32 +86,37 @@ function asEndpointError(error: unknown): unknown {
   return code === undefined ? error : new GatewayError(code, error.message, { cause: error })
 }
 
-async function sendDimse(
-  { sendByDimse, credentials, aeTitle }: ObjectParts,
-  endpoint: Endpoint,
+/** How a system that takes objects by C-STORE is called; its own client certificate goes before the gateway's. */
+export function dimseTarget(
+  { credentials, aeTitle }: Pick<ObjectParts, 'credentials' | 'aeTitle'>,
+  name: string,
   { host, port, aeTitle: calledAe, callingAe = aeTitle, tls }: DimseSettings,
+  { clientCertificate, clientKey = clientCertificate }: EndpointSecrets,
+): ModalityTarget {
+  const target = { name, host, port, callingAe, calledAe: calledAe.trim(), isOutside: true } as const
+  if (!tls) return target
+  const own = credentials()
+  const [cert, key] = clientCertificate === undefined ? [own?.certificate, own?.key] : [clientCertificate, clientKey]
+  const ca = tls.ca ?? own?.ca
+  return {
+    ...target,
+    tls: {
+      verify: tls.verify,
+      ...(tls.servername !== undefined && { servername: tls.servername }),
+      ...(tls.fingerprint !== undefined && { fingerprint: tls.fingerprint }),
+      ...(ca !== undefined && { ca }),
+      ...(cert !== undefined && key !== undefined && { cert, key }),
+    },
+  }
+}
+
+async function sendDimse(
+  { sendByDimse }: ObjectParts,
+  target: ModalityTarget,
   objects: readonly EndpointObject[],
   progress: ObjectProgress,
   signal: AbortSignal,
 ): Promise<void> {
-  const own = credentials()
-  const ca = tls?.ca ?? own?.ca
-  const target: ModalityTarget = {
-    name: endpoint.name,
-    host,
-    port,
-    callingAe,
-    calledAe: calledAe.trim(),
-    isOutside: true,
-    ...(tls && {
-      tls: {
-        verify: tls.verify,
-        ...(tls.servername !== undefined && { servername: tls.servername }),
-        ...(ca !== undefined && { ca }),
-        ...(own && { cert: own.certificate, key: own.key }),
-      },
-    }),
-  }
   const byOrdinal = new Map(objects.map(object => [object.ordinal, object]))
   const stop = new AbortController()
   const items = objects.map(object => ({

@@ -21,7 +21,22 @@ export interface Bound {
 
 export interface EndpointOutcomes {
   /** Everything is at the endpoint; when its answer is looked for, if ever. */
-  delivered(bound: Bound, detail: Readonly<Record<string, string | number>>, followAt: Date | undefined): Promise<void>
+  delivered(
+    bound: Bound,
+    detail: Readonly<Record<string, string | number>>,
+    followAt: Date | undefined,
+    /** What happens in the same transaction. */
+    within?: (tx: Tx) => Promise<void>,
+  ): Promise<void>
+  /** The endpoint has committed to everything. */
+  committed(bound: Bound): Promise<void>
+  /** It has not committed to what `reopen` makes undelivered: sent again, or held after so many times. */
+  uncommitted(
+    bound: Bound,
+    why: GatewayError,
+    resends: number | undefined,
+    reopen: (tx: Tx) => Promise<number>,
+  ): Promise<void>
   /** The recipient has answered; in the caller's transaction. */
   acknowledged(tx: Tx, bound: Bound, said: Acknowledgement): Promise<void>
   /** No answer yet; when it is looked for again, if ever. */
@@ -76,15 +91,41 @@ export function createEndpointOutcomes(parts: {
   }
 
   return {
-    async delivered(bound, detail, followAt) {
+    async delivered(bound, detail, followAt, within) {
       const { row, to } = bound
       await change(row, 'signed', async tx => {
         await writeState(tx, row.id, 'delivered', { attempts: 0, ...(followAt && { nextAttemptAt: followAt }) })
         await addStep(tx, row.id, 'delivered', detail)
         await auditEnd(tx, bound)
         if (followAt) await again(tx, row.id, followAt)
+        await within?.(tx)
       })
       log.info({ transfer: row.id, endpoint: to }, 'transfer delivered, not acknowledged')
+    },
+    async committed(bound) {
+      const { row, to } = bound
+      await change(row, 'delivered', async tx => {
+        await writeState(tx, row.id, 'receipted')
+        await addStep(tx, row.id, 'acknowledged', { by: 'storage-commitment', instances: row.objectCount })
+        await auditEnd(tx, bound)
+      })
+      log.info({ transfer: row.id, endpoint: to }, 'the endpoint has committed to the transfer')
+    },
+    async uncommitted(bound, { code, message }, resends, reopen) {
+      const { row, to } = bound
+      await change(row, 'delivered', async tx => {
+        const instances = await reopen(tx)
+        await addStep(tx, row.id, 'not-committed', { instances })
+        if (resends === undefined) {
+          await writeState(tx, row.id, 'held', { code, message })
+          await addStep(tx, row.id, 'held', { code })
+          return await auditEnd(tx, bound, code)
+        }
+        const nextAttemptAt = new Date(clock().getTime() + pauseMs(resends))
+        await writeState(tx, row.id, 'planned', { code, message, nextAttemptAt, attempts: resends + 1 })
+        await again(tx, row.id, nextAttemptAt)
+      })
+      log.warn({ transfer: row.id, endpoint: to, code }, message)
     },
     async acknowledged(tx, bound, said) {
       const { row } = bound

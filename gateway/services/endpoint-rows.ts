@@ -1,10 +1,12 @@
 /** The rows of endpoints. */
 import type { Kysely } from 'kysely'
+import { missingFields } from '../../endpoints/pack/names.ts'
 import type { Tx } from '../db/db.ts'
 import type { Schema } from '../db/schema.ts'
 import { isObject } from '../decode.ts'
 import { GatewayError } from '../errors.ts'
 import { type Endpoint, endpointKinds, readSettings, readTerms } from './endpoint.ts'
+import type { DeliveryNames } from './endpoint-transfer-rows.ts'
 
 type Executor = Kysely<Schema> | Tx
 
@@ -20,6 +22,10 @@ const columns = [
   'packaging',
   'rules',
   'acknowledgement',
+  'inbound',
+  'polled_at',
+  'poll_error_code',
+  'poll_error',
   'profile',
   'state',
   'reason_code',
@@ -50,6 +56,19 @@ export async function findEndpoints(db: Executor): Promise<readonly StoredEndpoi
   return (await db.selectFrom('endpoints').select(columns).orderBy('name').execute()).map(endpointOf)
 }
 
+/** What a send must say for the names at an endpoint, and does not; undefined when nothing is missing. */
+export async function findNameGap(
+  db: Executor,
+  endpoint: string,
+  names: DeliveryNames,
+): Promise<{ readonly code: 'BAD_REQUEST'; readonly message: string } | undefined> {
+  const known = await loadEndpoint(db, endpoint)
+  const missing = known ? missingFields(known.packaging.names, names) : []
+  if (missing.length === 0) return undefined
+  const message = `the path template of ${endpoint} needs ${missing.join(', ')}: say it with the send, or change the template`
+  return { code: 'BAD_REQUEST', message }
+}
+
 /** Their names. */
 export async function findEndpointNames(db: Executor): Promise<ReadonlySet<string>> {
   return new Set((await db.selectFrom('endpoints').select('name').execute()).map(({ name }) => name))
@@ -75,6 +94,9 @@ function endpointOf(row: Row): StoredEndpoint {
     pin,
     shownPin: row.shown_pin ?? undefined,
     ...readTerms(row),
+    polledAt: row.polled_at ?? undefined,
+    pollErrorCode: row.poll_error_code ?? undefined,
+    pollError: row.poll_error ?? undefined,
     profile: row.profile ?? undefined,
     state: row.state,
     reasonCode: row.reason_code ?? undefined,

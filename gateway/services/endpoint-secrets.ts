@@ -27,6 +27,7 @@ const shape = object({
     token: secret,
     clientCertificate: secret,
     clientKey: secret,
+    ageIdentity: secret,
   }),
 })
 

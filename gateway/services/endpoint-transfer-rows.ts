@@ -144,6 +144,22 @@ export async function markObject(
      where id = ${transfer} and exists (select from written)`.execute(db)
 }
 
+/** Those of the objects that the endpoint has not committed to. */
+export async function findUncommitted(
+  db: Executor,
+  transfer: string,
+  objects: readonly EndpointObject[],
+): Promise<readonly EndpointObject[]> {
+  const rows = await db
+    .selectFrom('transfer_items')
+    .select('ordinal')
+    .where('transfer', '=', transfer)
+    .where('archived_at', 'is', null)
+    .execute()
+  const open = new Set(rows.map(({ ordinal }) => ordinal))
+  return objects.filter(({ ordinal }) => open.has(ordinal))
+}
+
 /** What a recipient said of a delivery. */
 export interface Acknowledgement {
   readonly outcome: 'accepted' | 'rejected'

@@ -4,6 +4,7 @@ import { type PackOptions, packOptions } from '../../endpoints/pack/options.ts'
 import { decodePlace, type Place } from '../../endpoints/place.ts'
 import { boolean, type Decoder, decode, describe, integer, list, object, oneOf, optional, text } from '../decode.ts'
 import { GatewayError } from '../errors.ts'
+import { type InboundTerms, inboundTerms } from './arrival-terms.ts'
 
 /** Kinds that are given files. */
 export const placeKinds = ['sftp', 'ftp', 'folder', 's3'] as const
@@ -21,8 +22,15 @@ export interface DimseSettings {
   /** Ours; the gateway's when absent. */
   readonly callingAe: string | undefined
   readonly tls:
-    | { readonly verify: boolean; readonly servername: string | undefined; readonly ca: string | undefined }
+    | {
+        readonly verify: boolean
+        readonly servername: string | undefined
+        readonly ca: string | undefined
+        readonly fingerprint: string | undefined
+      }
     | undefined
+  /** It is asked to commit to what it has taken; only then is a delivery acknowledged. */
+  readonly commitment: boolean
 }
 
 /** A DICOMweb server, or an Orthanc by its REST API. */
@@ -71,6 +79,7 @@ export const secretNames = [
   'token',
   'clientCertificate',
   'clientKey',
+  'ageIdentity',
 ] as const
 export type SecretName = (typeof secretNames)[number]
 export type EndpointSecrets = { readonly [K in SecretName]?: string }
@@ -89,6 +98,12 @@ export interface Endpoint {
   readonly packaging: PackOptions
   readonly rules: EndpointRules
   readonly acknowledgement: AcknowledgementPattern | undefined
+  /** How arriving files are looked for; undefined where nobody looks. */
+  readonly inbound: InboundTerms | undefined
+  /** When it was last looked at, and what went wrong then. */
+  readonly polledAt: Date | undefined
+  readonly pollErrorCode: string | undefined
+  readonly pollError: string | undefined
   /** De-identification profile of sends that name none. */
   readonly profile: string | undefined
   readonly state: 'unconfirmed' | 'active' | 'stopped'
@@ -107,6 +122,7 @@ export interface EndpointInput {
   readonly packaging?: object | undefined
   readonly rules?: object | undefined
   readonly acknowledgement?: object | undefined
+  readonly inbound?: object | undefined
   readonly profile?: string | undefined
 }
 
@@ -131,8 +147,11 @@ const dimse = object({
       verify: optional(boolean, true),
       servername: optional(host),
       ca: optional(text({ max: 100_000, pattern: /-----BEGIN CERTIFICATE-----/, expected: 'PEM certificates' })),
+      /** SHA-256 of the only certificate that it may have. */
+      fingerprint: optional(text({ pattern: /^[0-9a-f]{64}$/, expected: '64 lower-case hex digits' })),
     }),
   ),
+  commitment: optional(boolean, false),
 })
 const web = object({
   kind: oneOf('stow', 'orthanc'),
@@ -163,7 +182,7 @@ const acknowledgement = object({
   rejected: optional(words, ['rejected', 'failed', 'error']),
   forDays: optional(integer({ min: 1, max: 365 }), 30),
 })
-const shapes = { packaging: packOptions, rules, acknowledgement } as const
+const shapes = { packaging: packOptions, rules, acknowledgement, inbound: inboundTerms } as const
 
 /** Reads the settings of a kind. @throws GatewayError BAD_REQUEST with everything that is wrong */
 export function readSettings(kind: EndpointKind, raw: object, pin: string | undefined): EndpointSettings {
@@ -185,19 +204,21 @@ export function readSettings(kind: EndpointKind, raw: object, pin: string | unde
   }
 }
 
-/** Reads packaging, rules and the pattern of acknowledgements. @throws GatewayError BAD_REQUEST */
+/** Reads packaging, rules, the pattern of acknowledgements, and how arriving files are looked for. @throws GatewayError BAD_REQUEST */
 export function readTerms(raw: {
   readonly packaging?: unknown
   readonly rules?: unknown
   readonly acknowledgement?: unknown
-}): Pick<Endpoint, 'packaging' | 'rules' | 'acknowledgement'> {
+  readonly inbound?: unknown
+}): Pick<Endpoint, 'packaging' | 'rules' | 'acknowledgement' | 'inbound'> {
+  const given = (value: unknown): boolean => value !== undefined && value !== null
   return {
     packaging: read(shapes.packaging, raw.packaging ?? {}, 'packaging'),
     rules: read(shapes.rules, raw.rules ?? {}, 'rules'),
-    acknowledgement:
-      raw.acknowledgement === undefined || raw.acknowledgement === null
-        ? undefined
-        : read(shapes.acknowledgement, raw.acknowledgement, 'acknowledgement'),
+    acknowledgement: given(raw.acknowledgement)
+      ? read(shapes.acknowledgement, raw.acknowledgement, 'acknowledgement')
+      : undefined,
+    inbound: given(raw.inbound) ? read(shapes.inbound, raw.inbound, 'inbound') : undefined,
   }
 }
 
@@ -221,6 +242,8 @@ export function targetOf(settings: EndpointSettings): string {
     case 'stow':
     case 'orthanc':
       return JSON.stringify([settings.kind, settings.url, settings.username])
+    case 'dimse':
+      return JSON.stringify(['dimse', settings.host, settings.port, settings.aeTitle])
     default:
       return settings.kind
   }

@@ -15,6 +15,8 @@ import { type ErrorCode, GatewayError } from '../errors.ts'
 import type { Queue } from '../jobs/queue.ts'
 import type { Log } from '../log.ts'
 import type { Principal } from '../principal.ts'
+import { findArrivals } from './arrival-rows.ts'
+import type { InboundTerms } from './arrival-terms.ts'
 import {
   type Endpoint,
   type EndpointInput,
@@ -153,6 +155,7 @@ export function openEndpoints(options: {
       const sealed = names.length === 0 ? null : await vault.seal(target, secrets)
       const confirmed = pin ?? (isSame ? known.pin : undefined)
       const terms = readTerms(input)
+      refuseUnlookable(settings, terms.inbound)
       const state = needsPin(settings) && confirmed === undefined ? 'unconfirmed' : 'active'
       const stays = isSame && known.state === 'stopped' && pin === undefined
       const values = {
@@ -165,6 +168,8 @@ export function openEndpoints(options: {
         packaging: JSON.stringify(terms.packaging),
         rules: JSON.stringify(terms.rules),
         acknowledgement: terms.acknowledgement === undefined ? null : JSON.stringify(terms.acknowledgement),
+        inbound: terms.inbound === undefined ? null : JSON.stringify(terms.inbound),
+        poll_due_at: null,
         profile: input.profile ?? null,
         state: stays ? ('stopped' as const) : (state as Endpoint['state']),
         reason_code: stays ? (known.reasonCode ?? null) : null,
@@ -179,6 +184,7 @@ export function openEndpoints(options: {
           .execute()
         await record(tx, principal, name, known ? 'endpoint-changed' : 'endpoint-added', { kind: input.kind })
         if (values.state === 'active') await wake(tx, name)
+        if (terms.inbound) await queue.enqueue(tx, 'poll-endpoint', { endpoint: name }, { singletonKey: name })
         return need(await loadEndpoint(tx, name))
       })
     },
@@ -231,6 +237,11 @@ export function openEndpoints(options: {
         need(await lockEndpoint(tx, name))
         if ((await findWaitingTransfers(tx, name)).length > 0)
           throw new GatewayError('STATE_CONFLICT', 'transfers to the endpoint are not over: cancel them first')
+        if ((await findArrivals(tx, name, 'held')).length > 0)
+          throw new GatewayError(
+            'STATE_CONFLICT',
+            'what has arrived at the endpoint is held: release or reject it first',
+          )
         await tx.deleteFrom('endpoints').where('name', '=', name).execute()
         await record(tx, principal, name, 'endpoint-removed')
       })
@@ -269,6 +280,19 @@ function separatePin({ kind, settings: raw = {} }: EndpointInput): {
   const settings = readSettings(kind, raw, undefined)
   const pin = settings.kind === 'sftp' ? settings.hostKey : settings.kind === 'ftp' ? settings.certificate : undefined
   return { settings, pin }
+}
+
+/** @throws GatewayError BAD_REQUEST where nothing can arrive as it is wanted */
+function refuseUnlookable(settings: Endpoint['settings'], inbound: InboundTerms | undefined): void {
+  if (!inbound) return
+  const problem = !isPlace(settings)
+    ? `endpoints of kind ${settings.kind} have no folder to look at`
+    : settings.can?.list === false
+      ? 'the endpoint may not be listed: nobody can look what arrives there'
+      : inbound.after === 'move' && (settings.kind === 's3' || settings.can?.rename === false)
+        ? 'nothing can be moved there: set after to leave or delete'
+        : undefined
+  if (problem !== undefined) throw new GatewayError('BAD_REQUEST', `inbound: ${problem}`)
 }
 
 /** Settings as they are stored: the confirmed key stands in a column of its own. */

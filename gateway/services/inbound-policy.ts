@@ -1,6 +1,7 @@
-/** What the active policy says of an offer, before a byte of it is taken. Without a rule that accepts it, it is refused. */
+/** What the active policy says of what comes in, before it is taken. Without a rule that accepts it, it is refused. */
 import type { Manifest } from '../../peers/manifest.ts'
-import { decideIncoming } from '../../policy/decide.ts'
+import { decideIncoming, mayArrive, type OfferFacts } from '../../policy/decide.ts'
+import { asIs } from '../../policy/document.ts'
 import { loadActivePolicy } from '../../policy/versions.ts'
 import type { Db } from '../db/db.ts'
 import { GatewayError } from '../errors.ts'
@@ -22,15 +23,54 @@ export async function decideOfferByPolicy(
   manifest: Manifest,
   now: Date,
 ): Promise<OfferDecision> {
+  const { purpose, profile } = manifest
+  const site = { siteId: peer.siteId, name: peer.name }
+  return await decide(db, { site, purpose, profile, facts: factsOf(peer, manifest, now) }, now)
+}
+
+/** What has arrived at an endpoint. */
+export interface ArrivedFacts {
+  readonly endpoint: string
+  readonly purpose: string
+  readonly sizeBytes: number
+  readonly instances: number
+  readonly sopClassUids: readonly string[]
+  readonly studyInstanceUids: readonly string[]
+}
+
+/** @throws GatewayError OFFER_REFUSED with the reason */
+export async function decideArrivalByPolicy(
+  db: Db['kysely'],
+  { endpoint, purpose, ...arrived }: ArrivedFacts,
+  now: Date,
+): Promise<OfferDecision> {
+  const facts = {
+    OriginKind: ['endpoint'],
+    OriginEndpoint: [endpoint],
+    OfferPurpose: [purpose],
+    OfferProfile: [asIs],
+    OfferBytes: [String(arrived.sizeBytes)],
+    InstanceCount: [String(arrived.instances)],
+    SOPClassUID: arrived.sopClassUids,
+    StudyInstanceUID: arrived.studyInstanceUids,
+    ...timeFacts(now),
+  }
+  return await decide(db, { site: { endpoint }, purpose, profile: asIs, facts }, now)
+}
+
+/** Nothing is fetched that no rule might let in. @throws GatewayError OFFER_REFUSED */
+export async function refuseUnnamedEndpoint(db: Db['kysely'], endpoint: string): Promise<void> {
+  const policy = await loadActivePolicy(db)
+  if (!policy || !mayArrive(policy.document, endpoint))
+    throw new GatewayError(
+      'OFFER_REFUSED',
+      'no incoming rule of the policy accepts or holds what arrives at this endpoint: nothing is fetched',
+    )
+}
+
+async function decide(db: Db['kysely'], offer: OfferFacts, now: Date): Promise<OfferDecision> {
   const policy = await loadActivePolicy(db)
   if (!policy) throw new GatewayError('OFFER_REFUSED', 'no policy accepts it')
-  const { purpose, profile } = manifest
-  const offer = {
-    site: { siteId: peer.siteId, name: peer.name },
-    purpose,
-    profile,
-    facts: factsOf(peer, manifest, now),
-  }
   const { kind, rule, reason } = decideIncoming(offer, policy.document, now)
   if (kind === 'deny' || rule === undefined)
     throw new GatewayError('OFFER_REFUSED', reason, { context: { rule, policyVersion: policy.version } })

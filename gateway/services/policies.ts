@@ -18,6 +18,7 @@ import type { Db, Tx } from '../db/db.ts'
 import { isObject } from '../decode.ts'
 import { GatewayError } from '../errors.ts'
 import type { Principal } from '../principal.ts'
+import { findEndpointNames } from './endpoint-rows.ts'
 import type { FindArchive } from './route-target.ts'
 
 /** A policy that is being written. */
@@ -87,8 +88,8 @@ export function openPolicies(options: {
   const { db, signer, findModality, twoPersons } = options
 
   const findings = async (document: PolicyDocument, isVersion1: boolean): Promise<readonly Finding[]> => {
-    const peers = await loadPeers(db)
-    return lintPolicy(document, { peers, findModality, now: new Date(), isVersion1 })
+    const [peers, endpoints] = [await loadPeers(db), await findEndpointNames(db.kysely)]
+    return lintPolicy(document, { peers, findModality, endpoints, now: new Date(), isVersion1 })
   }
 
   /** What is published: names have become what they stand for, so that nothing outside of it can change its meaning. */

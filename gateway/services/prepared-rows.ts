@@ -102,6 +102,10 @@ export async function loadSubject(db: Executor, study: number): Promise<Subject 
 export async function findWanted(db: Executor, transfers: readonly string[]): Promise<ReadonlySet<string>> {
   const { rows } = await sql<{ id: string }>`
     select id::text from transfers where id::text = any(${[...transfers]}::text[])
-       and state in ('planned', 'prepared', 'signed', 'sent', 'held')`.execute(db)
+       and (state in ('planned', 'prepared', 'signed', 'sent', 'held')
+            -- what an endpoint does not commit to is sent again
+            or (state = 'delivered'
+                and exists (select from commitments c where c.transfer = transfers.id
+                             and c.state in ('asking', 'waiting', 'failed', 'unanswered'))))`.execute(db)
   return new Set(rows.map(row => row.id))
 }

@@ -10,6 +10,7 @@ import type { Db, Tx } from '../db/db.ts'
 import { GatewayError } from '../errors.ts'
 import type { Queue } from '../jobs/queue.ts'
 import type { Principal } from '../principal.ts'
+import type { Arrivals } from './arrivals.ts'
 import type { InboundDecisions } from './inbound-decisions.ts'
 import { cancelTransfer, retryTransfer } from './transfers.ts'
 
@@ -81,12 +82,19 @@ export function openQuarantine(options: {
   db: Db
   queue: Queue
   inbound: Pick<InboundDecisions, 'release' | 'reject'>
+  /** What arrives at endpoints. */
+  arrivals?: Pick<Arrivals, 'isHeld' | 'release' | 'reject'>
 }): Quarantine {
-  const { db, queue, inbound } = options
+  const { db, queue, inbound, arrivals } = options
+
+  /** Whose decision it is to carry out. */
+  const decisionsOn = async (id: string): Promise<Pick<InboundDecisions, 'release' | 'reject'>> =>
+    arrivals && (await arrivals.isHeld(id)) ? arrivals : inbound
 
   const find = async (id: string): Promise<QuarantineEntry> => {
     const { rows } = await sql<QuarantineEntry>`
-      select * from ((${outboundHeld} and t.id = ${id}::uuid) union all (${inboundHeld} and t.id = ${id}::uuid)) held
+      select * from ((${outboundHeld} and t.id = ${id}::uuid) union all (${inboundHeld} and t.id = ${id}::uuid)
+                     union all (${arrivedHeld} and a.id = ${id}::uuid)) held
     `.execute(db.kysely)
     if (!rows[0]) throw new GatewayError('NOT_FOUND', 'nothing of this id is held')
     return rows[0]
@@ -97,7 +105,8 @@ export function openQuarantine(options: {
       authorize(principal, 'quarantine.read')
       const { rows } = await sql<QuarantineEntry>`
         select * from ((${outboundHeld} and ${direction !== 'inbound'}::boolean)
-                       union all (${inboundHeld} and ${direction !== 'outbound'}::boolean)) held
+                       union all (${inboundHeld} and ${direction !== 'outbound'}::boolean)
+                       union all (${arrivedHeld} and ${direction !== 'outbound'}::boolean)) held
          order by "updatedAt" desc, id limit ${limit}`.execute(db.kysely)
       return rows
     },
@@ -117,14 +126,14 @@ export function openQuarantine(options: {
     async release(principal, id, why) {
       authorize(principal, 'quarantine.decide')
       const { direction, heldBy } = await find(id)
-      if (direction === 'inbound') return await inbound.release(id, principal, why)
+      if (direction === 'inbound') return await (await decisionsOn(id)).release(id, principal, why)
       if (heldBy === 'receiver') throw receiverDecides()
       await retryTransfer({ db, queue }, id, principal, { why, from: ['held'] })
     },
     async reject(principal, id, why) {
       authorize(principal, 'quarantine.decide')
       const { direction } = await find(id)
-      if (direction === 'inbound') return await inbound.reject(id, principal, why)
+      if (direction === 'inbound') return await (await decisionsOn(id)).reject(id, principal, why)
       await cancelTransfer({ db, queue }, id, principal, { why })
     },
     async rerun(principal, id, profile, why) {
@@ -175,3 +184,10 @@ const inboundHeld = sql`
          jsonb_array_length(t.refusals)::bigint as "heldInstances", false as "isAlert",
          t.created_at as "createdAt", t.updated_at as "updatedAt"
     from inbound_transfers t join peers p on p.id = t.peer where t.state = 'held'`
+
+const arrivedHeld = sql`
+  select a.id::text, 'inbound' as direction, 'endpoint:' || a.endpoint as peer, null as "studyInstanceUid", a.rule,
+         null as profile, coalesce(e.inbound ->> 'purpose', 'treatment') as purpose, a.objects as "objectCount",
+         a.reason_code as code, a.reason, 'us' as "heldBy", 0::bigint as "heldInstances", false as "isAlert",
+         a.created_at as "createdAt", a.updated_at as "updatedAt"
+    from arrivals a join endpoints e on e.name = a.endpoint where a.state = 'held'`

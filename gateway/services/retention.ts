@@ -19,7 +19,7 @@ const rules = list(
     /** Stands in the audit log as the one who deleted. */
     name: text({ min: 1, max: 64, pattern: /^[\w.-]+$/, expected: 'a name of letters, digits, ".", "_" and "-"' }),
     /** How the study came; any way when absent. */
-    origin: optional(oneOf('dimse', 'rest', 'peer', 'cli')),
+    origin: optional(oneOf('dimse', 'rest', 'peer', 'endpoint', 'cli')),
     /** What for: the purpose of the transfer that brought it, `manual` or `prefetch`; any when absent. */
     purpose: optional(text({ min: 1, max: 64 })),
     /** Days after the last change of the study. */

@@ -22,6 +22,7 @@ import type { Log } from '../log.ts'
 import type { Principal } from '../principal.ts'
 import { recordStable } from '../store/changes.ts'
 import { findConsentGap } from './consent-transfers.ts'
+import { findNameGap } from './endpoint-rows.ts'
 import type { DeliveryNames } from './endpoint-transfer-rows.ts'
 import { type FindArchive, type RouteTarget, resolveTarget } from './route-target.ts'
 import { loadSnapshot, originClasses, type SnapshotItem, type StudySnapshot } from './study-facts.ts'
@@ -163,10 +164,12 @@ export function startRouting(options: {
     const items = trigger === 'stable' ? await lacking(tx, snapshot, destination, target) : snapshot.items
     if (items.length === 0) return undefined
     const id = randomUUID()
+    const gap = target.endpoint === undefined ? undefined : await findNameGap(tx, target.endpoint, names ?? {})
+    if (gap && trigger !== 'stable') throw new GatewayError(gap.code, gap.message)
     const held =
       effect.kind === 'hold'
         ? { code: 'POLICY_DENIED', message: effect.reason || `rule ${decision.rule} holds it` }
-        : (decision.obstacle ?? target.problem ?? (await consentGap(tx, snapshot, decision, target)))
+        : (decision.obstacle ?? target.problem ?? gap ?? (await consentGap(tx, snapshot, decision, target)))
     const hours = effect.kind === 'send' ? effect.expiresAfterHours : 24 * 7
     const inserted = await tx
       .insertInto('transfers')

@@ -5,7 +5,7 @@
  */
 import { type Kysely, sql } from 'kysely'
 import type { Facts } from '../../policy/conditions.ts'
-import { quietPurposes } from '../../policy/decide.ts'
+import { foreignOrigins, quietPurposes } from '../../policy/decide.ts'
 import type { Tx } from '../db/db.ts'
 import type { Schema } from '../db/schema.ts'
 import { isObject } from '../decode.ts'
@@ -42,7 +42,7 @@ export type OriginClass = 'local' | 'imported' | 'fetched'
 export const originClasses: readonly OriginClass[] = ['local', 'imported', 'fetched']
 
 /** SQL for the class of an instance. */
-const originClass = sql<OriginClass>`case when instances.origin ->> 'kind' = 'peer' then 'imported'
+const originClass = sql<OriginClass>`case when instances.origin ->> 'kind' = any(${[...foreignOrigins]}) then 'imported'
   when instances.origin ->> 'purpose' = any(${[...quietPurposes]}) then 'fetched' else 'local' end`
 
 /** What is known of a study's instances of one class, or of all. */
@@ -110,11 +110,12 @@ export async function loadFacts(
   // Grouped by the database: what comes here is per series and kind of origin, not per instance.
   const { rows: groups } = await sql<Group>`
     select series.study, series.id as series, ${origin} as origin, instances.origin ->> 'kind' as kind,
-           instances.origin ->> 'peerId' as peer, instances.origin ->> 'purpose' as purpose,
+           instances.origin ->> 'peerId' as peer, instances.origin ->> 'endpoint' as endpoint,
+           instances.origin ->> 'purpose' as purpose,
            instances.origin ->> 'callingAe' as calling, instances.origin ->> 'calledAe' as called,
            instances.sop_class_uid as "sopClass", count(*)::int as count
       from series join instances on instances.series = series.id
-     where series.study = any(${ids}) group by 1, 2, 3, 4, 5, 6, 7, 8, 9`.execute(db)
+     where series.study = any(${ids}) group by 1, 2, 3, 4, 5, 6, 7, 8, 9, 10`.execute(db)
   const rows = await db
     .selectFrom('studies')
     .innerJoin('patients', 'patients.id', 'studies.patient')
@@ -136,6 +137,7 @@ export async function loadFacts(
     one.instances += group.count
     one.collector.add('OriginKind', group.kind)
     one.collector.add('OriginPeer', group.peer)
+    one.collector.add('OriginEndpoint', group.endpoint)
     one.collector.add('OriginPurpose', group.purpose)
     one.collector.add('CallingAETitle', group.calling)
     one.collector.add('CalledAETitle', group.called)
@@ -165,6 +167,7 @@ interface Group {
   readonly origin: OriginClass | 'all'
   readonly kind: string | null
   readonly peer: string | null
+  readonly endpoint: string | null
   readonly purpose: string | null
   readonly calling: string | null
   readonly called: string | null

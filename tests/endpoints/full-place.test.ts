@@ -88,6 +88,20 @@ if (disk) {
     assert.deepEqual(await found(root), names)
   })
 
+  for (const tls of ['none', 'explicit'] as const) {
+    test(`a file that an FTP server (TLS: ${tls}) does not let us write is said to be forbidden`, {
+      skip: missingFtpd,
+    }, async t => {
+      const { port, user, password, root, ca } = await startFtpd(t, tls)
+      const place = decodePlace({ kind: 'ftp', host: '127.0.0.1', port, user, tls, ca })
+      await mkdir(join(root, 'one', 'S'), { recursive: true })
+      await chmod(join(root, 'one', 'S'), 0o555)
+
+      for (let attempt = 0; attempt < 3; attempt++)
+        await assert.rejects(deliver(place, { password }, new Set()), error => isGatewayError(error, 'ENDPOINT_DENIED'))
+    })
+  }
+
   for (const [name, skip, start] of [
     ['OpenSSH', missingSshd, startSshd],
     ['ProFTPD', missingFtpd, startFtpd],

@@ -5,21 +5,12 @@ import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { type DetailedError, Upload, type UploadOptions } from 'tus-js-client'
-import { ZipFile } from 'yazl'
 import { buildInstance } from '../support/dicom-builder.ts'
 import { type ProcessGateway, startProcessGateway } from '../support/process-gateway.ts'
 import { until } from '../support/until.ts'
+import { zipOf } from '../support/zip-builder.ts'
 
 const waitMs = 60_000
-
-async function zipOf(files: Readonly<Record<string, Uint8Array>>): Promise<Buffer> {
-  const zip = new ZipFile()
-  for (const [name, bytes] of Object.entries(files)) zip.addBuffer(Buffer.from(bytes), name, { compress: false })
-  zip.end()
-  const chunks: Buffer[] = []
-  for await (const chunk of zip.outputStream) chunks.push(Buffer.from(chunk))
-  return Buffer.concat(chunks)
-}
 
 /** Sends it all; resolves with the upload's path. */
 function send(gateway: ProcessGateway, bytes: Buffer, options: Partial<UploadOptions> = {}): Promise<string> {

@@ -187,7 +187,7 @@ test('an offer is refused unless a rule accepts its site, purpose and agreement'
   const document = (incoming: readonly object[]) =>
     decodePolicy({
       format: 'hanse-policy-2',
-      destinations: { b: { peer: siteId }, c: { peer: 'Hospital C' } },
+      destinations: { b: { peer: siteId }, c: { peer: 'Hospital C' }, cro: { endpoint: 'CRO' } },
       agreements: { a: { parties: ['b'], purposes: ['treatment'], basis: 'treatment', from: '2026-01-01' } },
       rules: [],
       incoming: incoming.map((rule, index) => ({ id: `i${index}`, when: { always: true }, ...rule })),
@@ -211,6 +211,11 @@ test('an offer is refused unless a rule accepts its site, purpose and agreement'
   assert.equal(kind([{ accept: { from: ['b'], purposes: ['trial'] } }]), 'deny')
   assert.equal(kind([{ accept: { from: ['b'], agreement: 'a' } }]), 'accept')
   assert.equal(kind([{ accept: { from: ['b'], agreement: 'a' } }], { purpose: 'trial' }), 'deny')
+  // An endpoint is meant by its name; whoever is meant by `*` is paired.
+  assert.equal(kind([{ accept: { from: ['*', 'b'] } }], { site: { endpoint: 'CRO' } }), 'deny')
+  assert.equal(kind([{ accept: { from: ['cro'] } }], { site: { endpoint: 'CRO' } }), 'accept')
+  assert.equal(kind([{ accept: { from: ['cro'] } }], { site: { endpoint: 'cro' } }), 'deny')
+  assert.equal(kind([{ accept: { from: ['cro'] } }]), 'deny')
   assert.equal(kind([{ hold: { from: ['b'], reason: '' } }, { accept: { from: ['b'] } }]), 'hold')
   assert.equal(kind([{ when: { attribute: 'OfferPurpose', equals: 'x' }, deny: { from: ['b'], reason: '' } }]), 'deny')
 })

@@ -12,6 +12,7 @@ const context: LintContext = {
   peers: [{ siteId, name: 'Hospital B' }],
   findModality: name =>
     name === 'PACS' ? { name, zone: 'inside' } : name === 'FAR' ? { name, zone: 'outside' } : undefined,
+  endpoints: new Set(['CRO']),
   now,
 }
 const agreement = { parties: ['b'], purposes: ['treatment'], basis: 'treatment', from: '2026-01-01' }
@@ -31,6 +32,15 @@ function codes(change: object, about: Partial<LintContext> = {}): string[] {
 
 test('a sound document has no findings', () => {
   assert.deepEqual(codes({}), [])
+})
+
+test('an endpoint that nobody has set up is found, and what `*` accepts is not what arrives at endpoints', () => {
+  const destinations = { ...base.destinations, cro: { endpoint: 'CRO' }, lab: { endpoint: 'LAB' } }
+  const everything = { id: 'all', when: { always: true }, accept: { from: ['*'] } }
+  const arriving = { id: 'cro', when: { always: true }, hold: { from: ['cro', 'lab'], reason: 'a person looks' } }
+  assert.deepEqual(codes({ destinations, incoming: [everything, arriving] }), [
+    'warning unknown-destination destinations.lab',
+  ])
 })
 
 test('a rule that others decide before it is found, however its condition is written', () => {

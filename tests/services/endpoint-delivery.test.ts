@@ -114,6 +114,20 @@ test('a patient who objects while a delivery waits stops it, and what was there 
   assert.equal((await filesBelow(root)).size, 0)
 })
 
+test('a field of the path template that a send does not give is asked for when it is planned', async t => {
+  const site = await startEndpointSite(t)
+  const root = await endpointFolder(t)
+  const packaging = { names: { template: '{protocol}/{subject}/{visit}/' } }
+  await site.endpoints.put(site.admin, 'CRO', { kind: 'folder', settings: { root }, profile: 'trial', packaging })
+  const row = await site.store(study())
+
+  await assert.rejects(site.send(row, 'CRO', { names: { protocol: 'P-1' } }), {
+    code: 'BAD_REQUEST',
+    message: /needs visit/,
+  })
+  await site.untilState(await site.send(row, 'CRO', { names: { protocol: 'P-1', visit: 'V1' } }), 'delivered')
+})
+
 test('nothing goes to an endpoint as it is, and none of two deliveries overwrites the other', async t => {
   const site = await startEndpointSite(t)
   const root = await endpointFolder(t)

@@ -9,16 +9,22 @@ export interface CuttingProxy {
   readonly cuts: number
   /** Bytes that went to the server. */
   readonly forwarded: number
+  /** Bytes that came back from it. */
+  readonly received: number
 }
 
-/** @param next  after how many bytes the next connection is cut; undefined for never */
+/**
+ * @param next     after how many bytes the next connection is cut; undefined for never
+ * @param towards  whose bytes are counted for that
+ */
 export async function startCuttingProxy(
   t: TestContext,
   target: number,
   next: () => number | undefined,
+  towards: 'server' | 'client' = 'server',
 ): Promise<CuttingProxy> {
   const sockets = new Set<Socket>()
-  let [cuts, forwarded] = [0, 0]
+  let [cuts, forwarded, received] = [0, 0, 0]
   const server = createServer(client => {
     const upstream = connect({ host: '127.0.0.1', port: target, noDelay: true })
     let left = next() ?? Number.POSITIVE_INFINITY
@@ -31,14 +37,21 @@ export async function startCuttingProxy(
       socket.on('error', end).on('close', end)
     }
     client.setNoDelay(true)
-    upstream.pipe(client)
-    client.on('data', bytes => {
-      left -= bytes.length
-      forwarded += bytes.length
-      upstream.write(bytes)
+    const count = (bytes: number): void => {
+      left -= bytes
       if (left > 0) return
       cuts += 1
       end()
+    }
+    upstream.pipe(client)
+    upstream.on('data', bytes => {
+      received += bytes.length
+      if (towards === 'client') count(bytes.length)
+    })
+    client.on('data', bytes => {
+      forwarded += bytes.length
+      upstream.write(bytes)
+      if (towards === 'server') count(bytes.length)
     })
   })
   await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
@@ -53,6 +66,9 @@ export async function startCuttingProxy(
     },
     get forwarded() {
       return forwarded
+    },
+    get received() {
+      return received
     },
   }
 }

@@ -1,5 +1,6 @@
 /** A site for tests of deliveries to endpoints: database, blobs, keys, queue, routing, de-identification, the services. */
 
+import assert from 'node:assert/strict'
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -7,10 +8,14 @@ import type { TestContext } from 'node:test'
 import { sql } from 'kysely'
 import type { TransferState } from '../../gateway/db/schema.ts'
 import { archiveWire } from '../../gateway/dimse/archive-wire.ts'
+import { commitmentWire } from '../../gateway/dimse/commitment.ts'
 import { openQueue } from '../../gateway/jobs/queue.ts'
 import type { Log } from '../../gateway/log.ts'
+import { openArrivals } from '../../gateway/services/arrivals.ts'
+import { openCommitments } from '../../gateway/services/commitment.ts'
 import { openConsents } from '../../gateway/services/consents.ts'
 import { openDeidentify } from '../../gateway/services/deidentify.ts'
+import { commitmentNodes } from '../../gateway/services/endpoint-commitment.ts'
 import { type EndpointServices, openEndpointServices } from '../../gateway/services/endpoint-parts.ts'
 import { openIngest } from '../../gateway/services/ingest.ts'
 import { createPreparing } from '../../gateway/services/outbound-prepare.ts'
@@ -48,8 +53,13 @@ export async function startEndpointSite(t: TestContext, options: { log?: Log; po
   const projects = openProjectKeys({ db, dir: join(dataDir, 'keys', 'projects') })
   const pseudonyms = openPseudonyms({ db, keyPath: join(dataDir, 'keys', 'pseudonyms.json'), projects })
   const consents = openConsents({ db, queue })
+  const own = { credentials: () => undefined, aeTitle: 'HANSE' }
+  const unknown = { target: (aeTitle: string) => assert.fail(`${aeTitle} is no endpoint`) }
+  const wire = commitmentWire(commitmentNodes(own, unknown, () => services.endpoints))
+  const commitments = openCommitments({ db, blobs, queue, wire, aeTitle: 'HANSE', log })
   const services: EndpointServices = openEndpointServices({
     db,
+    commitments,
     blobs,
     queue,
     keys,
@@ -58,17 +68,18 @@ export async function startEndpointSite(t: TestContext, options: { log?: Log; po
     obstacle: consents.obstacle,
     sendByDimse: (to, items, onResult, signals) =>
       archiveWire({ target: () => to }).send(to.name, items, onResult, signals),
-    credentials: () => undefined,
-    aeTitle: 'HANSE',
+    ...own,
     dataDir,
     log,
   })
+  queue.work('carry-commitment', { concurrency: 2 }, (job, signal) => commitments.carry(job.commitment, signal))
   await publishPolicy(
     db,
     options.policy ?? { format: 'hanse-policy-2', destinations: {}, rules: [], incoming: [] },
     'test',
   )
   const ingest = openIngest({ db, blobs, dueAt: () => undefined })
+  const arrivalParts = { ...services, db, blobs, ingest, queue, dataDir, log, clock: () => new Date() }
   const admin = caller('admin')
 
   return {
@@ -79,6 +90,9 @@ export async function startEndpointSite(t: TestContext, options: { log?: Log; po
     consents,
     dataDir,
     admin,
+    ingest,
+    /** Looks for what arrives at endpoints, from now on. */
+    openArrivals: () => openArrivals(arrivalParts),
     /** Stores instances as a modality would; the row of their study. */
     async store(instances: readonly BuiltInstance[]): Promise<number> {
       for (const { bytes, dataset } of instances) {

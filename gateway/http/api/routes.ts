@@ -12,6 +12,7 @@ import type { Recalls } from '../../services/recalls.ts'
 import type { Routing } from '../../services/routing.ts'
 import type { GatewayStatus } from '../../services/status.ts'
 import type { Tokens } from '../../services/tokens.ts'
+import { type ArrivalRouteServices, arrivalRoutes } from './arrivals.ts'
 import { attributeDiffRoutes } from './attribute-diff.ts'
 import { type AuditService, auditRoutes } from './audit.ts'
 import { certificateRoutes } from './certificates.ts'
@@ -51,6 +52,7 @@ export interface ApiServices
     WorklistServices,
     EndpointRouteServices,
     TrialServices,
+    ArrivalRouteServices,
     RetentionServices,
     UploadServices,
     DiscServices {
@@ -144,6 +146,7 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       retentionRoutes(scope, services)
       endpointRoutes(scope, services)
       trialRoutes(scope, services)
+      arrivalRoutes(scope, services)
       worklistRoutes(scope, services)
       uploadRoutes(scope, services)
       discRoutes(scope, services)
