@@ -128,6 +128,7 @@ import type { FindArchive } from './services/route-target.ts'
 import { startRouting } from './services/routing.ts'
 import { loadStatus } from './services/status.ts'
 import { openTokens } from './services/tokens.ts'
+import { openTrialServices } from './services/trial-parts.ts'
 import { openWebClient } from './services/web-client.ts'
 import { openWorkitems } from './services/workitems.ts'
 import { openWorklist, type Worklist } from './services/worklist.ts'
@@ -610,6 +611,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         retention,
         legalHolds: openLegalHolds({ db }),
         ...endpointServices,
+        ...openTrialServices({ db, queue, routing, projects, pseudonyms, attributeDiffs }),
         health: { isReady },
         status: () =>
           loadStatus({

@@ -45,6 +45,16 @@ export const actions = [
   'endpoint.manage',
   // say what a recipient has said of a delivery
   'endpoint.acknowledge',
+  'trial.read',
+  // protocols and subjects
+  'trial.manage',
+  // who may do what in a trial, from when to when
+  'trial.delegate',
+  // choose, check, preview, answer the sponsor
+  'trial.upload',
+  'trial.approve',
+  // read who the subjects are: the site's file
+  'trial.identify',
   'peer.read',
   'peer.manage',
   'policy.read',

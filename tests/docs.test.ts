@@ -13,6 +13,7 @@ const documents = [
   'gateway/dimse/CONFORMANCE.md',
   'CHANGELOG.md',
   'deploy/README.md',
+  'deploy/TRIALS.md',
   'gateway/ARCHITECTURE.md',
   'gateway/hl7/ORDERS.md',
   'endpoints/PACKAGES.md',

@@ -31,6 +31,8 @@ export interface Client {
   readonly url: string
   /** JSON of `/api/v1<path>`; undefined for an empty answer. @throws UnreachableError, ProblemError */
   call(method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE', path: string, body?: unknown): Promise<unknown>
+  /** What `/api/v1<path>` answers, where it is no JSON: a table, a page. @throws UnreachableError, ProblemError */
+  text(path: string): Promise<string>
   /** Stores an instance; the JSON of the answer. @throws UnreachableError, ProblemError */
   upload(bytes: AsyncIterable<Uint8Array>): Promise<unknown>
 }
@@ -67,6 +69,11 @@ export function openClient(args: Args, io: Io): Client {
           headers: { 'content-type': 'application/json' },
         }),
       }),
+    text: async path => {
+      const { response, text } = await ask({ base, path: `/api/v1${path}`, token, signal: io.signal }, 'GET', {})
+      if (!response.ok) throw problem(response.status, parseJson(text, base), base)
+      return text
+    },
     upload: bytes =>
       send({ base, path: '/instances', token, signal: io.signal }, 'POST', {
         body: ReadableStream.from(bytes),
@@ -111,15 +118,31 @@ function readToken(args: Args, io: Io, usual: string | undefined): string | unde
   }
 }
 
-async function send(
-  { base, path, token, signal }: { base: string; path: string; token: string | undefined; signal: AbortSignal },
+interface Question {
+  readonly base: string
+  readonly path: string
+  readonly token: string | undefined
+  readonly signal: AbortSignal
+}
+type Content = Pick<RequestInit, 'body' | 'duplex'> & { readonly headers?: Record<string, string> }
+
+async function send(question: Question, method: string, content: Content): Promise<unknown> {
+  const { base } = question
+  const { response, text } = await ask(question, method, content)
+  const parsed = text.trim() === '' ? undefined : parseJson(text, base)
+  // A slow answer begins as a success; what went wrong later is a problem document in its place.
+  const late = isObject(parsed) && typeof parsed['type'] === 'string' && parsed['type'].startsWith('urn:hanse:error:')
+  if (!response.ok || late) throw problem(response.status, parsed, base)
+  return parsed
+}
+
+async function ask(
+  { base, path, token, signal }: Question,
   method: string,
-  { headers = {}, ...rest }: Pick<RequestInit, 'body' | 'duplex'> & { headers?: Record<string, string> },
-): Promise<unknown> {
-  let response: Response
-  let text: string
+  { headers = {}, ...rest }: Content,
+): Promise<{ readonly response: Response; readonly text: string }> {
   try {
-    response = await fetch(`${base}${path}`, {
+    const response = await fetch(`${base}${path}`, {
       method,
       signal,
       headers: {
@@ -129,7 +152,7 @@ async function send(
       },
       ...rest,
     })
-    text = await response.text()
+    return { response, text: await response.text() }
   } catch (cause) {
     if (signal.aborted) throw cause
     const reason = reasonOf(cause)
@@ -138,11 +161,6 @@ async function send(
       : 'is the gateway running?'
     throw new UnreachableError(`no answer from ${base}: ${advice} (${reason})`, { cause })
   }
-  const parsed = text.trim() === '' ? undefined : parseJson(text, base)
-  // A slow answer begins as a success; what went wrong later is a problem document in its place.
-  const late = isObject(parsed) && typeof parsed['type'] === 'string' && parsed['type'].startsWith('urn:hanse:error:')
-  if (!response.ok || late) throw problem(response.status, parsed, base)
-  return parsed
 }
 
 function parseJson(text: string, base: string): unknown {

@@ -20,6 +20,7 @@ import * as endpoints from './migrations/0014-endpoints.ts'
 import * as recalls from './migrations/0016-recalls.ts'
 import * as uploads from './migrations/0017-uploads.ts'
 import * as orthanc from './migrations/0018-orthanc.ts'
+import * as trials from './migrations/0019-trials.ts'
 import * as arrivals from './migrations/0020-arrivals.ts'
 
 /** Imported one by one: the published package and the tests must not depend on a directory listing. */
@@ -41,6 +42,7 @@ const migrations: Readonly<Record<string, Migration>> = {
   '0016-recalls': recalls,
   '0017-uploads': uploads,
   '0018-orthanc': orthanc,
+  '0019-trials': trials,
   '0020-arrivals': arrivals,
 }
 

@@ -74,6 +74,12 @@ export interface Schema {
   orthanc_imports: OrthancImportsTable
   orthanc_import_items: OrthancImportItemsTable
   recalls: RecallsTable
+  trials: TrialsTable
+  trial_subjects: TrialSubjectsTable
+  trial_delegations: TrialDelegationsTable
+  trial_uploads: TrialUploadsTable
+  trial_upload_studies: TrialUploadStudiesTable
+  trial_events: TrialEventsTable
   arrivals: ArrivalsTable
   arriving_files: ArrivingFilesTable
 }
@@ -758,6 +764,84 @@ export interface RecallsTable {
   attempts: Generated<number>
   created_at: DefaultDate
   updated_at: DefaultDate
+}
+
+export interface TrialsTable {
+  name: string
+  endpoint: string
+  protocol: string
+  document: Json
+  state: 'open' | 'closed'
+  created_by: string
+  created_at: DefaultDate
+  updated_at: DefaultDate
+}
+
+export interface TrialSubjectsTable {
+  id: GeneratedAlways<number>
+  trial: string
+  code: string
+  state: 'declared' | 'enrolled' | 'withdrawn'
+  /** `YYYY-MM-DD` */
+  day_zero: string | null
+  issuer: string | null
+  patient_id: string | null
+  created_at: DefaultDate
+  updated_at: DefaultDate
+}
+
+export interface TrialDelegationsTable {
+  id: string
+  trial: string
+  person: string
+  task: 'upload' | 'approve' | 'answer'
+  /** `YYYY-MM-DD`, both days included. */
+  valid_from: string
+  valid_until: string | null
+  created_by: string
+  created_at: DefaultDate
+  revoked_by: ColumnType<string | null, undefined, string | null>
+  revoked_at: ColumnType<Date | null, undefined, Date | null>
+}
+
+export interface TrialUploadsTable {
+  id: string
+  trial: string
+  subject: number
+  visit: string
+  state: 'draft' | 'approved' | 'sent' | 'queried' | 'replaced' | 'cancelled'
+  findings: DefaultJson
+  replaces: string | null
+  created_by: string
+  approved_by: ColumnType<string | null, undefined, string | null>
+  approved_at: ColumnType<Date | null, undefined, Date | null>
+  why: ColumnType<string | null, undefined, string | null>
+  query: ColumnType<string | null, undefined, string | null>
+  created_at: DefaultDate
+  updated_at: DefaultDate
+}
+
+export interface TrialUploadStudiesTable {
+  upload: string
+  ordinal: number
+  study: number
+  study_instance_uid: string
+  /** Series Instance UIDs; null for all. */
+  series: Json | null
+  /** What was approved. */
+  snapshot_sha256: ColumnType<Buffer | null, undefined, Buffer | null>
+  transfer: ColumnType<string | null, undefined, string | null>
+}
+
+export interface TrialEventsTable {
+  id: GeneratedAlways<number>
+  trial: string
+  subject: number | null
+  upload: string | null
+  at: DefaultDate
+  person: string
+  event: string
+  detail: DefaultJson
 }
 
 export interface LegalHoldsTable {

@@ -52,6 +52,12 @@ export interface AttributeDiffs {
     study: number,
     under: { readonly policy: PolicyName; readonly profile: string; readonly sopInstanceUid?: string },
   ): Promise<AttributeDiff>
+  /** The same for who prepares an upload of a trial, under the active policy. */
+  ofTrialStudy(
+    principal: Principal,
+    study: number,
+    under: { readonly profile: string; readonly sopInstanceUid: string },
+  ): Promise<AttributeDiff>
   /** Of a file. @throws GatewayError NOT_FOUND, DICOM_UNREADABLE */
   ofFile(
     principal: Principal,
@@ -59,6 +65,9 @@ export interface AttributeDiffs {
     under: { readonly policy: PolicyName; readonly profile: string },
   ): Promise<AttributeDiff>
 }
+
+/** What somebody does who looks. */
+type LookAction = 'policy.dry-run' | 'trial.upload'
 
 /** Larger instances are not held in memory for a look. */
 export const maxDiffBytes = 64 * 1024 * 1024
@@ -79,8 +88,9 @@ export function openAttributeDiffs(options: {
   const engineFor = async (
     principal: Principal,
     { policy, profile }: { policy: PolicyName; profile: string },
+    action: LookAction,
   ): Promise<Deidentifier> => {
-    authorize(principal, 'policy.dry-run')
+    authorize(principal, action)
     const document = await policies.documentOf(principal, policy)
     if (profile === asIs) throw new GatewayError('BAD_REQUEST', `${asIs} changes nothing`)
     const known = profileOfDocument(document, profile)
@@ -101,44 +111,53 @@ export function openAttributeDiffs(options: {
     return { sopInstanceUid: uid, outcome: 'go', reason: undefined, changes: changes.slice(0, mostChanges), isCut }
   }
 
+  const ofStudy = async (
+    principal: Principal,
+    study: number,
+    { sopInstanceUid, ...under }: { policy: PolicyName; profile: string; sopInstanceUid?: string },
+    action: LookAction,
+  ): Promise<AttributeDiff> => {
+    const engine = await engineFor(principal, under, action)
+    const rows = await db.kysely
+      .selectFrom('instances')
+      .innerJoin('series', 'series.id', 'instances.series')
+      .innerJoin('studies', 'studies.id', 'series.study')
+      .select(['sop_instance_uid', 'file_sha256', 'instances.size_bytes', 'study_instance_uid', 'domain'])
+      .where('series.study', '=', study)
+      .orderBy('series.series_instance_uid')
+      .orderBy('sop_instance_uid')
+      .execute()
+    const chosen = rows.find(row => sopInstanceUid === undefined || row.sop_instance_uid === sopInstanceUid)
+    if (!chosen) throw new GatewayError('NOT_FOUND', 'no such instance in the study')
+    authorize(principal, 'study.read', chosen.domain)
+    if (chosen.size_bytes > maxDiffBytes)
+      throw new GatewayError('DICOM_LIMIT', `expected an instance of at most ${maxDiffBytes} bytes`)
+    await db.inTransaction(tx =>
+      appendAudit(
+        tx,
+        instancesAccessed({
+          action: 'R',
+          reason: action === 'policy.dry-run' ? 'policy-dry-run' : 'trial-preview',
+          participants: [{ userId: principal.id, requestor: true }],
+          objects: [{ kind: 'study', studyInstanceUid: chosen.study_instance_uid, instanceCount: 1 }],
+        }),
+      ),
+    )
+    const known = noIdentifiers()
+    const neighbours = rows.filter(row => row.size_bytes <= maxDiffBytes).slice(0, mostNeighbours)
+    for (const { file_sha256 } of [chosen, ...neighbours]) {
+      const found = await engine.identifiersOf(bufferSource(await readFile(blobs.path(file_sha256))))
+      if (found) addIdentifiers(known, found.identifiers)
+    }
+    return await diff(engine, await readFile(blobs.path(chosen.file_sha256)), known)
+  }
+
   return {
-    async ofStudy(principal, study, { sopInstanceUid, ...under }) {
-      const engine = await engineFor(principal, under)
-      const rows = await db.kysely
-        .selectFrom('instances')
-        .innerJoin('series', 'series.id', 'instances.series')
-        .innerJoin('studies', 'studies.id', 'series.study')
-        .select(['sop_instance_uid', 'file_sha256', 'instances.size_bytes', 'study_instance_uid', 'domain'])
-        .where('series.study', '=', study)
-        .orderBy('series.series_instance_uid')
-        .orderBy('sop_instance_uid')
-        .execute()
-      const chosen = rows.find(row => sopInstanceUid === undefined || row.sop_instance_uid === sopInstanceUid)
-      if (!chosen) throw new GatewayError('NOT_FOUND', 'no such instance in the study')
-      authorize(principal, 'study.read', chosen.domain)
-      if (chosen.size_bytes > maxDiffBytes)
-        throw new GatewayError('DICOM_LIMIT', `expected an instance of at most ${maxDiffBytes} bytes`)
-      await db.inTransaction(tx =>
-        appendAudit(
-          tx,
-          instancesAccessed({
-            action: 'R',
-            reason: 'policy-dry-run',
-            participants: [{ userId: principal.id, requestor: true }],
-            objects: [{ kind: 'study', studyInstanceUid: chosen.study_instance_uid, instanceCount: 1 }],
-          }),
-        ),
-      )
-      const known = noIdentifiers()
-      const neighbours = rows.filter(row => row.size_bytes <= maxDiffBytes).slice(0, mostNeighbours)
-      for (const { file_sha256 } of [chosen, ...neighbours]) {
-        const found = await engine.identifiersOf(bufferSource(await readFile(blobs.path(file_sha256))))
-        if (found) addIdentifiers(known, found.identifiers)
-      }
-      return await diff(engine, await readFile(blobs.path(chosen.file_sha256)), known)
-    },
+    ofStudy: (principal, study, under) => ofStudy(principal, study, under, 'policy.dry-run'),
+    ofTrialStudy: (principal, study, under) =>
+      ofStudy(principal, study, { policy: 'active', ...under }, 'trial.upload'),
     async ofFile(principal, bytes, under) {
-      return await diff(await engineFor(principal, under), bytes, noIdentifiers())
+      return await diff(await engineFor(principal, under, 'policy.dry-run'), bytes, noIdentifiers())
     },
   }
 }

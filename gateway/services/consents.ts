@@ -49,7 +49,7 @@ export interface NewConsent {
   readonly kind: 'consent' | 'objection'
   readonly patient: PatientName
   readonly purpose: string
-  /** A destination of the active policy, a paired site by name or id, a modality, or `*`. */
+  /** A destination of the active policy, a paired site by name or id, a modality, an endpoint, or `*`. */
   readonly recipient: string
   readonly from?: Date
   readonly until?: Date
@@ -186,7 +186,10 @@ async function resolveRecipient(tx: Tx, name: string): Promise<string> {
   const query = tx.selectFrom('peers').select('site_id').where('name', '=', peer).where('state', '=', 'active')
   const site = await query.executeTakeFirst()
   if (site) return site.site_id
-  throw new GatewayError('NOT_FOUND', 'neither a destination of the policy nor an active peer')
+  const endpoint = named?.endpoint ?? name
+  const known = await tx.selectFrom('endpoints').select('name').where('name', '=', endpoint).executeTakeFirst()
+  if (known) return known.name
+  throw new GatewayError('NOT_FOUND', 'neither a destination of the policy, nor an active peer, nor an endpoint')
 }
 
 function toConsent(row: Row<'consents'>): Consent {

@@ -50,6 +50,12 @@ export interface Pseudonyms {
    * @throws GatewayError STATE_CONFLICT when a subject has another pseudonym, or a pseudonym another subject; NOT_FOUND
    */
   import(principal: Principal, project: number, entries: readonly PseudonymEntry[]): Promise<{ added: number }>
+  /**
+   * Gives a subject this pseudonym, in a transaction of the caller, who has authorized it; harmless when it has it.
+   *
+   * @throws GatewayError STATE_CONFLICT when the subject has another one, or another subject has it
+   */
+  assign(tx: Tx, project: number, entry: PseudonymEntry): Promise<void>
   /** Whose pseudonym it is; for an approved request only (`reidentification`). @throws GatewayError PROJECT_KEY */
   find(tx: Tx, project: number, pseudonym: string): Promise<PseudonymEntry | undefined>
   /** The whole table of a project; for an approved request only. @throws GatewayError PROJECT_KEY */
@@ -219,6 +225,14 @@ export function openPseudonyms(options: {
         )
         return { added }
       })
+    },
+    async assign(tx, project, entry) {
+      const registry = await keys()
+      await lockProject(tx, project)
+      const before = await known(tx, project, entry.subject, registry)
+      if (before === entry.pseudonym) return
+      if (before !== undefined || !(await insert(tx, project, entry, 'imported', registry)))
+        throw new GatewayError('STATE_CONFLICT', 'the patient or the pseudonym is taken already in this project')
     },
     async find(tx, project, pseudonym) {
       const registry = await keys()

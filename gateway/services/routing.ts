@@ -49,6 +49,8 @@ export interface SendRequest {
   readonly principal: Principal
   /** SOP Instance UIDs: only these of the study; all when absent. */
   readonly only?: ReadonlySet<string>
+  /** It waits for a consent of the patient, whatever agreements say. */
+  readonly needsConsent?: boolean
 }
 
 /** Which of a study's instances are looked at: all, or only those that came from peers. */
@@ -63,6 +65,8 @@ export interface Routing {
    * @throws GatewayError NOT_FOUND, BAD_REQUEST, POLICY_INVALID when the policy has no such profile
    */
   send(request: SendRequest): Promise<string>
+  /** The same in a transaction of the caller. */
+  sendIn(tx: Tx, request: SendRequest): Promise<string>
   /** What the active policy says of a study and why; changes nothing. */
   explain(study: number): Promise<Decided & { readonly policyVersion: number | undefined }>
   close(): Promise<void>
@@ -240,6 +244,65 @@ export function startRouting(options: {
     return id
   }
 
+  const sendIn = async (tx: Tx, request: SendRequest): Promise<string> => {
+    const { study, purpose, priority, archive, principal, only, names, needsConsent = false, ...wish } = request
+    authorize(principal, 'study.send')
+    const policy = await loadActivePolicy(tx)
+    if (!policy) throw new GatewayError('POLICY_DENIED', 'no policy is active: publish one first')
+    const { destinations } = policy.document
+    const destination = wish.isModality
+      ? modalityDestination(destinations, wish.destination)
+      : wish.isEndpoint
+        ? endpointDestination(destinations, wish.destination)
+        : wish.destination
+    const named = Object.hasOwn(destinations, destination) ? destinations[destination] : undefined
+    const endpoint = named ? named.endpoint : wish.isEndpoint && wish.destination
+    const to = named
+      ? { peer: named.peer, modality: named.modality, endpoint: named.endpoint, zone: named.zone }
+      : { peer: endpoint ? undefined : destination, modality: undefined, endpoint: endpoint || undefined }
+    const { kind, problem, userId } = await resolveTarget(tx, findArchive, to, 'person')
+    if (problem && kind === 'endpoint') throw new GatewayError('NOT_FOUND', problem.message)
+    if (problem) {
+      throw new GatewayError('NOT_FOUND', `neither a destination of the policy nor an active peer: ${destination}`)
+    }
+    const profile = wish.profile ?? (await usualProfile(tx, to.endpoint)) ?? asIs
+    if (profile === asIs && kind === 'endpoint')
+      throw new GatewayError('BAD_REQUEST', 'nothing goes to an endpoint as it is: name a de-identification profile')
+    if (profile !== asIs && kind === 'modality')
+      throw new GatewayError('BAD_REQUEST', 'a modality is sent what is stored: de-identified studies go to peers')
+    // Asked now, so that a name that does not exist is not a transfer that is held.
+    await profileOf(tx, policy.version, profile)
+    if (archive && kind !== 'modality') throw new GatewayError('BAD_REQUEST', `${destination} is not a modality`)
+    const whole = await loadSnapshot(tx, study, 'all')
+    const snapshot =
+      whole && only ? { ...whole, items: whole.items.filter(item => only.has(item.sopInstanceUid)) } : whole
+    if (!snapshot || snapshot.items.length === 0) throw new GatewayError('NOT_FOUND', 'no such study')
+    // A person needs no rule, but where an agreement covers it, its legal basis counts.
+    const party = named ? destination : Object.keys(destinations).find(name => destinations[name]?.peer === userId)
+    const what = { direction: 'outgoing', party, purpose, profile, facts: snapshot.facts } as const
+    const agreement = findAgreement(policy.document, { ...what, at: new Date() })
+    const lifetime = { expiresAfterHours: manualLifetimeHours, agreement }
+    const terms = { purpose, priority, profile, ...lifetime, archive } as const
+    const decision = {
+      destination,
+      ...to,
+      rule: 'manual',
+      agreement,
+      needsConsent: needsConsent || asksForConsent(policy.document, agreement),
+      effect: { kind: 'send', to: [destination], ...terms },
+    } as const
+    const id = await plan(tx, {
+      snapshot,
+      decision,
+      policy,
+      trigger: `manual:${randomUUID()}`,
+      principal: principal.id,
+      names,
+    })
+    if (!id) throw new GatewayError('STATE_CONFLICT', 'nothing to send')
+    return id
+  }
+
   queue.work('evaluate-study', { concurrency: 2 }, async ({ study, part }) => {
     const planned = await evaluate(study, part)
     log.info({ study, transfers: planned.length }, 'evaluated a complete study')
@@ -248,67 +311,8 @@ export function startRouting(options: {
 
   return {
     evaluate,
-    send: ({ study, purpose, priority, archive, principal, only, names, ...wish }) =>
-      db.inTransaction(async tx => {
-        authorize(principal, 'study.send')
-        const policy = await loadActivePolicy(tx)
-        if (!policy) throw new GatewayError('POLICY_DENIED', 'no policy is active: publish one first')
-        const { destinations } = policy.document
-        const destination = wish.isModality
-          ? modalityDestination(destinations, wish.destination)
-          : wish.isEndpoint
-            ? endpointDestination(destinations, wish.destination)
-            : wish.destination
-        const named = Object.hasOwn(destinations, destination) ? destinations[destination] : undefined
-        const endpoint = named ? named.endpoint : wish.isEndpoint && wish.destination
-        const to = named
-          ? { peer: named.peer, modality: named.modality, endpoint: named.endpoint, zone: named.zone }
-          : { peer: endpoint ? undefined : destination, modality: undefined, endpoint: endpoint || undefined }
-        const { kind, problem, userId } = await resolveTarget(tx, findArchive, to, 'person')
-        if (problem && kind === 'endpoint') throw new GatewayError('NOT_FOUND', problem.message)
-        if (problem) {
-          throw new GatewayError('NOT_FOUND', `neither a destination of the policy nor an active peer: ${destination}`)
-        }
-        const profile = wish.profile ?? (await usualProfile(tx, to.endpoint)) ?? asIs
-        if (profile === asIs && kind === 'endpoint')
-          throw new GatewayError(
-            'BAD_REQUEST',
-            'nothing goes to an endpoint as it is: name a de-identification profile',
-          )
-        if (profile !== asIs && kind === 'modality')
-          throw new GatewayError('BAD_REQUEST', 'a modality is sent what is stored: de-identified studies go to peers')
-        // Asked now, so that a name that does not exist is not a transfer that is held.
-        await profileOf(tx, policy.version, profile)
-        if (archive && kind !== 'modality') throw new GatewayError('BAD_REQUEST', `${destination} is not a modality`)
-        const whole = await loadSnapshot(tx, study, 'all')
-        const snapshot =
-          whole && only ? { ...whole, items: whole.items.filter(item => only.has(item.sopInstanceUid)) } : whole
-        if (!snapshot || snapshot.items.length === 0) throw new GatewayError('NOT_FOUND', 'no such study')
-        // A person needs no rule, but where an agreement covers it, its legal basis counts.
-        const party = named ? destination : Object.keys(destinations).find(name => destinations[name]?.peer === userId)
-        const what = { direction: 'outgoing', party, purpose, profile, facts: snapshot.facts } as const
-        const agreement = findAgreement(policy.document, { ...what, at: new Date() })
-        const lifetime = { expiresAfterHours: manualLifetimeHours, agreement }
-        const terms = { purpose, priority, profile, ...lifetime, archive } as const
-        const decision = {
-          destination,
-          ...to,
-          rule: 'manual',
-          agreement,
-          needsConsent: asksForConsent(policy.document, agreement),
-          effect: { kind: 'send', to: [destination], ...terms },
-        } as const
-        const id = await plan(tx, {
-          snapshot,
-          decision,
-          policy,
-          trigger: `manual:${randomUUID()}`,
-          principal: principal.id,
-          names,
-        })
-        if (!id) throw new GatewayError('STATE_CONFLICT', 'nothing to send')
-        return id
-      }),
+    send: request => db.inTransaction(tx => sendIn(tx, request)),
+    sendIn,
     explain: study =>
       db.inTransaction(async tx => {
         const policy = await loadActivePolicy(tx)

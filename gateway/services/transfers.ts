@@ -37,34 +37,42 @@ export interface Again extends Reasoned {
  * @throws GatewayError NOT_FOUND, STATE_CONFLICT
  */
 export async function cancelTransfer(
-  options: { db: Db; queue: Queue },
+  options: { db: Db; queue: Pick<Queue, 'enqueue'> },
   id: string,
   principal: Principal,
   more: Reasoned = {},
 ): Promise<void> {
   authorize(principal, 'transfer.cancel')
-  await options.db.inTransaction(async tx => {
-    const { state, modality, endpoint } = await lockTransfer(tx, id)
-    if (state === 'cancelled') return
-    if (['receipted', 'delivered', 'archived', 'expired', 'refused'].includes(state)) {
-      throw new GatewayError('STATE_CONFLICT', `a transfer that is ${state} cannot be cancelled`)
-    }
-    await tx
-      .updateTable('transfers')
-      .set({
-        state: 'cancelled',
-        error_code: 'TRANSFER_CANCELLED',
-        error: `cancelled by ${principal.id}`,
-        updated_at: sql`now()`,
-      })
-      .where('id', '=', id)
-      .execute()
-    await settleQuarantine(tx, id, 'rejected', principal, more.why)
-    await recordAction(tx, id, 'cancelled', principal, more)
-    // A running delivery to a modality sees it when it writes its next results; there is nobody to be told.
-    if (modality === null)
-      await options.queue.enqueue(tx, laneOf({ modality, endpoint }), { transfer: id }, { singletonKey: id })
-  })
+  await options.db.inTransaction(tx => cancelIn(tx, options.queue, id, principal, more))
+}
+
+/** The same in a transaction of the caller, who has authorized it. */
+export async function cancelIn(
+  tx: Tx,
+  queue: Pick<Queue, 'enqueue'>,
+  id: string,
+  principal: Principal,
+  more: Reasoned = {},
+): Promise<void> {
+  const { state, modality, endpoint } = await lockTransfer(tx, id)
+  if (state === 'cancelled') return
+  if (['receipted', 'delivered', 'archived', 'expired', 'refused'].includes(state)) {
+    throw new GatewayError('STATE_CONFLICT', `a transfer that is ${state} cannot be cancelled`)
+  }
+  await tx
+    .updateTable('transfers')
+    .set({
+      state: 'cancelled',
+      error_code: 'TRANSFER_CANCELLED',
+      error: `cancelled by ${principal.id}`,
+      updated_at: sql`now()`,
+    })
+    .where('id', '=', id)
+    .execute()
+  await settleQuarantine(tx, id, 'rejected', principal, more.why)
+  await recordAction(tx, id, 'cancelled', principal, more)
+  // A running delivery to a modality sees it when it writes its next results; there is nobody to be told.
+  if (modality === null) await queue.enqueue(tx, laneOf({ modality, endpoint }), { transfer: id }, { singletonKey: id })
 }
 
 /**

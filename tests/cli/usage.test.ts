@@ -14,6 +14,23 @@ const commands = [
   ...['list', 'add', 'show', 'confirm', 'test', 'stop', 'resume', 'remove', 'acknowledge'].map(
     verb => `endpoint ${verb}`,
   ),
+  ...[
+    'list',
+    'put',
+    'show',
+    'close',
+    'reopen',
+    'subjects',
+    'declare',
+    'enrol',
+    'withdraw',
+    'delegations',
+    'delegate',
+    'revoke',
+  ].map(verb => `trial ${verb}`),
+  ...['uploads', 'upload', 'check', 'preview', 'approve', 'send', 'cancel', 'query', 'answer', 'work', 'log'].map(
+    verb => `trial ${verb}`,
+  ),
   ...['worklist list', 'worklist add', 'worklist remove'],
   ...[
     'policy show',

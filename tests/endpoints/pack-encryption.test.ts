@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
-import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { type TestContext, test } from 'node:test'
+import { test } from 'node:test'
 import { decryptAge, encryptAge } from '../../endpoints/pack/age.ts'
 import { checkEncryption } from '../../endpoints/pack/options.ts'
 import { pack } from '../../endpoints/pack/pack.ts'
@@ -9,7 +9,7 @@ import { isGatewayError } from '../../gateway/errors.ts'
 import { temporaryDir } from '../support/blobs.ts'
 import { missing, run, runOk } from '../support/dcmtk.ts'
 import { randomOf } from '../support/mutate-dicom.ts'
-import { deliver, newIdentity, noSignal, packJob, preparedStudy } from '../support/packages.ts'
+import { deliver, newIdentity, noSignal, openpgpKey, packJob, preparedStudy } from '../support/packages.ts'
 
 interface Recipient {
   readonly identity: string
@@ -154,25 +154,6 @@ test('a bit flipped anywhere in an age file, or a cut, is detected by age and by
     assert.notEqual((await run(t, 'age', ['-d', '-i', own.path, '-o', join(dir, 'a'), join(dir, 'a.age')])).code, 0)
   }
 })
-
-async function openpgpKey(t: TestContext, dir: string): Promise<{ home: string; armored: string }> {
-  const home = join(dir, 'gnupg')
-  await mkdir(home, { mode: 0o700 })
-  const user = 'TEST Recipient <test@example.org>'
-  await runOk(t, 'gpg', [
-    '--homedir',
-    home,
-    '--batch',
-    '--passphrase',
-    '',
-    '--quick-gen-key',
-    user,
-    'default',
-    'default',
-  ])
-  t.after(() => run(t, 'gpgconf', ['--homedir', home, '--kill', 'all']))
-  return { home, armored: await runOk(t, 'gpg', ['--homedir', home, '--batch', '--armor', '--export']) }
-}
 
 test('gpg opens OpenPGP packages, and detects a flipped bit', { skip: missing('gpg', 'unzip') }, async t => {
   const [dir, work, out] = [await temporaryDir(t), await temporaryDir(t), await temporaryDir(t)]

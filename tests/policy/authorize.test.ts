@@ -25,6 +25,7 @@ test('every role of a token has its actions, and every action at least one role 
     'commitment.remove',
     'modality.manage',
     'endpoint.manage',
+    'trial.delegate',
     'peer.manage',
     'retention.manage',
     'hold.manage',

@@ -3,11 +3,13 @@ import { createHash } from 'node:crypto'
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { buffer } from 'node:stream/consumers'
+import type { TestContext } from 'node:test'
 import { generateX25519Identity, identityToRecipient } from 'age-encryption'
 import { packOptions } from '../../endpoints/pack/options.ts'
 import type { PackJob } from '../../endpoints/pack/pack.ts'
 import type { PackageFile, PreparedObject } from '../../endpoints/package.ts'
 import { decode } from '../../gateway/decode.ts'
+import { run, runOk } from './dcmtk.ts'
 import { type BuildOptions, buildInstance, seededUid } from './dicom-builder.ts'
 import { testSite } from './offers.ts'
 
@@ -74,4 +76,15 @@ export async function bytesOf(file: PackageFile | undefined): Promise<Buffer> {
 export async function newIdentity(): Promise<{ identity: string; recipient: string }> {
   const identity = await generateX25519Identity()
   return { identity, recipient: await identityToRecipient(identity) }
+}
+
+/** A key of GnuPG in a home of its own below `dir`, with its public half. */
+export async function openpgpKey(t: TestContext, dir: string): Promise<{ home: string; armored: string }> {
+  const home = join(dir, 'gnupg')
+  await mkdir(home, { mode: 0o700 })
+  const user = 'TEST Recipient <test@example.org>'
+  const gpg = ['--homedir', home, '--batch']
+  await runOk(t, 'gpg', [...gpg, '--passphrase', '', '--quick-gen-key', user, 'default', 'default'])
+  t.after(() => run(t, 'gpgconf', ['--homedir', home, '--kill', 'all']))
+  return { home, armored: await runOk(t, 'gpg', [...gpg, '--armor', '--export']) }
 }

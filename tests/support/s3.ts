@@ -12,6 +12,8 @@ export interface TestS3 {
   readonly bucket: string
   readonly accessKeyId: string
   readonly secretAccessKey: string
+  /** Where its objects lie, each in a file whose name ends in `._S3rver_object`. */
+  readonly folder: string
 }
 
 /** Starts it with one bucket. */
@@ -30,5 +32,11 @@ export async function startS3(t: TestContext): Promise<TestS3> {
   })
   await server.run()
   onEnd(t, () => server.close())
-  return { endpoint: `http://127.0.0.1:${port}`, bucket, accessKeyId: 'S3RVER', secretAccessKey: 'S3RVER' }
+  return {
+    endpoint: `http://127.0.0.1:${port}`,
+    bucket,
+    accessKeyId: 'S3RVER',
+    secretAccessKey: 'S3RVER',
+    folder: join(directory, bucket),
+  }
 }

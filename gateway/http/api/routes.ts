@@ -37,6 +37,7 @@ import { statusRoute } from './status.ts'
 import { type StoreServices, storeRoutes } from './store.ts'
 import { tokenRoutes } from './tokens.ts'
 import { type TransferServices, transferRoutes } from './transfers.ts'
+import { type TrialServices, trialRoutes } from './trials.ts'
 import { type UploadServices, uploadRoutes } from './uploads.ts'
 import { type WorklistServices, worklistRoutes } from './worklist.ts'
 
@@ -50,6 +51,7 @@ export interface ApiServices
     PseudonymServices,
     WorklistServices,
     EndpointRouteServices,
+    TrialServices,
     ArrivalRouteServices,
     RetentionServices,
     UploadServices,
@@ -94,6 +96,7 @@ export async function installOpenApi(app: FastifyInstance, version: string): Pro
           name: 'Endpoints',
           description: 'Third parties that transfers go to: servers for files, other systems, portals',
         },
+        { name: 'Trials', description: 'Clinical trials: protocols, subjects, visits, uploads to the sponsor' },
         { name: 'Commitments', description: 'Storage commitment, and on to the archive' },
         { name: 'Conflicts' },
         { name: 'Policy' },
@@ -142,6 +145,7 @@ export async function apiRoutes(app: FastifyInstance, services: ApiServices): Pr
       tokenRoutes(scope, services.tokens)
       retentionRoutes(scope, services)
       endpointRoutes(scope, services)
+      trialRoutes(scope, services)
       arrivalRoutes(scope, services)
       worklistRoutes(scope, services)
       uploadRoutes(scope, services)

@@ -1,0 +1,70 @@
+/** A slow line: a TCP proxy that lets so many bytes a second through, each way. */
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
+import { Transform } from 'node:stream'
+import type { TestContext } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
+import { onEnd } from './cleanup.ts'
+
+export interface SlowLine {
+  readonly port: number
+  /** Bytes that went to the server. */
+  readonly forwarded: number
+  /** Waits until so many more bytes went to the server. */
+  passed(bytes: number): Promise<void>
+}
+
+/** Starts it. @param bytesPerSecond  read anew for each piece, so that a line can become faster */
+export async function startSlowLine(t: TestContext, target: number, bytesPerSecond: () => number): Promise<SlowLine> {
+  const sockets = new Set<Socket>()
+  let forwarded = 0
+  const slowly = (onBytes: (bytes: number) => void): Transform =>
+    new Transform({
+      highWaterMark: 16_384,
+      transform(chunk: Buffer, _, done) {
+        void (async () => {
+          const piece = 2_048
+          for (let at = 0; at < chunk.length; at += piece) {
+            const bytes = chunk.subarray(at, at + piece)
+            await delay((bytes.length / bytesPerSecond()) * 1000)
+            onBytes(bytes.length)
+            this.push(bytes)
+          }
+          done()
+        })()
+      },
+    })
+  const server = createServer(client => {
+    const upstream = connect({ host: '127.0.0.1', port: target, noDelay: true })
+    const end = (): void => {
+      client.destroy()
+      upstream.destroy()
+    }
+    for (const socket of [client, upstream]) {
+      sockets.add(socket)
+      socket.on('error', end).on('close', end)
+    }
+    client
+      .pipe(
+        slowly(bytes => {
+          forwarded += bytes
+        }),
+      )
+      .pipe(upstream)
+    upstream.pipe(slowly(() => {})).pipe(client)
+  })
+  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
+  onEnd(t, () => {
+    for (const socket of sockets) socket.destroy()
+    server.close()
+  })
+  return {
+    port: (server.address() as AddressInfo).port,
+    get forwarded() {
+      return forwarded
+    },
+    async passed(bytes) {
+      const wanted = forwarded + bytes
+      while (forwarded < wanted) await delay(10)
+    },
+  }
+}
