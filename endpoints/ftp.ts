@@ -5,6 +5,7 @@ import { TLSSocket } from 'node:tls'
 import { Client, type FileInfo, FTPError } from 'basic-ftp'
 import { GatewayError } from '../gateway/errors.ts'
 import { errnoOf } from '../gateway/store/io-error.ts'
+import { certificateError } from './certificate-error.ts'
 import type { FileEntry, FileStore } from './file-store.ts'
 import { abilitiesOf, folderOf, pathBelow } from './paths.ts'
 import type { FtpPlace, PlaceSecrets } from './place.ts'
@@ -187,7 +188,8 @@ function ftpError(error: unknown): GatewayError {
     return failed('ENDPOINT_PROTOCOL', `the endpoint answered ${error.code}`)
   }
   const reason = errnoOf(error)
-  if (reason?.startsWith('ERR_TLS') || reason?.includes('CERT') || reason?.includes('SIGNATURE'))
-    return failed('ENDPOINT_HOST_KEY', `the certificate of the endpoint is not trusted: ${reason}`)
-  return failed('ENDPOINT_UNREACHABLE', `no connection to the endpoint${reason ? `: ${reason}` : ''}`)
+  return (
+    certificateError(error) ??
+    failed('ENDPOINT_UNREACHABLE', `no connection to the endpoint${reason ? `: ${reason}` : ''}`)
+  )
 }

@@ -12,6 +12,7 @@ import {
 import { Upload } from '@aws-sdk/lib-storage'
 import { GatewayError } from '../gateway/errors.ts'
 import { errnoOf } from '../gateway/store/io-error.ts'
+import { certificateError } from './certificate-error.ts'
 import type { FileEntry, FileStore } from './file-store.ts'
 import { abilitiesOf, pathBelow } from './paths.ts'
 import type { PlaceSecrets, S3Place } from './place.ts'
@@ -143,7 +144,8 @@ function s3Error(error: unknown): GatewayError {
     return failed('ENDPOINT_PROTOCOL', `the endpoint answered ${status}`)
   }
   const reason = errnoOf(error)
-  if (reason?.includes('CERT') || reason?.includes('SIGNATURE'))
-    return failed('ENDPOINT_HOST_KEY', `the certificate of the endpoint is not trusted: ${reason}`)
-  return failed('ENDPOINT_UNREACHABLE', `no connection to the endpoint${reason ? `: ${reason}` : ''}`)
+  return (
+    certificateError(error) ??
+    failed('ENDPOINT_UNREACHABLE', `no connection to the endpoint${reason ? `: ${reason}` : ''}`)
+  )
 }

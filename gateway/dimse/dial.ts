@@ -109,8 +109,17 @@ const meanings: readonly (readonly [RegExp, string])[] = [
   [/HANDSHAKE_FAILURE|NO_SHARED_CIPHER/, 'refused the TLS handshake: it wants a client certificate or other ciphers'],
 ]
 
+/** The context says whose certificate is at fault, where one is. */
 function unreachable(what: string, { host, port }: DialTarget, cause?: Error): GatewayError {
-  return new GatewayError('PEER_UNREACHABLE', `${host} port ${port} ${what}`, cause === undefined ? {} : { cause })
+  const certificate = /^has (a|another) certificate/.test(what)
+    ? 'theirs'
+    : /(our|client) certificate/.test(what)
+      ? 'ours'
+      : undefined
+  return new GatewayError('PEER_UNREACHABLE', `${host} port ${port} ${what}`, {
+    ...(cause !== undefined && { cause }),
+    ...(certificate !== undefined && { context: { certificate } }),
+  })
 }
 
 function openSocket(target: DialTarget): Socket {

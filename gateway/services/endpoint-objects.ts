@@ -1,5 +1,6 @@
 /** Objects to endpoints that take them by a protocol of their own: C-STORE, STOW-RS, Orthanc's REST API. */
 import { Readable } from 'node:stream'
+import { certificateError } from '../../endpoints/certificate-error.ts'
 import { openObject, readObject } from '../../endpoints/pack/object-file.ts'
 import { newBoundary, partsBody } from '../dicom/multipart-writer.ts'
 import { findLayout } from '../dicom/part10-layout.ts'
@@ -64,6 +65,10 @@ export async function sendObjects(
             return
           }
           await progress.onResult(object, await send(target, object, signal))
+        }).catch(async error => {
+          if (isGatewayError(error, 'PEER_UNREACHABLE') && !signal.aborted)
+            await findReason(target, settings.kind, signal)
+          throw error
         })
       }
       default:
@@ -82,6 +87,13 @@ function asEndpointError(error: unknown): unknown {
     ASSOCIATION_REFUSED: 'ENDPOINT_DENIED',
     PEER_PROTOCOL: 'ENDPOINT_PROTOCOL',
   }
+  const { certificate } = error.context
+  if (certificate !== undefined)
+    return new GatewayError(certificate === 'theirs' ? 'ENDPOINT_HOST_KEY' : 'ENDPOINT_LOGIN', error.message, {
+      cause: error,
+    })
+  const refused = error.code === 'PEER_UNREACHABLE' ? certificateError(error.cause) : undefined
+  if (refused) return refused
   const code = codes[error.code]
   return code === undefined ? error : new GatewayError(code, error.message, { cause: error })
 }
@@ -147,7 +159,7 @@ async function openDataset(object: EndpointObject) {
 
 function restTargetOf(
   name: string,
-  { url, username, timeoutSeconds }: WebSettings,
+  { url, username, ca, timeoutSeconds }: WebSettings,
   secrets: EndpointSecrets,
 ): RestTarget {
   const { password, token, clientCertificate, clientKey } = secrets
@@ -157,10 +169,23 @@ function restTargetOf(
     username,
     password,
     headers: token === undefined ? {} : { authorization: `Bearer ${token}` },
+    ca,
     certificate: clientCertificate,
     key: clientKey,
     timeoutMs: timeoutSeconds * 1_000,
   }
+}
+
+/**
+ * A server that refuses a login or a certificate may close the connection while we still send, and its words are lost:
+ * it is asked something short.
+ *
+ * @throws GatewayError when it says why
+ */
+async function findReason(target: RestTarget, kind: WebSettings['kind'], signal: AbortSignal): Promise<void> {
+  const path = kind === 'orthanc' ? '/system' : '/studies?limit=1'
+  const { statusCode = 0 } = await callRest(target, { method: 'GET', path }, signal).then(answer => answer.resume())
+  if (statusCode === 401 || statusCode === 403) problemOf(statusCode, target)
 }
 
 /** What became of it: null when it is stored there. @throws GatewayError for what does not speak of the object */

@@ -38,6 +38,8 @@ export interface WebSettings {
   readonly kind: 'stow' | 'orthanc'
   readonly url: string
   readonly username: string | undefined
+  /** Authorities that its certificate may be of, PEM, in the place of the public ones. */
+  readonly ca: string | undefined
   readonly timeoutSeconds: number
 }
 
@@ -136,6 +138,7 @@ export const endpointName = text({
 
 const host = text({ min: 1, max: 253, pattern: /^[0-9A-Za-z.:_-]+$/, expected: 'a host name or IP address' })
 const aeTitle = text({ min: 1, max: 16, pattern: /^(?=.*[^ ])[ -[\]-~]+$/, expected: 'an AE title' })
+const pem = text({ max: 100_000, pattern: /-----BEGIN CERTIFICATE-----/, expected: 'PEM certificates' })
 const dimse = object({
   kind: oneOf('dimse'),
   host,
@@ -146,7 +149,7 @@ const dimse = object({
     object({
       verify: optional(boolean, true),
       servername: optional(host),
-      ca: optional(text({ max: 100_000, pattern: /-----BEGIN CERTIFICATE-----/, expected: 'PEM certificates' })),
+      ca: optional(pem),
       /** SHA-256 of the only certificate that it may have. */
       fingerprint: optional(text({ pattern: /^[0-9a-f]{64}$/, expected: '64 lower-case hex digits' })),
     }),
@@ -162,6 +165,7 @@ const web = object({
     expected: 'an http or https URL without password',
   }),
   username: optional(text({ max: 256, pattern: /^[^:]*$/, expected: 'a user name without colon' })),
+  ca: optional(pem),
   timeoutSeconds: optional(integer({ min: 1, max: 3_600 }), 60),
 })
 const time = text({ pattern: /^([01]\d|2[0-3]):[0-5]\d$/, expected: 'a time such as 20:30' })

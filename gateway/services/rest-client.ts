@@ -5,6 +5,7 @@ import { request as httpsRequest, type RequestOptions } from 'node:https'
 import type { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { GatewayError, isGatewayError } from '../errors.ts'
+import { errnoOf } from '../store/io-error.ts'
 
 /** Whom to call and as whom. */
 export interface RestTarget {
@@ -22,6 +23,7 @@ export interface RestTarget {
   /** PEM file of the authorities that its certificate may be of, in place of the public ones. */
   readonly caFile?: string | undefined
   /** The same in PEM, in the place of files. */
+  readonly ca?: string | undefined
   readonly certificate?: string | undefined
   readonly key?: string | undefined
   readonly timeoutMs: number
@@ -66,7 +68,7 @@ export async function callRest(target: RestTarget, call: RestCall, signal: Abort
     reject(
       isGatewayError(signal.reason)
         ? signal.reason
-        : new GatewayError('PEER_UNREACHABLE', `${target.name} cannot be reached`, { cause }),
+        : new GatewayError('PEER_UNREACHABLE', `${target.name} cannot be reached${hintOf(url, cause)}`, { cause }),
     )
   request.on('error', fail)
   // A server may answer before it has read all, and close: its answer counts.
@@ -75,11 +77,18 @@ export async function callRest(target: RestTarget, call: RestCall, signal: Abort
   return await promise
 }
 
+/** Who does not want our certificate often says nothing. */
+const hintOf = ({ protocol }: URL, cause: unknown): string =>
+  protocol === 'https:' && errnoOf(cause) === 'ECONNRESET'
+    ? ': it closed the connection; does it want a client certificate, or another one?'
+    : ''
+
 async function certificateOf(target: RestTarget): Promise<RequestOptions> {
-  const { certificate, key, certificateFile, keyFile, keyPassword, caFile } = target
+  const { ca, certificate, key, certificateFile, keyFile, keyPassword, caFile } = target
   try {
     return {
       ...(caFile !== undefined && { ca: await readFile(caFile) }),
+      ...(ca !== undefined && { ca }),
       ...(certificateFile !== undefined && {
         cert: await readFile(certificateFile),
         key: await readFile(keyFile ?? certificateFile),

@@ -85,7 +85,11 @@ export async function startOrthanc(
         await ended
       }
       await untilListening(port)
-      await until('Orthanc answers', 60_000, async () => (await fetch(`${url}/system`).catch(() => undefined))?.ok)
+      await until('Orthanc answers', 60_000, async () => {
+        // One that wants a login answers, too.
+        const status = (await fetch(`${url}/system`).catch(() => undefined))?.status
+        return status === 200 || status === 401
+      })
     },
   }
   onEnd(t, () => stop())
