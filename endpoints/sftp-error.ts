@@ -52,3 +52,14 @@ export function sshError(error: unknown): GatewayError {
     cause: error,
   })
 }
+
+/** Of asking for SFTP after the login: a shell that says that the password has expired ends the session by itself. */
+export function sessionError(error: unknown): GatewayError {
+  const isRefused = statusOf(error) !== undefined || /^Unable to start subsystem/.test(String(Object(error).message))
+  if (error instanceof GatewayError || !isRefused) return sshError(error)
+  return new GatewayError(
+    'ENDPOINT_LOGIN',
+    'the endpoint takes the login but begins no SFTP: has the password expired, or may this user not use SFTP?',
+    { cause: error },
+  )
+}

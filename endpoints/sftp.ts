@@ -7,7 +7,7 @@ import { GatewayError } from '../gateway/errors.ts'
 import type { FileEntry, FileStore } from './file-store.ts'
 import { abilitiesOf, folderOf, pathBelow } from './paths.ts'
 import type { PlaceSecrets, SftpPlace } from './place.ts'
-import { sftpError, sshError, statusOf } from './sftp-error.ts'
+import { sessionError, sftpError, sshError, statusOf } from './sftp-error.ts'
 
 const readyMs = 30_000
 /** So many bytes may wait for their answers, and be sent again after a cut. */
@@ -60,7 +60,7 @@ export async function openSftp(place: SftpPlace, secrets: PlaceSecrets, signal: 
       signal,
     )
     const sftp = await Promise.race([callback<SFTPWrapper>(done => client.sftp(done)), lost]).catch(error => {
-      throw sshError(error)
+      throw sessionError(error)
     })
     return storeOf(sftp, place, guardedCalls(lost), close)
   } catch (error) {

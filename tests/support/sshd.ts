@@ -9,6 +9,7 @@ import { temporaryDir } from './blobs.ts'
 import { onEnd } from './cleanup.ts'
 import { missing, untilListening } from './dcmtk.ts'
 import { freePort } from './free-port.ts'
+import { killBelow, ownUsers } from './own-users.ts'
 
 /** For the `skip` option of a test. */
 export const missingSshd: string | false = missing('sshd', 'ssh-keygen')
@@ -86,7 +87,8 @@ export async function launchSshd(dir: string): Promise<RunningSshd> {
       })
       const ended = new Promise<void>(resolve => child.once('exit', () => resolve()))
       stop = async () => {
-        await killSessions(child.pid)
+        // Sessions are groups of their own below the daemon.
+        await killBelow(child.pid)
         child.kill('SIGKILL')
         await ended
       }
@@ -108,16 +110,45 @@ async function fingerprint(file: string): Promise<string> {
   return (await keygen(['-l', '-E', 'sha256', '-f', file])).split(' ')[1] ?? ''
 }
 
-/** Sessions are groups of their own below the daemon. */
-async function killSessions(daemon: number | undefined): Promise<void> {
-  if (daemon === undefined) return
-  const children = await readFile(`/proc/${daemon}/task/${daemon}/children`, 'utf8').catch(() => '')
-  for (const pid of children.split(' ').filter(Boolean).map(Number)) {
-    await killSessions(pid)
-    try {
-      process.kill(pid, 'SIGKILL')
-    } catch {
-      // it has ended by itself
-    }
-  }
+/** An OpenSSH server as hospitals and sponsors run it: users with passwords, shut into a folder that is not theirs. */
+export interface ChrootedSshd {
+  readonly port: number
+  readonly hostKey: string
+  readonly user: string
+  readonly password: string
+  /** Users who may not log in: their account, or their password, has expired. */
+  readonly expired: string
+  readonly stale: string
+  /** On our disk: what the user sees as `/upload`. */
+  readonly upload: string
+}
+
+/** Starts it; as root only. */
+export async function startChrootedSshd(t: TestContext): Promise<ChrootedSshd> {
+  const dir = await temporaryDir(t)
+  const users = await ownUsers(t, dir)
+  const key = join(dir, 'host')
+  await keygen(['-q', '-t', 'ed25519', '-N', '', '-C', '', '-f', key])
+  const port = await freePort()
+  const settings = [
+    `Port ${port}`,
+    'ListenAddress 127.0.0.1',
+    `HostKey ${key}`,
+    'PidFile none',
+    'UsePAM no',
+    'PasswordAuthentication yes',
+    'KbdInteractiveAuthentication no',
+    'PubkeyAuthentication no',
+    'MaxStartups 100',
+    'Subsystem sftp internal-sftp',
+    'ForceCommand internal-sftp',
+    'ChrootDirectory /srv',
+    '',
+  ]
+  await writeFile(join(dir, 'sshd_config'), settings.join('\n'))
+  await mkdir('/run/sshd', { recursive: true, mode: 0o755 })
+  const { stop } = await users.start(['/usr/sbin/sshd', '-D', '-e', '-f', join(dir, 'sshd_config')], port)
+  onEnd(t, stop)
+  const { user, password, expired, stale, upload } = users
+  return { port, hostKey: await fingerprint(`${key}.pub`), user, password, expired, stale, upload }
 }
