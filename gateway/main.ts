@@ -3,7 +3,6 @@
  * their needs and closed in reverse: listeners first, the database last.
  */
 import { mkdir, rm } from 'node:fs/promises'
-import { isIP } from 'node:net'
 import { join } from 'node:path'
 import { signCard } from '../peers/card.ts'
 import { carrierOpener } from '../peers/carrier-opener.ts'
@@ -19,28 +18,17 @@ import { ensurePolicy } from '../policy/versions.ts'
 import { applicationActivity } from './audit/event.ts'
 import { appendAudit } from './audit/log.ts'
 import type { Config } from './config.ts'
-import { readSecret } from './config.ts'
-import { lockDataDir } from './db/data-lock.ts'
-import { type Db, openDatabase, type Tx } from './db/db.ts'
-import { openPrivateCluster } from './db/embedded.ts'
+import type { Db, Tx } from './db/db.ts'
 import { migrate } from './db/migrations.ts'
 import { archiveWire } from './dimse/archive-wire.ts'
-import { commitmentService, commitmentWire } from './dimse/commitment.ts'
+import { commitmentWire } from './dimse/commitment.ts'
 import { pixelConverter } from './dimse/converter.ts'
 import { openCredentials } from './dimse/credentials.ts'
-import { findService } from './dimse/find.ts'
-import { getService } from './dimse/get.ts'
 import { ingestStore } from './dimse/ingest-sink.ts'
-import { openScp } from './dimse/listener.ts'
-import { moveService } from './dimse/move.ts'
-import { mppsService } from './dimse/mpps.ts'
 import type { Converter } from './dimse/outgoing.ts'
 import { OwnMoves } from './dimse/own-moves.ts'
 import { remoteNode } from './dimse/remote-node.ts'
-import { worklistService } from './dimse/worklist.ts'
 import { GatewayError } from './errors.ts'
-import { openIntake } from './hl7/intake.ts'
-import { type Hl7Listener, openHl7 } from './hl7/listener.ts'
 import { apiRoutes, installOpenApi } from './http/api/routes.ts'
 import { dicomwebRoutes } from './http/dicomweb/routes.ts'
 import { installGauges } from './http/gauges.ts'
@@ -58,8 +46,11 @@ import { limitRefusals } from './http/refusals.ts'
 import { buildHttpServer } from './http/server.ts'
 import { openQueue } from './jobs/queue.ts'
 import type { Log } from './log.ts'
+import { describeListeners, dicomHostsOf, hostsOf, portOf, reachable } from './main/addresses.ts'
+import { openDicomScp } from './main/open-dicom-scp.ts'
+import { openStore, use, watermarkOf } from './main/open-store.ts'
+import { followWorklistFolder, listenHl7 } from './main/worklist-intake.ts'
 import { openPixels } from './pixels/pixels.ts'
-import { type Rights, systemPrincipal } from './principal.ts'
 import { adminToken, type Listeners, writeListeners } from './run-files.ts'
 import { openArchive } from './services/archive.ts'
 import { openArrivals } from './services/arrivals.ts'
@@ -83,7 +74,7 @@ import { openImageFrames } from './services/image-frames.ts'
 import { openInbound } from './services/inbound.ts'
 import { openIngest } from './services/ingest.ts'
 import { openLegalHolds } from './services/legal-holds.ts'
-import { type Modalities, openModalities } from './services/modalities.ts'
+import { openModalities } from './services/modalities.ts'
 import { openModalityJobs } from './services/modality-jobs.ts'
 import { openModifications } from './services/modify.ts'
 import { openAnonymizations } from './services/modify-anonymize.ts'
@@ -91,7 +82,6 @@ import { openRewriteJobs } from './services/modify-jobs.ts'
 import { openStudyChanges } from './services/modify-studies.ts'
 import { openMpps } from './services/mpps.ts'
 import { nativePixels } from './services/native-pixels.ts'
-import { noteMove } from './services/noted-moves.ts'
 import { openOrthancImports } from './services/orthanc-import.ts'
 import { openOutbound } from './services/outbound.ts'
 import { createPreparing } from './services/outbound-prepare.ts'
@@ -131,8 +121,7 @@ import { openTokens } from './services/tokens.ts'
 import { openTrialServices } from './services/trial-parts.ts'
 import { openWebClient } from './services/web-client.ts'
 import { openWorkitems } from './services/workitems.ts'
-import { openWorklist, type Worklist } from './services/worklist.ts'
-import { openWorklistFolder, type WorklistFolder } from './services/worklist-folder.ts'
+import { openWorklist } from './services/worklist.ts'
 import { openZipArchives } from './services/zip-archive.ts'
 import { openBlobs } from './store/blobs.ts'
 import type { Origin } from './store/origin.ts'
@@ -402,49 +391,11 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
   const worklistFolder = await followWorklistFolder(config, worklist, log)
   if (worklistFolder) use(starting, worklistFolder)
 
-  const { port: dicomTlsPort } = config.dicom.tls
   const scp = use(
     starting,
-    await openScp({
-      host: config.dicom.host,
-      port: config.dicom.port,
-      aeTitle: config.dicom.aeTitle,
-      unknownCallers: config.dicom.unknownCallers,
-      privateSopClasses: config.dicom.privateSopClasses,
-      limits: {
-        associations: config.limits.associations,
-        associationsPerAddress: config.limits.associationsPerAddress,
-        associationsPerAe: config.limits.associationsPerAe,
-      },
-      tls:
-        dicomTlsPort === undefined
-          ? undefined
-          : {
-              port: dicomTlsPort,
-              clients: config.dicom.tls.clientCertificates,
-              credentials: dicomCredentials,
-              isRegistered: fingerprint => modalities.hasCertificate(fingerprint),
-            },
-      identifyCaller: caller => modalities.identify(caller),
-      rights,
-      onRefused: ({ callingAe, remoteAddress, reason, repeats }) =>
-        refused({ protocol: 'dimse', userId: callingAe || 'unknown', address: remoteAddress, reason, repeats }),
-      store: ingestStore(ingest, ({ originator }) => ownMoves.purposeOf(originator)),
-      services: [
-        findService({ query, aeTitle: config.dicom.aeTitle }),
-        getService({ retrieve, converter: ({ callingAe }) => converter(callingAe) }),
-        commitmentService(commitments),
-        moveService({
-          retrieve,
-          destination: aeTitle => moveDestination(modalities, aeTitle),
-          converter,
-          log,
-          onEnded: move => noteMove(backgroundJobs, move, config.dicom.aeTitle),
-        }),
-        worklistService({ worklist }),
-        mppsService({ mpps }),
-      ],
-      log,
+    await openDicomScp({
+      ...{ config, modalities, credentials: dicomCredentials, rights, refused, ownMoves, converter, log },
+      ...{ ingest, query, retrieve, commitments, worklist, mpps, jobs: backgroundJobs },
     }),
   )
   const onRefusedHl7 = limitRefusals<{ code: string; address: string }>(({ code, address, repeats }) =>
@@ -666,109 +617,6 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
       await running.disposeAsync()
     },
   }
-}
-
-/** Whom a C-MOVE may name: what is registered, can be called, and is inside of the hospital. */
-function moveDestination(modalities: Modalities, aeTitle: string): NodeTarget | undefined {
-  const found = modalities.find(aeTitle)
-  if (found?.host === undefined || found.port === undefined || found.zone === 'outside') return undefined
-  return modalities.target(found.name)
-}
-
-/** The worklist folder where one is configured; without one, what an earlier one brought is removed. */
-async function followWorklistFolder(
-  { worklist: { folder } }: Config,
-  worklist: Worklist,
-  log: Log,
-): Promise<WorklistFolder | undefined> {
-  if (folder !== undefined) return await openWorklistFolder({ folder, worklist, log })
-  await worklist.keepFiles(systemPrincipal, new Set())
-  return undefined
-}
-
-/** The HL7 listener where a port is configured. */
-async function listenHl7(
-  { hl7 }: Config,
-  worklist: Worklist,
-  rights: Rights,
-  onRefused: (refusal: { code: string; address: string }) => void,
-  log: Log,
-): Promise<Hl7Listener | undefined> {
-  const { host, port, tls, stations } = hl7
-  if (port === undefined) return undefined
-  return await openHl7({
-    host,
-    port,
-    tls,
-    service: openIntake({ worklist, rights, stations, log }),
-    onRefused: ({ address, reason }) => onRefused({ code: reason, address }),
-    log,
-  })
-}
-
-/** Registers how a part is closed. */
-function use<T extends { close(): Promise<void> | void }>(stack: AsyncDisposableStack, part: T): T {
-  stack.defer(() => part.close())
-  return part
-}
-
-/** The configured server, or the private cluster; either way no other gateway has this data directory. */
-async function openStore(
-  config: Config,
-  log: Log,
-  stack: AsyncDisposableStack,
-): Promise<{ db: Db; clusterHome: string | undefined }> {
-  const { url, passwordFile, poolSize } = config.database
-  if (url !== undefined) {
-    const lock = lockDataDir(config.data)
-    stack.defer(() => lock.release())
-    const password = passwordFile === undefined ? {} : { password: readSecret(passwordFile) }
-    return { db: use(stack, await openDatabase({ url, ...password, poolSize, log })), clusterHome: undefined }
-  }
-  const cluster = use(stack, await openPrivateCluster({ dataDir: config.data, log }))
-  const db = use(stack, await openDatabase({ connection: cluster.connection, poolSize, log }))
-  return { db, clusterHome: cluster.home }
-}
-
-/** The watermark's settings; absent ones take the store's defaults. */
-function watermarkOf({ storage }: Config): { lowWatermarkBytes?: number; resumeBytes?: number } {
-  return {
-    ...(storage.lowWatermarkBytes !== undefined && { lowWatermarkBytes: storage.lowWatermarkBytes }),
-    ...(storage.resumeBytes !== undefined && { resumeBytes: storage.resumeBytes }),
-  }
-}
-
-/** Host names and addresses for our TLS certificate. */
-function hostsOf(config: Config): string[] {
-  const { host, publicUrl } = config.federation
-  const named = publicUrl === undefined ? [] : [new URL(publicUrl).hostname.replace(/^\[|\]$/g, '')]
-  const bound = isWildcard(host) ? [] : [host]
-  return [...new Set([...named, ...bound, 'localhost', '127.0.0.1'])]
-}
-
-/** The same for DICOM TLS. */
-function dicomHostsOf(config: Config): string[] {
-  const { host } = config.dicom
-  return [...new Set([...hostsOf(config), ...(isWildcard(host) ? [] : [host])])]
-}
-
-const isWildcard = (host: string): boolean => host === '0.0.0.0' || host === '::'
-
-/** A URL under which the listener can be reached from here. */
-function reachable(scheme: string, host: string, port: number): string {
-  const name = isWildcard(host) ? '127.0.0.1' : host
-  return `${scheme}://${isIP(name) === 6 ? `[${name}]` : name}:${port}`
-}
-
-function portOf(address: ReturnType<import('node:net').Server['address']>): number {
-  return address !== null && typeof address === 'object' ? address.port : 0
-}
-
-function describeListeners(listeners: Listeners | undefined): { http: string; dicom: string; federation: string } {
-  if (!listeners) return { http: '', dicom: '', federation: '' }
-  const { http, dicom, federation } = listeners
-  const tls = dicom.tlsPort === undefined ? '' : `, TLS on port ${dicom.tlsPort}`
-  return { http: http.url, dicom: `${dicom.aeTitle}@${dicom.host}:${dicom.port}${tls}`, federation: federation.url }
 }
 
 async function recordActivity(db: Db, what: 'start' | 'stop'): Promise<void> {

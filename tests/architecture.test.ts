@@ -16,7 +16,8 @@ const layers: readonly { readonly layer: number; readonly pure?: boolean; readon
   {
     layer: 1,
     pure: true,
-    files: /^policy\/(actions|document|conditions|decide|agreements|lint|diff)\.ts$|^policy\/deid\//,
+    files:
+      /^policy\/(actions|document|conditions|decide|agreements|lint|diff|trial-protocol|protocol-check)\.ts$|^policy\/deid\//,
   },
   {
     layer: 1,
@@ -31,7 +32,7 @@ const layers: readonly { readonly layer: number; readonly pure?: boolean; readon
   },
   { layer: 3, files: /^peers\/server[\w-]*\.ts$|^gateway\/(dimse|http|hl7)\// },
   { layer: 1, files: /^(policy|peers|endpoints)\// },
-  { layer: 4, files: /^gateway\/(main|cli|run-files)\.ts$|^gateway\/cli\// },
+  { layer: 4, files: /^gateway\/(main|cli|run-files)\.ts$|^gateway\/(cli|main)\// },
 ]
 
 /** Packages that only these files may import. */
