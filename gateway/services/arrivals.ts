@@ -16,7 +16,7 @@ import type { Queue } from '../jobs/queue.ts'
 import type { Log } from '../log.ts'
 import type { Principal } from '../principal.ts'
 import { storageError } from '../store/io-error.ts'
-import { fetchFile } from './arrival-fetch.ts'
+import { changed, fetchFile } from './arrival-fetch.ts'
 import { type ArrivalParts, decisionEvent, importArrival } from './arrival-import.ts'
 import {
   type Arrival,
@@ -129,16 +129,19 @@ export async function openArrivals(
     for (const [folder, members] of groups) await db.inTransaction(tx => openArrival(tx, { endpoint, folder }, members))
   }
 
-  const fetchAll = async (store: FileStore, arrival: Arrival, signal: AbortSignal): Promise<void> => {
+  const fetchAll = async (store: FileStore, arrival: Arrival, found: Look, signal: AbortSignal): Promise<void> => {
+    const there = new Map(found.files.map(file => [file.path, file]))
     for (const file of await findFilesOf(db.kysely, arrival.id)) {
       if (file.state !== 'fetching') continue
+      const { size, modified } = there.get(file.path) ?? {}
       try {
+        if (size !== file.size || modified !== file.modified) throw changed()
         await options.blobs.assertRoom(file.size)
         const sha256 = await fetchFile(store, file, pathOf(file.id), signal)
         if (await noteFetched(db.kysely, arrival.endpoint, file.id, sha256)) await rm(pathOf(file.id), { force: true })
       } catch (error) {
         signal.throwIfAborted()
-        if (!isGatewayError(error) || error.meaning.retry === 'yes') throw error
+        if (!isGatewayError(error) || !isOfFile(error)) throw error
         await rm(pathOf(file.id), { force: true })
         if (error.code === 'STATE_CONFLICT') await forgetFile(db.kysely, file.id)
         else await noteFailed(db.kysely, file.id, error)
@@ -189,7 +192,7 @@ export async function openArrivals(
     })
     await openArrivals(endpoint, terms, found)
     for (const arrival of await findArrivals(db.kysely, endpoint, 'fetching')) {
-      await fetchAll(store, arrival, signal)
+      await fetchAll(store, arrival, found, signal)
       const path = found.signatures.get(arrival.folder)
       const signature = path === undefined ? undefined : await readSignature(store, path, signal)
       await importArrival(parts, { arrival, terms, secrets, signature }, signal)
@@ -222,7 +225,8 @@ export async function openArrivals(
       if (!isGatewayError(error) || error.code === 'DATABASE_UNAVAILABLE') throw error
       if (error.code === 'ENDPOINT_HOST_KEY' || error.code === 'ENDPOINT_LOGIN')
         await endpoints.alarm(name, error.code, error.message)
-      log.warn({ endpoint: name, code: error.code }, `what arrives cannot be taken: ${error.message}`)
+      if (error.code !== 'ENDPOINT_STOPPED')
+        log.warn({ endpoint: name, code: error.code }, `what arrives cannot be taken: ${error.message}`)
       return { next: error.meaning.retry === 'yes' ? Math.min(next, retryMs) : next, problem: error }
     }
   }
@@ -301,6 +305,10 @@ export async function openArrivals(
     },
   }
 }
+
+/** True for what goes wrong with one file; a line that breaks, or a full disk of ours, is no fault of it. */
+const isOfFile = ({ code, meaning }: GatewayError): boolean =>
+  meaning.retry === 'no' || code === 'ENDPOINT_PROTOCOL' || code === 'ENDPOINT_FULL'
 
 function isReady(
   { path, seenAt }: ArrivalFile,
