@@ -96,6 +96,7 @@ import { openPseudonyms } from './services/pseudonyms.ts'
 import { openQuarantine } from './services/quarantine.ts'
 import { openQuery } from './services/query.ts'
 import { openRecalls } from './services/recalls.ts'
+import { openReceptionTerms } from './services/reception-terms.ts'
 import { openRefusals } from './services/refusals.ts'
 import { openReidentification } from './services/reidentification.ts'
 import { openRemote } from './services/remote.ts'
@@ -391,11 +392,12 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
   const worklistFolder = await followWorklistFolder(config, worklist, log)
   if (worklistFolder) use(starting, worklistFolder)
 
+  const receptionTerms = openReceptionTerms({ db })
   const scp = use(
     starting,
     await openDicomScp({
       ...{ config, modalities, credentials: dicomCredentials, rights, refused, ownMoves, converter, log },
-      ...{ ingest, query, retrieve, commitments, worklist, mpps, jobs: backgroundJobs },
+      ...{ terms: receptionTerms, ingest, query, retrieve, commitments, worklist, mpps, jobs: backgroundJobs },
     }),
   )
   const onRefusedHl7 = limitRefusals<{ code: string; address: string }>(({ code, address, repeats }) =>
@@ -459,6 +461,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         }),
         attachmentNames: config.orthanc.userContentTypes,
         logThreshold: log.threshold,
+        receptionTerms,
         upload: {
           db,
           ingest,

@@ -9,6 +9,7 @@ import type { Socket } from 'node:net'
 import { errorLine } from '../errors.ts'
 import type { Log } from '../log.ts'
 import type { Principal, Rights } from '../principal.ts'
+import type { ReceptionTerms } from '../services/reception-terms.ts'
 import type { ReceiveBudget } from './budget.ts'
 import type { CallerCounts } from './caller-counts.ts'
 import { type Admission, admit, type CallerPolicy, type Denial, denial } from './callers.ts'
@@ -48,6 +49,7 @@ export interface AssociationContext {
   /** Accepted associations by `Admission.countedAs`. */
   readonly perAe: CallerCounts
   readonly privateSopClasses: ReadonlySet<string>
+  readonly terms: ReceptionTerms
   readonly services: ReadonlyMap<string, ServiceClass>
   readonly store: StoreService
   readonly budget: ReceiveBudget

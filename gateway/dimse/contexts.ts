@@ -6,6 +6,7 @@
  * wins: it put first what it can send without converting.
  */
 import { storageSopClasses, transferSyntax } from '../dicom/uid.ts'
+import type { ReceptionTerms } from '../services/reception-terms.ts'
 import type { ContextOffer } from './pdu.ts'
 import type { ServiceClass } from './service.ts'
 
@@ -41,6 +42,8 @@ export type AcceptedContext = Extract<NegotiatedContext, { readonly result: 0 }>
 export interface OfferedServices {
   /** SOP classes outside of PS3.6 that are stored as well, from the configuration. */
   readonly privateSopClasses: ReadonlySet<string>
+  /** What of all that is taken now. */
+  readonly terms: ReceptionTerms
   /** By SOP class UID. */
   readonly services: ReadonlyMap<string, ServiceClass>
 }
@@ -57,7 +60,11 @@ function answer(offer: ContextOffer, offered: OfferedServices): NegotiatedContex
   const service = serviceOf(abstractSyntaxUid, offered)
   if (!service) return { id, abstractSyntaxUid, result: contextResult.abstractSyntax }
   const takes = (uid: string): boolean =>
-    typeof service === 'string' ? transferSyntax(uid) !== undefined : service.transferSyntaxes.includes(uid)
+    service === 'storage'
+      ? transferSyntax(uid) !== undefined && offered.terms.takesSyntax(uid)
+      : service === 'verification'
+        ? transferSyntax(uid) !== undefined
+        : service.transferSyntaxes.includes(uid)
   const transferSyntaxUid = offer.transferSyntaxUids.find(takes)
   if (transferSyntaxUid === undefined) return { id, abstractSyntaxUid, result: contextResult.transferSyntaxes }
   return { id, abstractSyntaxUid, result: contextResult.accepted, transferSyntaxUid, service }
@@ -65,8 +72,9 @@ function answer(offer: ContextOffer, offered: OfferedServices): NegotiatedContex
 
 function serviceOf(
   uid: string,
-  { privateSopClasses, services }: OfferedServices,
+  { privateSopClasses, services, terms }: OfferedServices,
 ): 'verification' | 'storage' | ServiceClass | undefined {
   if (uid === verificationSopClass) return 'verification'
-  return storageSopClasses.has(uid) || privateSopClasses.has(uid) ? 'storage' : services.get(uid)
+  if (storageSopClasses.has(uid) || privateSopClasses.has(uid)) return 'storage'
+  return services.get(uid) ?? (terms.takesUnknownClasses ? 'storage' : undefined)
 }

@@ -5,9 +5,11 @@
  * exceeded" (transient), so that it tries again. Connections that have not asked for an
  * association yet are given up first, so that half-open ones cannot shut out real callers.
  */
+
 import { createServer, type Server, type Socket } from 'node:net'
 import { GatewayError } from '../errors.ts'
 import type { CallerCertificate } from '../services/modality-caller.ts'
+import { usualTerms } from '../services/reception-terms.ts'
 import { AcceptedAssociation, type AssociationContext } from './association.ts'
 import { ReceiveBudget } from './budget.ts'
 import { CallerCounts } from './caller-counts.ts'
@@ -64,6 +66,7 @@ class ScpListener {
       rights: options.rights,
       callers: options,
       privateSopClasses: new Set(options.privateSopClasses),
+      terms: options.terms ?? usualTerms,
       services: new Map(
         (options.services ?? []).flatMap(service => service.sopClassUids.map(uid => [uid, service] as const)),
       ),

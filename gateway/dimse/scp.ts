@@ -2,9 +2,11 @@
  * The verification and storage SCP as the rest of the gateway sees it: what it needs, its limits,
  * its counters. `openScp` of `listener.ts` opens one.
  */
+
 import type { Log } from '../log.ts'
 import type { Rights } from '../principal.ts'
 import type { Caller, CallerCertificate, Identity } from '../services/modality-caller.ts'
+import type { ReceptionTerms } from '../services/reception-terms.ts'
 import type { MoveOriginator } from './command.ts'
 import type { DicomCredentials } from './credentials.ts'
 import type { ServiceClass } from './service.ts'
@@ -146,6 +148,8 @@ export interface ScpOptions {
   readonly tls?: ScpTls | undefined
   /** SOP classes outside of PS3.6 that are stored as well. */
   readonly privateSopClasses?: Iterable<string>
+  /** What of all that is taken now; everything when absent. */
+  readonly terms?: ReceptionTerms
   /** Services beside verification and storage. */
   readonly services?: readonly ServiceClass[]
   readonly store: StoreService

@@ -22,6 +22,7 @@ import type { Modalities } from '../services/modalities.ts'
 import type { Mpps } from '../services/mpps.ts'
 import { noteMove } from '../services/noted-moves.ts'
 import type { Query } from '../services/query.ts'
+import type { ReceptionTerms } from '../services/reception-terms.ts'
 import type { openRefusals } from '../services/refusals.ts'
 import type { Retrieve } from '../services/retrieve.ts'
 import type { Worklist } from '../services/worklist.ts'
@@ -36,6 +37,7 @@ interface ScpParts {
   readonly ownMoves: OwnMoves
   /** For a modality, by name or calling AE title. */
   readonly converter: (name: string) => Converter | undefined
+  readonly terms: ReceptionTerms
   readonly ingest: Ingest
   readonly query: Query
   readonly retrieve: Retrieve
@@ -49,7 +51,7 @@ interface ScpParts {
 /** Opens it. @throws GatewayError when a port is taken */
 export async function openDicomScp(parts: ScpParts): ReturnType<typeof openScp> {
   const { config, modalities, credentials, rights, refused, ownMoves, converter, log } = parts
-  const { ingest, query, retrieve, commitments, worklist, mpps, jobs } = parts
+  const { terms, ingest, query, retrieve, commitments, worklist, mpps, jobs } = parts
   const { port: dicomTlsPort } = config.dicom.tls
   return await openScp({
     host: config.dicom.host,
@@ -57,6 +59,7 @@ export async function openDicomScp(parts: ScpParts): ReturnType<typeof openScp> 
     aeTitle: config.dicom.aeTitle,
     unknownCallers: config.dicom.unknownCallers,
     privateSopClasses: config.dicom.privateSopClasses,
+    terms,
     limits: {
       associations: config.limits.associations,
       associationsPerAddress: config.limits.associationsPerAddress,

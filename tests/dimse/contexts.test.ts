@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { transferSyntaxes } from '../../gateway/dicom/uid.ts'
 import { negotiate } from '../../gateway/dimse/contexts.ts'
+import { usualTerms } from '../../gateway/services/reception-terms.ts'
 import {
   associate,
   associateRequest,
@@ -56,7 +57,7 @@ test('each context gets the first transfer syntax that is known, as the proposer
       { id: 4, abstractSyntaxUid: ctImageStorage, transferSyntaxUids: [explicitLittleEndian] },
       { id: 11, abstractSyntaxUid: verification, transferSyntaxUids: [implicitLittleEndian] },
     ],
-    { privateSopClasses: new Set([privateClass]), services: new Map() },
+    { privateSopClasses: new Set([privateClass]), services: new Map(), terms: usualTerms },
   )
 
   assert.deepEqual(
@@ -73,7 +74,17 @@ test('each context gets the first transfer syntax that is known, as the proposer
   )
 })
 
-const none = { privateSopClasses: new Set<string>(), services: new Map() }
+const none = { privateSopClasses: new Set<string>(), services: new Map(), terms: usualTerms }
+
+test('what an administrator does not take is not accepted, and unknown classes are where they are taken', () => {
+  const terms = { takesSyntax: (uid: string) => uid === implicitLittleEndian, takesUnknownClasses: true }
+  const results = (abstractSyntaxUid: string, transferSyntaxUid: string): number | undefined =>
+    negotiate([{ id: 1, abstractSyntaxUid, transferSyntaxUids: [transferSyntaxUid] }], { ...none, terms })[0]?.result
+  assert.equal(results(ctImageStorage, implicitLittleEndian), 0)
+  assert.equal(results(ctImageStorage, explicitLittleEndian), 4)
+  assert.equal(results('1.2.3.4', implicitLittleEndian), 0)
+  assert.equal(results(verification, explicitLittleEndian), 0)
+})
 
 test('every transfer syntax of PS3.6 is taken for a storage class', () => {
   for (const uid of transferSyntaxes.keys()) {

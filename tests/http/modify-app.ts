@@ -1,4 +1,5 @@
 /** Everything that modifies instances over a real store, and a real Orthanc with the same files beside it. */
+
 import assert from 'node:assert/strict'
 import { join } from 'node:path'
 import type { TestContext } from 'node:test'
@@ -19,6 +20,7 @@ import { openAnonymizations } from '../../gateway/services/modify-anonymize.ts'
 import { openRewriteJobs } from '../../gateway/services/modify-jobs.ts'
 import { openStudyChanges } from '../../gateway/services/modify-studies.ts'
 import { openQuery } from '../../gateway/services/query.ts'
+import { openReceptionTerms } from '../../gateway/services/reception-terms.ts'
 import { openRemoval } from '../../gateway/services/removal.ts'
 import { openResourceAttachments } from '../../gateway/services/resource-attachments.ts'
 import { openResourceDatasets } from '../../gateway/services/resource-datasets.ts'
@@ -57,6 +59,7 @@ export async function modifyApp(t: TestContext): Promise<ModifyApp> {
       const running = { db, blobs, ingest, pixels, removal, log: quietLog, limitBytes }
       const parts = { ...running, rewrites: openRewriteJobs({ ...running, jobs }) }
       orthancRoutes(scope, {
+        receptionTerms: openReceptionTerms({ db }),
         db,
         retrieve: openRetrieve({ db, blobs }),
         datasets: openResourceDatasets({ db, blobs }),

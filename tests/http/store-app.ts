@@ -1,4 +1,5 @@
 /** The HTTP server over a real store: database, blobs, ingest, Orthanc routes, conflicts. */
+
 import { globSync } from 'node:fs'
 import type { TestContext } from 'node:test'
 import type { FastifyInstance } from 'fastify'
@@ -14,6 +15,7 @@ import { openConflicts } from '../../gateway/services/conflicts.ts'
 import { openExportLog } from '../../gateway/services/export-log.ts'
 import { openIngest } from '../../gateway/services/ingest.ts'
 import { openQuery } from '../../gateway/services/query.ts'
+import { openReceptionTerms } from '../../gateway/services/reception-terms.ts'
 import { openRemoval } from '../../gateway/services/removal.ts'
 import { openResourceAttachments } from '../../gateway/services/resource-attachments.ts'
 import { openResourceDatasets } from '../../gateway/services/resource-datasets.ts'
@@ -64,6 +66,7 @@ export async function storeApp(
     auth: { adminTokenSha256: tokenDigest('none'), findToken: async () => undefined, rights, publicUrl: undefined },
     routes: async app => {
       orthancRoutes(app, {
+        receptionTerms: openReceptionTerms({ db }),
         db,
         retrieve: openRetrieve({ db, blobs }),
         datasets: openResourceDatasets({ db, blobs }),

@@ -3,12 +3,14 @@
  * same paths, same JSON, same ids. What differs is in the OpenAPI document and README: errors are
  * problem documents with Orthanc's fields beside, and an upload may answer `Status: Conflict`.
  */
+
 import type { FastifyInstance } from 'fastify'
 import type { Db } from '../../db/db.ts'
 import { toJson } from '../../dicom/json.ts'
 import type { LogThreshold } from '../../log.ts'
 import type { ChangeFeed } from '../../services/change-feed.ts'
 import type { ExportLog } from '../../services/export-log.ts'
+import type { ChangeableTerms } from '../../services/reception-terms.ts'
 import type { Removal } from '../../services/removal.ts'
 import type { ResourceDatasets } from '../../services/resource-datasets.ts'
 import type { Reconstruction } from '../../services/resource-reconstruct.ts'
@@ -51,6 +53,7 @@ export interface OrthancServices extends MetadataServices, AttachmentServices, F
   readonly commitment?: StorageCommitmentServices
   readonly system: () => SystemFacts
   readonly logThreshold?: LogThreshold | undefined
+  readonly receptionTerms: ChangeableTerms
   /** Jobs; where there are none their routes are missing. */
   readonly jobs?: OrthancJobServices
   /** What makes new instances of stored ones; where there is none its routes are missing. */

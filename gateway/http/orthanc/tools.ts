@@ -4,9 +4,9 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { Db } from '../../db/db.ts'
-import { transferSyntaxes } from '../../dicom/uid.ts'
 import { GatewayError } from '../../errors.ts'
 import type { LogThreshold } from '../../log.ts'
+import type { ChangeableTerms } from '../../services/reception-terms.ts'
 import { lookupIdentifier } from '../../store/hierarchy.ts'
 import { loadCounts } from '../../store/query.ts'
 import { booleanBody, jsonBody, lenientScope, textBody } from './lenient-scope.ts'
@@ -20,6 +20,7 @@ export interface ToolServices {
   readonly db: Db
   /** What is logged; where it cannot be changed, asking for it has no effect. */
   readonly logThreshold?: LogThreshold | undefined
+  readonly receptionTerms: ChangeableTerms
 }
 
 /** Names of the tools below this path, other files' among them. */
@@ -64,7 +65,7 @@ const text = (reply: FastifyReply, body: string): FastifyReply => reply.type('te
 const stamp = (iso: string): string => iso.slice(0, 19).replace(/[-:]/g, '')
 
 /** Registers the routes. */
-export function toolRoutes(app: FastifyInstance, { db, logThreshold }: ToolServices): void {
+export function toolRoutes(app: FastifyInstance, { db, logThreshold, receptionTerms }: ToolServices): void {
   app.get('/tools', { schema: { tags, summary: 'List tools' } }, async () => toolNames)
   app.get('/tools/now', { schema: { tags, summary: 'UTC time' } }, async (_request, reply) =>
     text(reply, stamp(new Date().toISOString())),
@@ -122,7 +123,7 @@ export function toolRoutes(app: FastifyInstance, { db, logThreshold }: ToolServi
   )
 
   lenientScope(app, scope => {
-    settingRoutes(scope)
+    settingRoutes(scope, receptionTerms)
     scriptRoute(scope)
     logLevelRoutes(scope, logThreshold)
     scope.post('/tools/lookup', { schema: { tags, summary: 'What a DICOM identifier names' } }, async request => {
@@ -151,11 +152,15 @@ export function toolRoutes(app: FastifyInstance, { db, logThreshold }: ToolServi
   })
 }
 
-/** Settings that Orthanc lets clients change. Here the configuration decides: asking for what is so anyway succeeds. */
-function settingRoutes(scope: FastifyInstance): void {
+/** Transfer syntaxes of the level of Orthanc that is offered: clients that know no others are shown no others. */
+const listedSyntax =
+  /^1\.2\.840\.10008\.1\.2(?:\.1|\.1\.99|\.2|\.5|\.6\.[12]|\.4\.(?:5\d|6[0-6]|70|8[01]|9[0-5]|10[0-8]))?$/
+
+/** Settings that Orthanc lets clients change. What C-STORE takes changes until the next start; the configuration decides on the rest. */
+function settingRoutes(scope: FastifyInstance, terms: ChangeableTerms): void {
   const fixed = (): GatewayError => new GatewayError('FORBIDDEN', 'this setting is made in the configuration')
   const schema = (summary: string) => ({ schema: { tags, summary } })
-  const syntaxes = [...transferSyntaxes.keys()].sort()
+  const listed = (): readonly string[] => terms.syntaxes().filter(uid => listedSyntax.test(uid))
 
   scope.get(
     '/tools/default-encoding',
@@ -168,31 +173,37 @@ function settingRoutes(scope: FastifyInstance): void {
     if (asked !== defaultEncoding) throw fixed()
     return text(reply, asked)
   })
-  scope.get('/tools/accepted-transfer-syntaxes', schema('Transfer syntaxes taken by C-STORE'), async () => syntaxes)
-  scope.put('/tools/accepted-transfer-syntaxes', schema('Refused, unless it is so anyway'), async request => {
-    const body = jsonBody(request.body)
-    const asked: readonly unknown[] = Array.isArray(body) ? body : [body]
-    const patterns = asked.map(pattern => {
-      if (typeof pattern !== 'string') throw new GatewayError('BAD_REQUEST', 'expected transfer syntaxes')
-      return pattern
-    })
-    if (!syntaxes.every(uid => patterns.some(pattern => isLike(uid, pattern)))) throw fixed()
-    return syntaxes
-  })
-  for (const [name, value] of [
-    ['unknown-sop-class-accepted', '0'],
-    ['metrics', '1'],
-  ] as const) {
-    scope.get(`/tools/${name}`, schema('0 or 1'), async (_request, reply) => text(reply, value))
-    scope.put(`/tools/${name}`, schema('Refused, unless it is so anyway'), async (request, reply) => {
-      if (booleanBody(request.body) !== (value === '1')) throw fixed()
+  scope.get('/tools/accepted-transfer-syntaxes', schema('Transfer syntaxes taken by C-STORE'), async () => listed())
+  scope.put(
+    '/tools/accepted-transfer-syntaxes',
+    schema('Take these only, until the next start: a UID, or a list of UIDs, also with * at the end'),
+    async request => {
+      const body = jsonBody(request.body)
+      const asked: readonly unknown[] = Array.isArray(body) ? body : [body]
+      const patterns = asked.map(pattern => {
+        if (typeof pattern !== 'string') throw new GatewayError('BAD_REQUEST', 'expected transfer syntaxes')
+        return pattern
+      })
+      await terms.takeOnly(request.principal, patterns)
+      return listed()
+    },
+  )
+  scope.get('/tools/unknown-sop-class-accepted', schema('0 or 1'), async (_request, reply) =>
+    text(reply, terms.takesUnknownClasses ? '1' : '0'),
+  )
+  scope.put(
+    '/tools/unknown-sop-class-accepted',
+    schema('Store objects of unknown SOP classes, or not, until the next start'),
+    async (request, reply) => {
+      await terms.takeUnknownClasses(request.principal, booleanBody(request.body))
       return text(reply, '')
-    })
-  }
-}
-
-function isLike(uid: string, pattern: string): boolean {
-  return pattern.endsWith('*') ? uid.startsWith(pattern.slice(0, -1)) : uid === pattern
+    },
+  )
+  scope.get('/tools/metrics', schema('0 or 1'), async (_request, reply) => text(reply, '1'))
+  scope.put('/tools/metrics', schema('Refused, unless it is so anyway'), async (request, reply) => {
+    if (!booleanBody(request.body)) throw fixed()
+    return text(reply, '')
+  })
 }
 
 /** Local time in the form of `toISOString`, without its zone. */
