@@ -56,6 +56,8 @@ export interface Arrivals {
 }
 
 const retryMs = 60_000
+/** For one whose settings or credentials cannot be read. */
+const usualMs = 300_000
 
 /** Opens the service, takes the lane, and takes up what a killed process has left. */
 export async function openArrivals(
@@ -86,11 +88,12 @@ export async function openArrivals(
     name: string,
     signal: AbortSignal,
   ): Promise<{ next: number; problem?: GatewayError } | undefined> => {
-    const { endpoint, secrets } = await endpoints.open(name)
-    const { inbound: terms, settings, state } = endpoint
-    if (!terms || !isPlace(settings)) return undefined
-    const next = terms.everySeconds * 1_000
+    let next = usualMs
     try {
+      const { endpoint, secrets } = await endpoints.open(name)
+      const { inbound: terms, settings, state } = endpoint
+      if (!terms || !isPlace(settings)) return undefined
+      next = terms.everySeconds * 1_000
       for (const arrival of await findArrivals(db.kysely, name, 'released'))
         await importArrival(parts, { arrival, terms, secrets, signature: undefined }, signal)
       if (state !== 'active') throw new GatewayError('ENDPOINT_STOPPED', `the endpoint is ${state}`)
@@ -104,6 +107,7 @@ export async function openArrivals(
       return { next }
     } catch (error) {
       signal.throwIfAborted()
+      if (isGatewayError(error, 'NOT_FOUND')) return undefined
       if (!isGatewayError(error) || error.code === 'DATABASE_UNAVAILABLE') throw error
       if (error.code === 'ENDPOINT_HOST_KEY' || error.code === 'ENDPOINT_LOGIN')
         await endpoints.alarm(name, error.code, error.message)
