@@ -2,6 +2,7 @@
 import { boolean, type Decoder, decode, describe, integer, object, oneOf, optional, text } from '../gateway/decode.ts'
 import { GatewayError } from '../gateway/errors.ts'
 import type { FileAbilities } from './file-store.ts'
+import { type EndpointProxy, endpointProxy } from './proxy.ts'
 
 /** What an endpoint cannot do although its protocol could: a drop box that nobody may list. */
 export type Limits = { readonly [K in keyof FileAbilities]?: boolean | undefined }
@@ -24,6 +25,7 @@ export interface SftpPlace {
   /** `SHA256:` and base64, as `ssh-keygen -lf` shows it. Without one nobody logs in. */
   readonly hostKey: string | undefined
   readonly jump: JumpHost | undefined
+  readonly proxy: EndpointProxy | undefined
   readonly can: Limits | undefined
 }
 
@@ -37,6 +39,7 @@ export interface FtpPlace {
   readonly tls: 'explicit' | 'implicit' | 'none'
   /** SHA-256 of the server's certificate, hex; instead of a certificate authority. */
   readonly certificate: string | undefined
+  readonly proxy: EndpointProxy | undefined
   /** Certificate authorities, PEM; default: those of the system. */
   readonly ca: string | undefined
   readonly can: Limits | undefined
@@ -59,6 +62,7 @@ export interface S3Place {
   readonly accessKeyId: string
   /** The bucket is in the path, not in the host name. */
   readonly isPathStyle: boolean
+  readonly proxy: EndpointProxy | undefined
   readonly ca: string | undefined
   readonly can: Limits | undefined
 }
@@ -74,6 +78,7 @@ export interface PlaceSecrets {
   readonly secretAccessKey?: string
   readonly jumpPassword?: string
   readonly jumpPrivateKey?: string
+  readonly proxyPassword?: string
 }
 
 const name = (what: string): Decoder<string> => text({ min: 1, max: 255, pattern: /^[^\s\p{Cc}]+$/u, expected: what })
@@ -98,6 +103,7 @@ const shapes = {
     user: name('a user'),
     root: optional(root, ''),
     hostKey: optional(hostKey),
+    proxy: optional(endpointProxy),
     jump: optional(object({ host: name('a host name'), port: port(22), user: name('a user'), hostKey })),
     can: limits,
   }),
@@ -108,6 +114,7 @@ const shapes = {
     user: name('a user'),
     root: optional(root, ''),
     tls: optional(oneOf('explicit', 'implicit', 'none'), 'explicit'),
+    proxy: optional(endpointProxy),
     certificate: optional(text({ pattern: /^[0-9a-f]{64}$/, expected: '64 lower-case hex digits' })),
     ca: optional(pem),
     can: limits,
@@ -130,6 +137,7 @@ const shapes = {
     root: optional(root, ''),
     accessKeyId: name('an access key id'),
     isPathStyle: optional(boolean, true),
+    proxy: optional(endpointProxy),
     ca: optional(pem),
     can: limits,
   }),

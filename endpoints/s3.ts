@@ -16,6 +16,7 @@ import { certificateError } from './certificate-error.ts'
 import type { FileEntry, FileStore } from './file-store.ts'
 import { abilitiesOf, pathBelow } from './paths.ts'
 import type { PlaceSecrets, S3Place } from './place.ts'
+import { proxyAgent } from './proxy.ts'
 
 const partBytes = 8 * 1_048_576
 
@@ -34,7 +35,7 @@ export function openS3(place: S3Place, secrets: PlaceSecrets): FileStore {
     requestHandler: {
       requestTimeout: 120_000,
       connectionTimeout: 20_000,
-      ...(place.ca !== undefined && { httpsAgent: new Agent({ ca: place.ca }) }),
+      ...agentsOf(place, secrets),
     },
   })
   const at = (path: string): string => {
@@ -123,6 +124,14 @@ export function openS3(place: S3Place, secrets: PlaceSecrets): FileStore {
     sha256: async () => undefined,
     close: async () => client.destroy(),
   }
+}
+
+/** TLS under the endpoint's authorities, and through its proxy. */
+function agentsOf({ endpoint, ca, proxy }: S3Place, { proxyPassword }: PlaceSecrets) {
+  const tls = ca === undefined ? {} : { ca }
+  if (!proxy) return { httpsAgent: new Agent(tls) }
+  const agent = proxyAgent(endpoint, proxy, proxyPassword, tls)
+  return agent instanceof Agent ? { httpsAgent: agent } : { httpAgent: agent }
 }
 
 function entry(key: string, size: number | undefined, modified: Date | undefined): FileEntry {

@@ -7,6 +7,7 @@ import { GatewayError } from '../gateway/errors.ts'
 import type { FileEntry, FileStore } from './file-store.ts'
 import { abilitiesOf, folderOf, pathBelow } from './paths.ts'
 import type { PlaceSecrets, SftpPlace } from './place.ts'
+import { connectThrough } from './proxy.ts'
 import { sessionError, sftpError, sshError, statusOf } from './sftp-error.ts'
 
 const readyMs = 30_000
@@ -19,7 +20,7 @@ const noSuchFile = 2
 /** Connects and logs in. @throws GatewayError ENDPOINT_* */
 export async function openSftp(place: SftpPlace, secrets: PlaceSecrets, signal: AbortSignal): Promise<FileStore> {
   signal.throwIfAborted()
-  const { hostKey, jump } = place
+  const { hostKey, jump, proxy } = place
   if (hostKey === undefined)
     throw new GatewayError('ENDPOINT_HOST_KEY', 'the host key of the endpoint is not confirmed')
   const closing: (() => void)[] = []
@@ -27,7 +28,8 @@ export async function openSftp(place: SftpPlace, secrets: PlaceSecrets, signal: 
     for (const end of closing.splice(0).reverse()) end()
   }
   try {
-    let sock: Duplex | undefined
+    const first = jump ?? place
+    let sock: Duplex | undefined = proxy && (await connectThrough(proxy, secrets.proxyPassword, first, signal))
     if (jump) {
       const { client: between, lost } = await login(
         {
@@ -35,6 +37,7 @@ export async function openSftp(place: SftpPlace, secrets: PlaceSecrets, signal: 
           port: jump.port,
           username: jump.user,
           ...keys(secrets.jumpPassword, secrets.jumpPrivateKey),
+          ...(sock && { sock }),
         },
         jump.hostKey,
         closing,
@@ -71,9 +74,11 @@ export async function openSftp(place: SftpPlace, secrets: PlaceSecrets, signal: 
 
 /** The key that the server shows, `SHA256:` and base64; nobody logs in. @throws GatewayError ENDPOINT_UNREACHABLE */
 export async function readHostKey(
-  { host, port }: Pick<SftpPlace, 'host' | 'port'>,
+  { host, port, proxy }: Pick<SftpPlace, 'host' | 'port'> & Partial<Pick<SftpPlace, 'proxy'>>,
   signal: AbortSignal,
+  secrets: Pick<PlaceSecrets, 'proxyPassword'> = {},
 ): Promise<string> {
+  const sock = proxy && (await connectThrough(proxy, secrets.proxyPassword, { host, port }, signal))
   const client = new Client()
   const { promise, resolve, reject } = Promise.withResolvers<string>()
   const abort = (): void => reject(signal.reason)
@@ -84,6 +89,7 @@ export async function readHostKey(
     host,
     port,
     username: 'hanse',
+    ...(sock && { sock }),
     readyTimeout: readyMs,
     hostVerifier: (key: Buffer) => {
       resolve(fingerprintOf(key))

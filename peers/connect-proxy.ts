@@ -13,6 +13,8 @@ export interface ProxySettings {
   readonly url: string
   /** File with one line `user:password`; read for each connection, so that it can be changed. */
   readonly credentialsFile?: string | undefined
+  /** The same, `user:password`, where it is no file's. */
+  readonly credentials?: string | undefined
 }
 
 const maxHeadBytes = 16 * 1024
@@ -28,7 +30,9 @@ export async function openTunnel(
   signal: AbortSignal,
 ): Promise<Socket> {
   const authority = `${target.host.includes(':') ? `[${target.host}]` : target.host}:${target.port}`
-  const login = proxy.credentialsFile === undefined ? undefined : await readLogin(proxy.credentialsFile)
+  const { credentialsFile, credentials } = proxy
+  const line = credentialsFile === undefined ? credentials : await readLogin(credentialsFile)
+  const login = line === undefined ? undefined : Buffer.from(line, 'utf8').toString('base64')
   const socket = await connectToProxy(proxy, signal)
   try {
     socket.write(
@@ -54,7 +58,7 @@ async function readLogin(path: string): Promise<string> {
   if (!/^[^:\r\n]+:[^\r\n]*$/.test(line)) {
     throw new GatewayError('CONFIG_INVALID', `expected one line user:password in the proxy’s credentials file ${path}`)
   }
-  return Buffer.from(line, 'utf8').toString('base64')
+  return line
 }
 
 async function connectToProxy(proxy: ProxySettings, signal: AbortSignal): Promise<Socket> {

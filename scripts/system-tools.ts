@@ -4,8 +4,17 @@
 import { spawnSync } from 'node:child_process'
 import { existsSync, writeFileSync } from 'node:fs'
 
-/** A program, or another file by its path. */
-const tools: readonly { readonly program: string; readonly aptPackage: string }[] = [
+/** Where packages are unpacked that cannot be installed beside others. */
+const unpackedDir = '/usr/local/lib/hanse-test-tools'
+
+/** A program, or another file by its path. What conflicts with another package is unpacked, with the packages that it needs. */
+interface Tool {
+  readonly program: string
+  readonly aptPackage: string
+  readonly unpackedWith?: readonly string[]
+}
+
+const tools: readonly Tool[] = [
   { program: 'storescu', aptPackage: 'dcmtk' },
   { program: 'dciodvfy', aptPackage: 'dicom3tools' },
   { program: 'gdcmanon', aptPackage: 'libgdcm-tools' },
@@ -17,26 +26,37 @@ const tools: readonly { readonly program: string; readonly aptPackage: string }[
   { program: '/usr/lib/proftpd/mod_tls.so', aptPackage: 'proftpd-mod-crypto' },
   { program: 'age', aptPackage: 'age' },
   { program: 'gpg', aptPackage: 'gpg' },
+  { program: `${unpackedDir}/vsftpd/usr/sbin/vsftpd`, aptPackage: 'vsftpd', unpackedWith: ['libwrap0'] },
 ]
+
+/** The path of a program that is installed at `usual`, or was unpacked. */
+export function unpackedTool(aptPackage: string, usual: string): string | undefined {
+  return [usual, `${unpackedDir}/${aptPackage}${usual}`].find(path => existsSync(path))
+}
 
 /** Installs what is missing where it may (root or password-less sudo on Debian); returns what is still missing. */
 export function ensureTools(): string[] {
   const wanted = absent()
   if (wanted.length === 0) return []
-  const packages = [...new Set(wanted.map(tool => tool.aptPackage))]
+  const unpacked = wanted.filter(tool => tool.unpackedWith).map(tool => tool.aptPackage)
+  const packages = [...new Set(wanted.flatMap(tool => tool.unpackedWith ?? [tool.aptPackage]))]
   const sudo = process.getuid?.() === 0 ? [] : has('sudo') && run(['sudo', '-n', 'true']) ? ['sudo', '-n'] : undefined
   if (!has('apt-get') || !sudo) {
     const command = `apt-get install -y --no-install-recommends ${packages.join(' ')}`
     console.error(
-      `Some tests need ${packages.join(', ')} and will be skipped. To run them, first run as root:\n  ${command}`,
+      `Some tests need ${[...packages, ...unpacked].join(', ')} and will be skipped. To run them, first run as root:\n  ${command}`,
     )
     return wanted.map(tool => tool.program)
   }
-  console.error(`installing ${packages.join(', ')} …`)
+  console.error(`installing ${[...packages, ...unpacked].join(', ')} …`)
   withoutDaemons(sudo, () => {
     const environment = ['env', 'DEBIAN_FRONTEND=noninteractive']
     run([...sudo, ...environment, 'apt-get', 'update', '-q'])
     run([...sudo, ...environment, 'apt-get', 'install', '-y', '-q', '--no-install-recommends', ...packages])
+    for (const name of unpacked) {
+      const script = 'mkdir -p "$1" && cd "$1" && apt-get download -q "$2" && dpkg -x "$2"_*.deb "$2" && rm "$2"_*.deb'
+      run([...sudo, ...environment, 'sh', '-c', script, 'sh', unpackedDir, name])
+    }
   })
   return absent().map(tool => tool.program)
 }

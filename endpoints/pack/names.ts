@@ -48,7 +48,9 @@ export interface PackageFields {
   readonly uid: string
 }
 
-const deliveryFields = ['sponsor', 'protocol', 'site', 'subject', 'visit', 'transfer', 'date'] as const
+/** Fields that whoever sends may give. */
+export const givenFields = ['sponsor', 'protocol', 'site', 'subject', 'visit'] as const
+const deliveryFields = [...givenFields, 'transfer', 'date'] as const
 const packageFields = ['unit', 'number', 'study', 'series', 'modality', 'uid'] as const
 const defaultPackage = '{unit}{number}'
 const mostSegments = 16
@@ -74,10 +76,10 @@ export const nameRules: Decoder<NameRules> = (raw, path, problems) => {
   return undefined
 }
 
-/** Fields of the template that only whoever sends can give, and has not. */
+/** Fields of the template that only whoever sends can give, and has not; subjects have a pseudonym. */
 export function missingFields({ template }: Pick<NameRules, 'template'>, given: DeliveryFields): readonly string[] {
-  return (['sponsor', 'protocol', 'site', 'visit'] as const).filter(
-    field => template.includes(`{${field}}`) && (given[field] ?? '') === '',
+  return givenFields.filter(
+    field => field !== 'subject' && template.includes(`{${field}}`) && (given[field] ?? '') === '',
   )
 }
 

@@ -65,6 +65,7 @@ const secretOptions = {
   'client-cert-file': 'clientCertificate',
   'client-key-file': 'clientKey',
   'age-identity-file': 'ageIdentity',
+  'proxy-password-file': 'proxyPassword',
 } as const
 
 export const endpointAdd: Command = {
@@ -92,6 +93,9 @@ export const endpointAdd: Command = {
     'client-cert-file': { type: 'string', value: 'FILE', help: 'our certificate for it, PEM' },
     'client-key-file': { type: 'string', value: 'FILE', help: 'the key of that certificate, PEM' },
     'age-identity-file': { type: 'string', value: 'FILE', help: 'opens age packages that arrive there' },
+    proxy: { type: 'string', value: 'URL', help: 'http://, https:// or socks5:// proxy on the way; - for none' },
+    'proxy-user': { type: 'string', value: 'NAME', help: 'as whom to log in to the proxy' },
+    'proxy-password-file': { type: 'string', value: 'FILE', help: 'file with the password for the proxy' },
     inbound: { type: 'string', value: 'FOLDER', help: 'look for arriving files in this folder; - for no more' },
     template: { type: 'string', value: 'PATH', help: 'such as {protocol}/{site}/{subject}/{visit}/' },
     profile: { type: 'string', value: 'NAME', help: 'de-identification profile of sends that name none' },
@@ -231,6 +235,9 @@ function bodyOf(args: Args, io: Io, known: Record<string, unknown>): Record<stri
     const value = args.text(option)
     if (value !== undefined) settings[kind === 's3' && option === 'server' ? 'endpoint' : key] = numberOf(option, value)
   }
+  const [proxy, proxyUser] = [args.text('proxy'), args.text('proxy-user')]
+  if (proxy === '-') delete settings['proxy']
+  else if (proxy !== undefined) settings['proxy'] = { url: proxy, ...(proxyUser !== undefined && { user: proxyUser }) }
   if (kind === 'stow' || kind === 'orthanc') {
     const { user: username, ...rest } = settings
     return assemble(args, io, known, {

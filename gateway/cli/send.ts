@@ -1,5 +1,6 @@
 /** `hanse send` */
 import { setTimeout as delay } from 'node:timers/promises'
+import { givenFields } from '../../endpoints/pack/names.ts'
 import { at, field, number } from './answer.ts'
 import { openClient } from './client.ts'
 import { type Command, configOptions, connectionOptions, exitCodes, jsonOption, UsageError } from './command.ts'
@@ -24,6 +25,11 @@ export const send: Command = {
       value: 'NAME',
       help: 'de-identify by this profile (default: as-is; that of the endpoint)',
     },
+    sponsor: { type: 'string', value: 'NAME', help: 'for the path template of an endpoint, as the next four' },
+    protocol: { type: 'string', value: 'NAME', help: 'number of the trial' },
+    site: { type: 'string', value: 'NAME', help: 'number of this site in it' },
+    subject: { type: 'string', value: 'NAME', help: 'number of the subject (default: the pseudonym)' },
+    visit: { type: 'string', value: 'NAME', help: 'name of the visit' },
     wait: { type: 'boolean', help: 'wait for the receipt; exit 1 when it ends otherwise' },
     ...jsonOption,
     ...connectionOptions,
@@ -36,6 +42,12 @@ export const send: Command = {
     if (destination === undefined || (endpoint !== undefined && args.text('to') !== undefined))
       throw new UsageError('--to: expected a destination of the policy, see hanse policy show; or --endpoint')
     const [purpose, priority, profile] = [args.text('purpose'), args.text('priority'), args.text('profile')]
+    const names = Object.fromEntries(
+      givenFields.flatMap(name => {
+        const given = args.text(name)
+        return given === undefined ? [] : [[name, given]]
+      }),
+    )
     const client = openClient(args, io)
     let transfer = await client.call('POST', '/transfers', {
       study: args.operands[0],
@@ -44,6 +56,7 @@ export const send: Command = {
       ...(purpose !== undefined && { purpose }),
       ...(priority !== undefined && { priority }),
       ...(profile !== undefined && { profile }),
+      ...(Object.keys(names).length > 0 && { names }),
     })
     const id = field(transfer, 'id')
     let shown = ''

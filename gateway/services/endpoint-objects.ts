@@ -2,6 +2,7 @@
 import { Readable } from 'node:stream'
 import { certificateError } from '../../endpoints/certificate-error.ts'
 import { openObject, readObject } from '../../endpoints/pack/object-file.ts'
+import { proxyAgent } from '../../endpoints/proxy.ts'
 import { newBoundary, partsBody } from '../dicom/multipart-writer.ts'
 import { findLayout } from '../dicom/part10-layout.ts'
 import { type ErrorCode, GatewayError, isGatewayError } from '../errors.ts'
@@ -159,7 +160,7 @@ async function openDataset(object: EndpointObject) {
 
 function restTargetOf(
   name: string,
-  { url, username, ca, timeoutSeconds }: WebSettings,
+  { url, username, ca, proxy, timeoutSeconds }: WebSettings,
   secrets: EndpointSecrets,
 ): RestTarget {
   const { password, token, clientCertificate, clientKey } = secrets
@@ -170,6 +171,7 @@ function restTargetOf(
     password,
     headers: token === undefined ? {} : { authorization: `Bearer ${token}` },
     ca,
+    ...(proxy && { agent: proxyAgent(url, proxy, secrets.proxyPassword) }),
     certificate: clientCertificate,
     key: clientKey,
     timeoutMs: timeoutSeconds * 1_000,

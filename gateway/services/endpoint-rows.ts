@@ -5,7 +5,7 @@ import type { Tx } from '../db/db.ts'
 import type { Schema } from '../db/schema.ts'
 import { isObject } from '../decode.ts'
 import { GatewayError } from '../errors.ts'
-import { type Endpoint, endpointKinds, readSettings, readTerms } from './endpoint.ts'
+import { type Endpoint, endpointKinds, isPlace, readSettings, readTerms } from './endpoint.ts'
 import type { DeliveryNames } from './endpoint-transfer-rows.ts'
 
 type Executor = Kysely<Schema> | Tx
@@ -63,7 +63,8 @@ export async function findNameGap(
   names: DeliveryNames,
 ): Promise<{ readonly code: 'BAD_REQUEST'; readonly message: string } | undefined> {
   const known = await loadEndpoint(db, endpoint)
-  const missing = known ? missingFields(known.packaging.names, names) : []
+  const isGivenFiles = known !== undefined && (isPlace(known.settings) || known.kind === 'hand')
+  const missing = isGivenFiles ? missingFields(known.packaging.names, names) : []
   if (missing.length === 0) return undefined
   const message = `the path template of ${endpoint} needs ${missing.join(', ')}: say it with the send, or change the template`
   return { code: 'BAD_REQUEST', message }

@@ -28,6 +28,7 @@ const shape = object({
     clientCertificate: secret,
     clientKey: secret,
     ageIdentity: secret,
+    proxyPassword: secret,
   }),
 })
 

@@ -2,6 +2,7 @@
 
 import { type PackOptions, packOptions } from '../../endpoints/pack/options.ts'
 import { decodePlace, type Place } from '../../endpoints/place.ts'
+import { type EndpointProxy, endpointProxy } from '../../endpoints/proxy.ts'
 import { boolean, type Decoder, decode, describe, integer, list, object, oneOf, optional, text } from '../decode.ts'
 import { GatewayError } from '../errors.ts'
 import { type InboundTerms, inboundTerms } from './arrival-terms.ts'
@@ -40,6 +41,7 @@ export interface WebSettings {
   readonly username: string | undefined
   /** Authorities that its certificate may be of, PEM, in the place of the public ones. */
   readonly ca: string | undefined
+  readonly proxy: EndpointProxy | undefined
   readonly timeoutSeconds: number
 }
 
@@ -82,6 +84,7 @@ export const secretNames = [
   'clientCertificate',
   'clientKey',
   'ageIdentity',
+  'proxyPassword',
 ] as const
 export type SecretName = (typeof secretNames)[number]
 export type EndpointSecrets = { readonly [K in SecretName]?: string }
@@ -166,6 +169,7 @@ const web = object({
   }),
   username: optional(text({ max: 256, pattern: /^[^:]*$/, expected: 'a user name without colon' })),
   ca: optional(pem),
+  proxy: optional(endpointProxy),
   timeoutSeconds: optional(integer({ min: 1, max: 3_600 }), 60),
 })
 const time = text({ pattern: /^([01]\d|2[0-3]):[0-5]\d$/, expected: 'a time such as 20:30' })
@@ -234,6 +238,12 @@ function read<T>(decoder: Decoder<T>, raw: unknown, at = 'settings'): T {
 
 /** Whom secrets are for: they are given to nobody else, whatever is written into the row. */
 export function targetOf(settings: EndpointSettings): string {
+  const proxy = 'proxy' in settings ? settings.proxy : undefined
+  const own = ownTarget(settings)
+  return proxy ? JSON.stringify([own, proxy.url, proxy.user]) : own
+}
+
+function ownTarget(settings: EndpointSettings): string {
   switch (settings.kind) {
     case 'sftp': {
       const { host, port, user, jump } = settings

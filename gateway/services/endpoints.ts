@@ -190,9 +190,10 @@ export function openEndpoints(options: {
     },
     async look(principal, name, signal) {
       authorize(principal, 'endpoint.manage')
-      const { settings } = need(await loadEndpoint(db.kysely, name))
+      const { settings, sealed } = need(await loadEndpoint(db.kysely, name))
       if (settings.kind !== 'sftp') throw new GatewayError('BAD_REQUEST', 'only SFTP servers have a host key')
-      const shown = await readHostKey(settings, signal)
+      const secrets = sealed && settings.proxy ? await vault.open(targetOf(settings), sealed) : {}
+      const shown = await readHostKey(settings, signal, secrets)
       return await change(principal, name, 'endpoint-host-key-shown', async tx => {
         await sql`update endpoints set shown_pin = ${shown}, updated_at = now() where name = ${name}`.execute(tx)
         return { fingerprint: shown }

@@ -1,6 +1,6 @@
 /** Calls another server's REST API: plain HTTP or TLS, a password, headers, a client certificate. Follows no redirect. */
 import { readFile } from 'node:fs/promises'
-import { request as httpRequest, type IncomingMessage } from 'node:http'
+import { type Agent, request as httpRequest, type IncomingMessage } from 'node:http'
 import { request as httpsRequest, type RequestOptions } from 'node:https'
 import type { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
@@ -26,6 +26,8 @@ export interface RestTarget {
   readonly ca?: string | undefined
   readonly certificate?: string | undefined
   readonly key?: string | undefined
+  /** Opens its connections, through a proxy for one. */
+  readonly agent?: Agent | undefined
   readonly timeoutMs: number
 }
 
@@ -59,6 +61,7 @@ export async function callRest(target: RestTarget, call: RestCall, signal: Abort
       ...(call.contentLength !== undefined && { 'content-length': call.contentLength }),
     },
     signal,
+    ...(target.agent && { agent: target.agent }),
     ...(url.protocol === 'https:' && (await certificateOf(target))),
   }
   const { promise, resolve, reject } = Promise.withResolvers<IncomingMessage>()

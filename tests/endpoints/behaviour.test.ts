@@ -11,8 +11,10 @@ import { decodePlace, type Place, type PlaceSecrets } from '../../endpoints/plac
 import { isGatewayError } from '../../gateway/errors.ts'
 import { temporaryDir } from '../support/blobs.ts'
 import { missingFtpd, startFtpd } from '../support/ftpd.ts'
+import { missingRoot } from '../support/own-users.ts'
 import { startS3 } from '../support/s3.ts'
-import { missingSshd, startSshd } from '../support/sshd.ts'
+import { missingSshd, startChrootedSshd, startSshd } from '../support/sshd.ts'
+import { missingVsftpd, startVsftpd } from '../support/vsftpd.ts'
 import { packageFile, seededBytes } from './package-files.ts'
 
 interface Tried {
@@ -28,6 +30,14 @@ const ftp =
     const { port, user, password, ca } = await startFtpd(t, tls)
     const place = decodePlace({ kind: 'ftp', host: '127.0.0.1', port, user, tls, ...(tls !== 'none' && { ca }) })
     return { place, secrets: { password }, wrong: { password: 'another' } }
+  }
+
+const vsftpd =
+  (tls: 'none' | 'explicit' | 'implicit') =>
+  async (t: TestContext): Promise<Tried> => {
+    const { port, user, password, ca } = await startVsftpd(t, tls)
+    const at = { host: '127.0.0.1', port, user, tls, root: '/upload', ...(tls !== 'none' && { ca }) }
+    return { place: decodePlace({ kind: 'ftp', ...at }), secrets: { password }, wrong: { password: 'another' } }
   }
 
 const places: readonly {
@@ -50,6 +60,18 @@ const places: readonly {
       return { place, secrets: { privateKey }, wrong: { privateKey: other.privateKey } }
     },
   },
+  {
+    name: 'OpenSSH with a password and a chroot',
+    skip: missingSshd || missingRoot,
+    async start(t) {
+      const { port, user, password, hostKey } = await startChrootedSshd(t)
+      const place = decodePlace({ kind: 'sftp', host: '127.0.0.1', port, user, root: '/upload', hostKey })
+      return { place, secrets: { password }, wrong: { password: 'another' } }
+    },
+  },
+  { name: 'vsftpd', skip: missingVsftpd, start: vsftpd('none') },
+  { name: 'vsftpd with explicit TLS', skip: missingVsftpd, start: vsftpd('explicit') },
+  { name: 'vsftpd with implicit TLS', skip: missingVsftpd, start: vsftpd('implicit') },
   { name: 'ProFTPD', skip: missingFtpd, start: ftp('none') },
   { name: 'ProFTPD with explicit TLS', skip: missingFtpd, start: ftp('explicit') },
   { name: 'ProFTPD with implicit TLS', skip: missingFtpd, start: ftp('implicit') },

@@ -34,8 +34,13 @@ async function deliver(gateway: ProcessGateway, settings: object): Promise<Detai
     const answer = await fetch(`${gateway.url}/instances`, { method: 'POST', body: Uint8Array.from(bytes) })
     assert.equal(answer.status, 200)
   }
-  await gateway.api('PUT', '/api/v1/endpoints/PACS', { kind: 'dimse', settings, profile: 'trial' })
-  const sent = await gateway.hanse('send', studyInstanceUid, '--endpoint', 'PACS', '--purpose', 'trial')
+  const packaging = { names: { template: '{protocol}/{subject}/{visit}/' } }
+  await gateway.api('PUT', '/api/v1/endpoints/PORTAL', { kind: 'hand', profile: 'trial', packaging })
+  await gateway.api('PUT', '/api/v1/endpoints/PACS', { kind: 'dimse', settings, profile: 'trial', packaging })
+  const words = ['send', studyInstanceUid, '--purpose', 'trial', '--protocol', 'P-1', '--endpoint']
+  const refused = await gateway.hanse(...words, 'PORTAL')
+  assert.ok(refused.code === 1 && refused.output.includes('needs visit'), refused.output)
+  const sent = await gateway.hanse(...words, 'PACS')
   assert.equal(sent.code, 0, sent.output)
   const { transfers } = await gateway.api<{ transfers: { id: string }[] }>('GET', '/api/v1/transfers')
   let seen: Detail | undefined

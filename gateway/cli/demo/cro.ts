@@ -83,7 +83,7 @@ export class Cro {
     const secrets = { privateKey: await readFile(path('user'), 'utf8') }
     const settings = { host, port, user, root: '' }
     try {
-      const place = { kind: 'sftp', ...settings, hostKey, jump: undefined, can: undefined } as const
+      const place = { kind: 'sftp', ...settings, hostKey, jump: undefined, proxy: undefined, can: undefined } as const
       await (await openFileStore(place, secrets, signal)).close()
     } catch (error) {
       if (isGatewayError(error)) return undefined

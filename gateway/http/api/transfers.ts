@@ -1,10 +1,12 @@
 /** Transfers in both directions: what moves, what happened, and what a person can do about it. */
 
 import type { FastifyInstance } from 'fastify'
+import { givenFields } from '../../../endpoints/pack/names.ts'
 import type { ArchiveTerms } from '../../../policy/document.ts'
 import type { Db } from '../../db/db.ts'
 import type { Queue } from '../../jobs/queue.ts'
 import type { Principal } from '../../principal.ts'
+import type { DeliveryNames } from '../../services/endpoint-transfer-rows.ts'
 import type { InboundDecisions } from '../../services/inbound-decisions.ts'
 import type { Routing } from '../../services/routing.ts'
 import { loadStudyNamed } from '../../services/study-name.ts'
@@ -152,6 +154,7 @@ export function transferRoutes(app: FastifyInstance, services: TransferServices)
       priority: string
       profile?: string
       endpoint?: boolean
+      names?: DeliveryNames
       archive?: ArchiveTerms
     }
   }>(
@@ -179,6 +182,10 @@ export function transferRoutes(app: FastifyInstance, services: TransferServices)
                 'De-identification profile of the active policy, or one that comes along; default as-is, for endpoints theirs',
             },
             endpoint: { ...boolean, description: 'The destination is the name of an endpoint' },
+            names: {
+              ...input(Object.fromEntries(givenFields.map(field => [field, { ...string, maxLength: 128 }]))),
+              description: "Fields of the endpoint's path template; nothing that says who the patient is",
+            },
             archive: archiveBody,
           },
           ['study', 'destination'],
