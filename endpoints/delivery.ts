@@ -133,12 +133,18 @@ async function putFile(store: FileStore, folder: string, file: PackageFile, send
   await progress.onDone(file)
 }
 
+/** Of a file that was written without an error and is not to be seen. */
+export const hidden =
+  'the endpoint takes files and does not show them: if it is a drop box, switch off list and rename in its settings'
+
 /** What the server has is what was sent, as far as it tells. */
 async function verify(store: FileStore, path: string, file: PackageFile, signal: AbortSignal): Promise<void> {
   if (!store.can.list) return
   const size = (await store.stat(path, signal))?.size
   const sha256 = size === file.size ? await store.sha256(path, signal) : undefined
   if (size === file.size && (sha256 === undefined || sha256 === file.sha256)) return
+  // Sent again and again it would never be seen.
+  if (size === undefined) throw new GatewayError('ENDPOINT_UNSUPPORTED', hidden)
   if (store.can.remove) await store.remove(path, signal)
   throw new GatewayError(
     'ENDPOINT_PROTOCOL',

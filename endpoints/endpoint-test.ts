@@ -4,6 +4,7 @@ import { lookup } from 'node:dns/promises'
 import { connect } from 'node:net'
 import { Readable } from 'node:stream'
 import { GatewayError, isGatewayError } from '../gateway/errors.ts'
+import { hidden } from './delivery.ts'
 import type { FileStore } from './file-store.ts'
 import { openFileStore } from './open-place.ts'
 import type { Place, PlaceSecrets } from './place.ts'
@@ -88,7 +89,8 @@ async function tryFiles(store: FileStore, attempt: Attempt, signal: AbortSignal)
   if (can.list) {
     await attempt('verify', async () => {
       const entry = await store.stat(there, signal)
-      if (entry?.size !== bytes.length)
+      if (!entry) throw new GatewayError('ENDPOINT_UNSUPPORTED', hidden)
+      if (entry.size !== bytes.length)
         throw new GatewayError('ENDPOINT_PROTOCOL', 'the file does not have the size that was sent')
       return 'what was written has its size'
     })

@@ -81,7 +81,9 @@ async function connect(client: Client, { host, port, tls, certificate, ca }: Ftp
     throw new GatewayError('ENDPOINT_HOST_KEY', 'the server shows another certificate than the confirmed one')
 }
 
-function storeOf(client: Client, { root, can }: FtpPlace, close: () => void): FileStore {
+function storeOf(client: Client, place: FtpPlace, close: () => void): FileStore {
+  const { root } = place
+  const can = abilitiesOf({ resume: true, rename: true, list: true, remove: true }, place.can)
   const at = (path: string): string => pathBelow(root, path)
   let last: Promise<unknown> = Promise.resolve()
   /** One after the other, as the protocol has it. */
@@ -124,12 +126,13 @@ function storeOf(client: Client, { root, can }: FtpPlace, close: () => void): Fi
     } catch (error) {
       absent(error)
       // It may be there, or nobody may be told whether it is: what is then written says so.
+      if (!can.list) return
       const beside = await listed(folderOf(path)).catch(unlisted)
       if (beside && !beside.some(({ name }) => name === path.slice(path.lastIndexOf('/') + 1))) throw error
     }
   }
   return {
-    can: abilitiesOf({ resume: true, rename: true, list: true, remove: true }, can),
+    can,
     stat: (path, signal) => ask(signal, () => stat(path)),
     list: (path, signal) => ask(signal, () => listed(path)),
     makeFolder: (path, signal) => ask(signal, () => makeFolder(path)),

@@ -189,7 +189,9 @@ function gathering(socket: Socket): Socket {
   })
 }
 
-function storeOf(sftp: SFTPWrapper, { can, root }: SftpPlace, call: Call, close: () => void): FileStore {
+function storeOf(sftp: SFTPWrapper, place: SftpPlace, call: Call, close: () => void): FileStore {
+  const { root } = place
+  const can = abilitiesOf({ resume: true, rename: true, list: true, remove: true }, place.can)
   const at = (path: string): string => pathBelow(root, path)
   const ask = async <T>(work: (done: Done<T>) => void): Promise<T> => {
     try {
@@ -208,17 +210,17 @@ function storeOf(sftp: SFTPWrapper, { can, root }: SftpPlace, call: Call, close:
     }
   }
   const makeFolder = async (path: string): Promise<void> => {
-    if (path === '' || (await stat(path))?.kind === 'folder') return
+    if (path === '' || (can.list && (await stat(path))?.kind === 'folder')) return
     await makeFolder(folderOf(path))
     try {
       await call<void>(done => sftp.mkdir(at(path), done))
     } catch (error) {
-      // Another connection may have made it.
-      if ((await stat(path))?.kind !== 'folder') throw sftpError(error)
+      // Another connection may have made it; where nobody may look, what is then written says whether it is there.
+      if (can.list && (await stat(path))?.kind !== 'folder') throw sftpError(error)
     }
   }
   return {
-    can: abilitiesOf({ resume: true, rename: true, list: true, remove: true }, can),
+    can,
     stat,
     async list(path) {
       const entries = await ask<FileEntryWithStats[]>(done => sftp.readdir(at(path), done))

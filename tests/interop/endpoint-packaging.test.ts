@@ -14,10 +14,12 @@ import { type BuiltInstance, buildInstance } from '../support/dicom-builder.ts'
 import { endpointFolder, filesBelow, startEndpointSite } from '../support/endpoints.ts'
 import { missingFtpd, startFtpd } from '../support/ftpd.ts'
 import { type LogLine, memoryLog } from '../support/memory-log.ts'
+import { missingRoot } from '../support/own-users.ts'
 import { newIdentity, openpgpKey } from '../support/packages.ts'
 import { startS3 } from '../support/s3.ts'
-import { missingSshd, startSshd } from '../support/sshd.ts'
+import { missingSshd, startChrootedSshd, startSshd } from '../support/sshd.ts'
 import { until } from '../support/until.ts'
+import { missingVsftpd, startVsftpd } from '../support/vsftpd.ts'
 
 const isSoak = process.env['HANSE_SOAK'] === '1'
 const studyUid = '1.2.826.0.1.3680043.10.9.300'
@@ -181,6 +183,36 @@ for (const [name, tls] of [
       files: () => filesBelow(root),
     })
   })
+
+test('by vsftpd with TLS', { skip: tools || missingVsftpd }, async t => {
+  const kit = await makeKit(t)
+  const { port, user, password, ca, upload } = await startVsftpd(t, 'explicit')
+  await travel(t, kit, {
+    place: {
+      kind: 'ftp',
+      settings: { host: '127.0.0.1', port, user, tls: 'explicit', ca, root: '/upload' },
+      secrets: { password },
+    },
+    packaging: { unit: 'study', container: 'folder' },
+    count,
+    files: () => filesBelow(upload),
+  })
+})
+
+test('by OpenSSH with a password and a chroot', { skip: tools || missingRoot }, async t => {
+  const kit = await makeKit(t)
+  const { port, user, password, hostKey, upload } = await startChrootedSshd(t)
+  await travel(t, kit, {
+    place: {
+      kind: 'sftp',
+      settings: { host: '127.0.0.1', port, user, hostKey, root: '/upload' },
+      secrets: { password },
+    },
+    packaging: { unit: 'series', container: 'zip', encryption: kit.encryptions[1] },
+    count,
+    files: () => filesBelow(upload),
+  })
+})
 
 test('to an S3 bucket', { skip: tools }, async t => {
   const kit = await makeKit(t)

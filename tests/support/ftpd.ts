@@ -24,8 +24,12 @@ export interface TestFtpd {
   start(): Promise<void>
 }
 
-/** Starts it. */
-export async function startFtpd(t: TestContext, tls: 'none' | 'explicit' | 'implicit'): Promise<TestFtpd> {
+/** Starts it. @param limits  more lines of its configuration */
+export async function startFtpd(
+  t: TestContext,
+  tls: 'none' | 'explicit' | 'implicit',
+  limits: readonly string[] = [],
+): Promise<TestFtpd> {
   const dir = await temporaryDir(t)
   const root = join(dir, 'files')
   await mkdir(root)
@@ -86,6 +90,7 @@ export async function startFtpd(t: TestContext, tls: 'none' | 'explicit' | 'impl
       `SystemLog ${path('system.log')}`,
       'TransferLog none',
       ...(tls === 'none' ? [] : secure),
+      ...limits,
       '',
     ].join('\n'),
   )

@@ -123,8 +123,8 @@ export interface ChrootedSshd {
   readonly upload: string
 }
 
-/** Starts it; as root only. */
-export async function startChrootedSshd(t: TestContext): Promise<ChrootedSshd> {
+/** Starts it; as root only. @param denied  requests that its users may not make, as `sftp-server -Q requests` calls them */
+export async function startChrootedSshd(t: TestContext, denied: readonly string[] = []): Promise<ChrootedSshd> {
   const dir = await temporaryDir(t)
   const users = await ownUsers(t, dir)
   const key = join(dir, 'host')
@@ -141,7 +141,7 @@ export async function startChrootedSshd(t: TestContext): Promise<ChrootedSshd> {
     'PubkeyAuthentication no',
     'MaxStartups 100',
     'Subsystem sftp internal-sftp',
-    'ForceCommand internal-sftp',
+    `ForceCommand internal-sftp${denied.length > 0 ? ` -P ${denied.join(',')}` : ''}`,
     'ChrootDirectory /srv',
     '',
   ]
