@@ -7,6 +7,7 @@ import { GatewayError } from '../gateway/errors.ts'
 import { errnoOf } from '../gateway/store/io-error.ts'
 import { certificateError } from './certificate-error.ts'
 import type { FileEntry, FileStore } from './file-store.ts'
+import { useProxy } from './ftp-proxy.ts'
 import { abilitiesOf, folderOf, pathBelow } from './paths.ts'
 import type { FtpPlace, PlaceSecrets } from './place.ts'
 
@@ -18,6 +19,7 @@ const replyMs = 2_000
 export async function openFtp(place: FtpPlace, secrets: PlaceSecrets, signal: AbortSignal): Promise<FileStore> {
   signal.throwIfAborted()
   const client = new Client(idleMs, { allowSeparateTransferHost: false, maxListingBytes: 16_777_216 })
+  if (place.proxy) useProxy(client, place.host, place.proxy, secrets.proxyPassword, signal)
   const abort = (): void => client.close()
   signal.addEventListener('abort', abort, { once: true })
   try {

@@ -39,6 +39,7 @@ export interface FtpPlace {
   readonly tls: 'explicit' | 'implicit' | 'none'
   /** SHA-256 of the server's certificate, hex; instead of a certificate authority. */
   readonly certificate: string | undefined
+  readonly proxy: EndpointProxy | undefined
   /** Certificate authorities, PEM; default: those of the system. */
   readonly ca: string | undefined
   readonly can: Limits | undefined
@@ -113,6 +114,7 @@ const shapes = {
     user: name('a user'),
     root: optional(root, ''),
     tls: optional(oneOf('explicit', 'implicit', 'none'), 'explicit'),
+    proxy: optional(endpointProxy),
     certificate: optional(text({ pattern: /^[0-9a-f]{64}$/, expected: '64 lower-case hex digits' })),
     ca: optional(pem),
     can: limits,

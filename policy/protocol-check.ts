@@ -24,11 +24,8 @@ export interface ChosenStudy {
   readonly series: readonly SeriesFacts[]
 }
 
-/**
- * `stop`: it cannot be sent as it is. `deviation`: who approves it says why it is sent all the same. `note`: for
- * information.
- */
-export type Severity = 'stop' | 'deviation' | 'note'
+/** `stop`: it cannot be sent as it is. `deviation`: who approves it says why it is sent all the same. */
+export type Severity = 'stop' | 'deviation'
 
 export interface Finding {
   readonly code: FindingCode
@@ -49,7 +46,6 @@ export type FindingCode =
   | 'consent-missing'
   | 'study-used'
   | 'visit-used'
-  | 'study-changed'
 
 /** @param dayZero  of the subject, `YYYY-MM-DD` */
 export function checkProtocol(visit: Visit, dayZero: string | undefined, chosen: readonly ChosenStudy[]): Finding[] {

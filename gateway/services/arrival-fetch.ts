@@ -76,5 +76,6 @@ function isSameTime(now: Date | undefined, before: string): boolean {
   return Math.abs(now.getTime() - Date.parse(before)) < 1_000
 }
 
-const changed = (): GatewayError =>
+/** It went, or is another file now. */
+export const changed = (): GatewayError =>
   new GatewayError('STATE_CONFLICT', 'the file was changed while it was being fetched: it is looked at anew')

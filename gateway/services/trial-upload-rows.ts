@@ -50,6 +50,7 @@ export interface UploadRow {
   readonly state: Row<'trial_uploads'>['state']
   readonly replaces: string | null
   readonly createdBy: string
+  readonly why: string | null
   readonly studies: readonly {
     readonly study: number
     readonly series: readonly string[] | null
@@ -61,7 +62,8 @@ export interface UploadRow {
 /** The upload, locked. @throws GatewayError NOT_FOUND */
 export async function lockUpload(tx: Tx, trial: string, id: string): Promise<UploadRow> {
   const { rows } = await sql<Omit<UploadRow, 'studies'>>`
-    select u.id, s.code as subject, u.subject as "subjectId", u.visit, u.state, u.replaces, u.created_by as "createdBy"
+    select u.id, s.code as subject, u.subject as "subjectId", u.visit, u.state, u.replaces,
+           u.created_by as "createdBy", u.why
       from trial_uploads u join trial_subjects s on s.id = u.subject
      where u.trial = ${trial} and u.id = ${id} for update of u`.execute(tx)
   const [row] = rows

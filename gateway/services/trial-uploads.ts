@@ -188,9 +188,7 @@ export function openTrialUploads(options: {
         if (found.document.twoPeople && upload.createdBy === principal.id)
           throw new GatewayError('FORBIDDEN', 'the trial asks for two people: another one approves what you chose')
         const { chosen, findings } = await examine(tx, found, upload)
-        refuseStops(findings)
-        if (why === undefined && findings.some(({ severity }) => severity === 'deviation'))
-          throw new GatewayError('STATE_CONFLICT', `say why it is sent all the same: ${sentences(findings)}`)
+        refuse(findings, why)
         for (const { study, sha256 } of chosen)
           await sql`update trial_upload_studies set snapshot_sha256 = ${sha256}
                      where upload = ${id} and study = ${study}`.execute(tx)
@@ -206,7 +204,7 @@ export function openTrialUploads(options: {
       const at = { trial: name, id, task: 'approve', from: ['approved'] } as const
       return await change(principal, at, async (tx, trial, upload) => {
         const { subject, chosen, findings } = await examine(tx, trial, upload)
-        refuseStops(findings)
+        refuse(findings, upload.why ?? undefined)
         if (!subject.patient) throw new GatewayError('STATE_CONFLICT', 'the subject is not linked with a patient')
         const { issuer, patientId } = subject.patient
         await pseudonyms.assign(tx, project, { subject: { issuer, id: patientId }, pseudonym: subject.code })
@@ -304,9 +302,12 @@ async function replace(tx: Tx, principal: Principal, trial: string, id: string):
 
 const sentences = (findings: readonly Finding[]): string => findings.map(({ message }) => message).join(' ')
 
-function refuseStops(findings: readonly Finding[]): void {
+/** What stops it, and what deviates without a reason. @throws GatewayError STATE_CONFLICT with the sentences */
+function refuse(findings: readonly Finding[], why: string | undefined): void {
   const stops = findings.filter(({ severity }) => severity === 'stop')
   if (stops.length > 0) throw new GatewayError('STATE_CONFLICT', sentences(stops))
+  if (findings.length > 0 && why === undefined)
+    throw new GatewayError('STATE_CONFLICT', `say why it is sent all the same: ${sentences(findings)}`)
 }
 
 /** Whether the subject's images these are, and may go. */

@@ -12,7 +12,7 @@ import { missingSshd, startSshd } from '../support/sshd.ts'
 import { until } from '../support/until.ts'
 
 const isSoak = process.env['HANSE_SOAK'] === '1'
-const kills = isSoak ? 30 : 4
+const kills = isSoak ? 30 : 2
 const chunkBytes = 1_048_576
 
 interface Detail {

@@ -20,6 +20,7 @@ import { makeAuthority } from '../support/certificates.ts'
 import { onEnd } from '../support/cleanup.ts'
 import { missing, untilListening } from '../support/dcmtk.ts'
 import { freePort } from '../support/free-port.ts'
+import { missingFtpd, startFtpd } from '../support/ftpd.ts'
 import { startProxy } from '../support/proxy.ts'
 import { startS3 } from '../support/s3.ts'
 import { missingSshd, type RunningSshd, startSshd } from '../support/sshd.ts'
@@ -90,6 +91,21 @@ test('SFTP through HTTP CONNECT and SOCKS: the host key and files', {
   const none = sftpPlace(behind, { url: `socks5://127.0.0.1:${proxy.url.split(':').at(-1)}` })
   await assert.rejects(openFileStore(none, { privateKey: behind.privateKey }, signal), { code: 'PROXY_REFUSED' })
 })
+
+for (const tls of ['none', 'explicit'] as const) {
+  test(`FTP (TLS: ${tls}) through HTTP CONNECT: control and data connections`, { skip: missingFtpd }, async t => {
+    const { port, user, password, ca } = await startFtpd(t, tls)
+    const proxy = await startProxy(t, { login })
+    const on = { url: proxy.url, user: 'hanse' }
+    const place = decodePlace({ kind: 'ftp', host: '127.0.0.1', port, user, tls, ca, proxy: on })
+
+    assert.equal(await carry(await openFileStore(place, { password, proxyPassword: 'a word' }, signal)), 'hello')
+    assert.ok(proxy.connections.length >= 3)
+    await assert.rejects(openFileStore(place, { password, proxyPassword: 'another' }, signal), {
+      code: 'PROXY_REFUSED',
+    })
+  })
+}
 
 test('S3 and HTTPS through HTTP CONNECT', async t => {
   const proxy = await startProxy(t)

@@ -2,10 +2,13 @@
 import assert from 'node:assert/strict'
 import { appendFile, chmod, mkdir, readdir, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
+import { Readable } from 'node:stream'
 import { buffer } from 'node:stream/consumers'
 import { type TestContext, test } from 'node:test'
+import { openFileStore } from '../../endpoints/open-place.ts'
 import { encryptAge } from '../../endpoints/pack/age.ts'
 import { signStatement } from '../../endpoints/pack/statement.ts'
+import { decodePlace } from '../../endpoints/place.ts'
 import type { ArrivalFile } from '../../gateway/services/arrival-rows.ts'
 import { openQuarantine } from '../../gateway/services/quarantine.ts'
 import { packageFile } from '../endpoints/package-files.ts'
@@ -15,6 +18,7 @@ import { type EndpointSite, endpointFolder, startEndpointSite } from '../support
 import { missingFtpd, startFtpd } from '../support/ftpd.ts'
 import { testSite } from '../support/offers.ts'
 import { newIdentity } from '../support/packages.ts'
+import { startS3 } from '../support/s3.ts'
 import { missingSshd, startSshd } from '../support/sshd.ts'
 import { until } from '../support/until.ts'
 import { zipOf } from '../support/zip-builder.ts'
@@ -351,6 +355,42 @@ for (const kind of ['sftp', 'ftp'] as const) {
     if (kind === 'sftp') assert.ok(cut >= 4 && line.received < size * 2, `${line.received} bytes for ${size}`)
   })
 }
+
+test('a study in a bucket is taken, and a file that goes before it is fetched holds nothing up', async t => {
+  const site = await startEndpointSite(t, { policy: policy() })
+  const { endpoint, bucket, accessKeyId, secretAccessKey } = await startS3(t)
+  const settings = { endpoint, bucket, accessKeyId }
+  const secrets = { secretAccessKey }
+  const store = await openFileStore(decodePlace({ kind: 's3', ...settings }), secrets, new AbortController().signal)
+  for (const [index, { bytes }] of study(2).entries()) {
+    const source = Readable.from([bytes])
+    const options = { offset: 0, size: bytes.length, onSent: () => undefined }
+    await store.put(`in/I${index}`, source, options, new AbortController().signal)
+  }
+  const set = { kind: 's3', settings, secrets } as const
+  const inbound = { ...terms, after: 'delete' }
+  await assert.rejects(site.endpoints.put(site.admin, 'CRO', { ...set, inbound: { ...terms, after: 'move' } }), {
+    code: 'BAD_REQUEST',
+  })
+  await site.endpoints.put(site.admin, 'CRO', { ...set, inbound })
+  await site.db.pool.query(
+    `with opened as (insert into arrivals (id, endpoint, folder, state)
+                     values (gen_random_uuid(), 'CRO', 'in', 'fetching') returning id)
+     insert into arriving_files (endpoint, path, size_bytes, arrival, state)
+     select 'CRO', 'in/gone', 100, id, 'fetching' from opened`,
+  )
+  const arrivals = await site.openArrivals()
+
+  await lookOf(site, arrivals)('two files', all('taken', 2))
+
+  assert.equal((await stored(site)).length, 2)
+  await until(
+    'an empty bucket',
+    20_000,
+    async () => (await store.list('in', new AbortController().signal)).length === 0,
+  )
+  await store.close()
+})
 
 test('a gateway that is stopped in the middle goes on where it was', async t => {
   const { site, root, look, arrivals } = await lookingSite(t)

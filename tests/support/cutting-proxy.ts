@@ -1,7 +1,6 @@
 /** A line that breaks: a TCP proxy whose connections are cut after so many bytes towards the server. */
-import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import type { TestContext } from 'node:test'
-import { onEnd } from './cleanup.ts'
+import { openLine } from './line.ts'
 
 export interface CuttingProxy {
   readonly port: number
@@ -23,25 +22,14 @@ export async function startCuttingProxy(
   next: () => number | undefined,
   towards: 'server' | 'client' = 'server',
 ): Promise<CuttingProxy> {
-  const sockets = new Set<Socket>()
   let [cuts, forwarded, received] = [0, 0, 0]
-  const server = createServer(client => {
-    const upstream = connect({ host: '127.0.0.1', port: target, noDelay: true })
+  const port = await openLine(t, target, (client, upstream, cut) => {
     let left = next() ?? Number.POSITIVE_INFINITY
-    const end = (): void => {
-      client.destroy()
-      upstream.destroy()
-    }
-    for (const socket of [client, upstream]) {
-      sockets.add(socket)
-      socket.on('error', end).on('close', end)
-    }
-    client.setNoDelay(true)
     const count = (bytes: number): void => {
       left -= bytes
       if (left > 0) return
       cuts += 1
-      end()
+      cut()
     }
     upstream.pipe(client)
     upstream.on('data', bytes => {
@@ -54,13 +42,8 @@ export async function startCuttingProxy(
       if (towards === 'server') count(bytes.length)
     })
   })
-  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
-  onEnd(t, () => {
-    for (const socket of sockets) socket.destroy()
-    server.close()
-  })
   return {
-    port: (server.address() as AddressInfo).port,
+    port,
     get cuts() {
       return cuts
     },

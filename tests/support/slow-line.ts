@@ -1,9 +1,8 @@
 /** A slow line: a TCP proxy that lets so many bytes a second through, each way. */
-import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import { Transform } from 'node:stream'
 import type { TestContext } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
-import { onEnd } from './cleanup.ts'
+import { openLine } from './line.ts'
 
 export interface SlowLine {
   readonly port: number
@@ -15,7 +14,6 @@ export interface SlowLine {
 
 /** Starts it. @param bytesPerSecond  read anew for each piece, so that a line can become faster */
 export async function startSlowLine(t: TestContext, target: number, bytesPerSecond: () => number): Promise<SlowLine> {
-  const sockets = new Set<Socket>()
   let forwarded = 0
   const slowly = (onBytes: (bytes: number) => void): Transform =>
     new Transform({
@@ -33,32 +31,15 @@ export async function startSlowLine(t: TestContext, target: number, bytesPerSeco
         })()
       },
     })
-  const server = createServer(client => {
-    const upstream = connect({ host: '127.0.0.1', port: target, noDelay: true })
-    const end = (): void => {
-      client.destroy()
-      upstream.destroy()
-    }
-    for (const socket of [client, upstream]) {
-      sockets.add(socket)
-      socket.on('error', end).on('close', end)
-    }
-    client
-      .pipe(
-        slowly(bytes => {
-          forwarded += bytes
-        }),
-      )
-      .pipe(upstream)
+  const port = await openLine(t, target, (client, upstream) => {
+    const towards = slowly(bytes => {
+      forwarded += bytes
+    })
+    client.pipe(towards).pipe(upstream)
     upstream.pipe(slowly(() => {})).pipe(client)
   })
-  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
-  onEnd(t, () => {
-    for (const socket of sockets) socket.destroy()
-    server.close()
-  })
   return {
-    port: (server.address() as AddressInfo).port,
+    port,
     get forwarded() {
       return forwarded
     },

@@ -28,7 +28,7 @@ const upload = object({
   },
   findings: array(
     object(
-      { code: string, severity: { enum: ['stop', 'deviation', 'note'] }, message: string },
+      { code: string, severity: { enum: ['stop', 'deviation'] }, message: string },
       'stop: it cannot be sent so; deviation: who approves it says why',
     ),
   ),
