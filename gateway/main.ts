@@ -334,7 +334,16 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
   })
   queue.work('archive', { concurrency: 4 }, ({ transfer }, signal) => archive.run(transfer, signal))
   const { instanceBytes: limitBytes } = config.limits
-  const orthancImports = openOrthancImports({ db, ingest, jobs: backgroundJobs, sealing, limitBytes })
+  const attachments = openResourceAttachments({ db, blobs, limitBytes, requireSeen: config.orthanc.checkRevisions })
+  const orthancImports = openOrthancImports({
+    db,
+    ingest,
+    jobs: backgroundJobs,
+    sealing,
+    attachments,
+    metadataNames: config.orthanc.userMetadata,
+    limitBytes,
+  })
   const resumableUploads = await openResumableUploads({
     db,
     blobs,
@@ -453,12 +462,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         find: openResourceFind({ db, query: openQuery({ db }) }),
         metadata: openResourceMetadata({ db, requireSeen: config.orthanc.checkRevisions }),
         metadataNames: config.orthanc.userMetadata,
-        attachments: openResourceAttachments({
-          db,
-          blobs,
-          limitBytes: config.limits.instanceBytes,
-          requireSeen: config.orthanc.checkRevisions,
-        }),
+        attachments,
         attachmentNames: config.orthanc.userContentTypes,
         logThreshold: log.threshold,
         receptionTerms,

@@ -33,7 +33,8 @@ export const importOrthanc: Command = {
     ...configOptions,
   },
   details:
-    'Files are verified, nothing that is taken over is routed. Exit 1 when not everything could be taken. ' +
+    "Files are verified; with them come users' metadata and attachments, labels, protection, and when and from whom " +
+    'an instance was received. Nothing that is taken over is routed. Exit 1 when not everything could be taken. ' +
     'Example: hanse import orthanc --url http://localhost:8042 --user admin --password-file secret',
   async run(args, io) {
     const [url, user, storage] = [args.text('url'), args.text('user'), args.text('storage')]
@@ -50,7 +51,7 @@ export const importOrthanc: Command = {
     const id = field(state, 'id')
     let told = ''
     while (field(state, 'state') === 'running') {
-      const line = `${number(state, 'imported')} taken over, ${number(state, 'failed')} failed`
+      const line = countsOf(state)
       if (line !== told) io.note(line)
       told = line
       await delay(pollMs, undefined, { signal: io.signal })
@@ -59,10 +60,7 @@ export const importOrthanc: Command = {
     if (args.flag('json')) io.print(JSON.stringify(state, null, 2))
     else {
       const reason = field(state, 'error') === '-' ? '' : `: ${field(state, 'error')}`
-      io.print(
-        `import ${id} is ${field(state, 'state')}, ${number(state, 'imported')} taken over, ` +
-          `${number(state, 'failed')} failed${reason}`,
-      )
+      io.print(`import ${id} is ${field(state, 'state')}, ${countsOf(state)}${reason}`)
     }
     if (number(state, 'failed') > 0) {
       const { problems } = Object(await client.call('GET', `/imports/${id}/problems`))
@@ -71,3 +69,7 @@ export const importOrthanc: Command = {
     return field(state, 'state') === 'done' && number(state, 'failed') === 0 ? exitCodes.ok : exitCodes.failed
   },
 }
+
+const countsOf = (state: unknown): string =>
+  `${number(state, 'imported')} taken over, ${number(state, 'failed')} failed, ` +
+  `${number(state, 'annotated')} with metadata, labels or attachments`

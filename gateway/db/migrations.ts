@@ -22,6 +22,7 @@ import * as uploads from './migrations/0017-uploads.ts'
 import * as orthanc from './migrations/0018-orthanc.ts'
 import * as trials from './migrations/0019-trials.ts'
 import * as arrivals from './migrations/0020-arrivals.ts'
+import * as importSaid from './migrations/0022-import-said.ts'
 
 /** Imported one by one: the published package and the tests must not depend on a directory listing. */
 const migrations: Readonly<Record<string, Migration>> = {
@@ -44,6 +45,7 @@ const migrations: Readonly<Record<string, Migration>> = {
   '0018-orthanc': orthanc,
   '0019-trials': trials,
   '0020-arrivals': arrivals,
+  '0022-import-said': importSaid,
 }
 
 /**

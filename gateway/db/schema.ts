@@ -895,6 +895,8 @@ export interface OrthancImportItemsTable {
   item: string
   state: 'imported' | 'failed'
   problem: string | null
+  /** Of what is said of a resource; null for a file. */
+  said_sha256: ColumnType<Buffer | null, Buffer | null | undefined, Buffer | null>
 }
 
 /** Resumable uploads; the bytes lie in a file of the same name. */

@@ -1,5 +1,5 @@
 /**
- * Takes over what an Orthanc holds. Every file that has come, or cannot, is a row: an import that was interrupted goes
+ * Takes over what an Orthanc holds, and then what it says of it. Every file that has come, or cannot, is a row: an import that was interrupted goes
  * on where it stopped, and asking for it again looks for what is new. Nothing that is imported is routed.
  */
 import { randomUUID } from 'node:crypto'
@@ -11,10 +11,15 @@ import type { Db } from '../db/db.ts'
 import { decode, object, optional, text } from '../decode.ts'
 import { GatewayError, isGatewayError } from '../errors.ts'
 import type { Principal } from '../principal.ts'
+import { levelOrder } from '../store/hierarchy.ts'
 import type { BackgroundJobs } from './background-jobs.ts'
 import type { Ingest } from './ingest.ts'
+import { annotate, digestOf, isEmpty, worthTaking } from './orthanc-annotate.ts'
+import { restSaid, type SaidSource, storageSaid } from './orthanc-said.ts'
 import { type OrthancSource, restSource, type SourceFile, storageSource } from './orthanc-source.ts'
 import { inParallel } from './parallel.ts'
+import type { ResourceAttachments } from './resource-attachments.ts'
+import type { ResourceName } from './resource-metadata.ts'
 import type { RestTarget } from './rest-client.ts'
 import type { Sealing } from './rest-peers.ts'
 import { storeFile } from './upload.ts'
@@ -37,6 +42,9 @@ export interface OrthancImport {
   /** Files found so far. */
   readonly found: number
   readonly imported: number
+  /** Resources whose metadata, labels and attachments were taken. */
+  readonly annotated: number
+  /** Files, and resources of which something could not be taken. */
   readonly failed: number
   readonly errorCode: string | null
   readonly error: string | null
@@ -50,7 +58,7 @@ export interface OrthancImports {
   begin(principal: Principal, request: ImportRequest): Promise<OrthancImport>
   /** @throws GatewayError NOT_FOUND */
   load(principal: Principal, id: string): Promise<OrthancImport>
-  /** Ids of files that could not be taken, and why, at most `limit`. */
+  /** Ids of files and names of resources that could not be taken, and why, at most `limit`. */
   problems(principal: Principal, id: string, limit: number): Promise<readonly { item: string; problem: string }[]>
 }
 
@@ -67,28 +75,51 @@ export function openOrthancImports(options: {
   readonly ingest: Ingest
   readonly jobs: Pick<BackgroundJobs, 'define' | 'submit'>
   readonly sealing: Sealing
+  readonly attachments: ResourceAttachments
+  /** Numbers of users' metadata by name, where Orthanc does not tell them. */
+  readonly metadataNames: Readonly<Record<string, number>>
   readonly limitBytes: number
 }): OrthancImports {
-  const { db, ingest, jobs, sealing, limitBytes } = options
+  const { db, ingest, jobs, sealing, attachments, limitBytes } = options
 
   const take = async (id: string, principal: Principal, file: SourceFile, signal: AbortSignal): Promise<void> => {
-    let outcome: { readonly state: 'imported' | 'failed'; readonly problem?: string }
-    try {
+    const outcome = await attempt(signal, async () => {
       const origin = { kind: 'rest', principal: principal.id, purpose: 'import' } as const
       const { kind } = await storeFile(ingest, await file.open(signal), origin, { limitBytes })
       const isHere = kind === 'stored' || kind === 'duplicate'
-      outcome = isHere ? { state: 'imported' } : { state: 'failed', problem: kind.toUpperCase() }
-    } catch (error) {
-      signal.throwIfAborted()
-      // What may pass stops the import, which goes on from here; what speaks of the file is noted.
-      if (!isGatewayError(error) || error.meaning.retry === 'yes') throw error
-      outcome = { state: 'failed', problem: error.code }
+      return isHere ? undefined : kind.toUpperCase()
+    })
+    await note(db, id, file.id, outcome, null)
+  }
+
+  /** What is said of a resource, unless the same was said when it was taken before. */
+  const takeSaid = async (
+    id: string,
+    principal: Principal,
+    source: SaidSource,
+    { level, orthancId }: ResourceName,
+    signal: AbortSignal,
+  ): Promise<void> => {
+    const item = `${level}/${orthancId}`
+    let taken: Buffer | undefined
+    const problem = await attempt(signal, async () => {
+      const said = worthTaking(await source.said(level, orthancId, signal))
+      const digest = digestOf(said)
+      if (isEmpty(said) || (await isTaken(db, id, item, digest))) return undefined
+      await annotate({ db, attachments }, principal, { level, orthancId }, said, signal)
+      taken = digest
+      return undefined
+    })
+    if (problem !== undefined || taken) await note(db, id, item, problem, taken ?? Buffer.alloc(0))
+  }
+
+  const passSaid = async (id: string, principal: Principal, source: SaidSource, signal: AbortSignal): Promise<void> => {
+    for (const level of levelOrder) {
+      for await (const page of source.pages(level, signal)) {
+        await inParallel(page, atOnce, orthancId => takeSaid(id, principal, source, { level, orthancId }, signal))
+        await touch(db, id)
+      }
     }
-    await sql`
-      insert into orthanc_import_items (import, item, state, problem)
-      values (${id}::uuid, ${file.id}, ${outcome.state}, ${outcome.problem ?? null})
-      on conflict (import, item) do update set state = excluded.state, problem = excluded.problem
-    `.execute(db.kysely)
   }
 
   /** Ids that have not been taken yet. */
@@ -116,7 +147,7 @@ export function openOrthancImports(options: {
         tried.add(item)
       })
       taken += wanted.length
-      await sql`update orthanc_imports set updated_at = now() where id = ${id}::uuid`.execute(db.kysely)
+      await touch(db, id)
     }
     return taken
   }
@@ -135,20 +166,22 @@ export function openOrthancImports(options: {
     if (!given.ok) throw new GatewayError('BAD_REQUEST', 'the parameters of an import cannot be read')
     const id = given.value.import
     try {
-      const source = await openSource(db, sealing, id)
+      const { files: source, said } = await openSource(db, sealing, id, options.metadataNames)
       const tried = new Set<string>()
       // What is added while a running Orthanc is read comes with the next pass.
       try {
         for (let passes = 0; passes < mostPasses; passes++) {
           if ((await pass(id, principal, source, tried, signal)) === 0) break
         }
+        await passSaid(id, principal, said, signal)
       } finally {
         source.close()
+        said.close()
       }
       await end(id, principal)
-      const { found, imported } = await select(db, id)
+      const { found, imported, annotated } = await select(db, id)
       progress(1, 1)
-      return { content: { Import: id, Found: found, Imported: imported } }
+      return { content: { Import: id, Found: found, Imported: imported, Annotated: annotated } }
     } catch (error) {
       if (signal.aborted) throw error
       const known = isGatewayError(error) ? error : new GatewayError('UNAVAILABLE', 'internal error', { cause: error })
@@ -212,7 +245,48 @@ const importEvent = ({ id, address }: Principal, imports: string, outcome: 'succ
   detail: { import: imports },
 })
 
-async function openSource(db: Db, sealing: Sealing, id: string): Promise<OrthancSource> {
+/**
+ * Why something could not be taken, or undefined. What may pass is thrown: it stops the import, which goes on from
+ * there when it is begun again.
+ */
+async function attempt(signal: AbortSignal, deed: () => Promise<string | undefined>): Promise<string | undefined> {
+  try {
+    return await deed()
+  } catch (error) {
+    signal.throwIfAborted()
+    if (!isGatewayError(error) || error.meaning.retry === 'yes') throw error
+    return error.code
+  }
+}
+
+/** @param said  digest of what is said of a resource; null for a file */
+async function note(db: Db, id: string, item: string, problem: string | undefined, said: Buffer | null) {
+  await sql`
+    insert into orthanc_import_items (import, item, state, problem, said_sha256)
+    values (${id}::uuid, ${item}, ${problem === undefined ? 'imported' : 'failed'}, ${problem ?? null}, ${said})
+    on conflict (import, item) do update
+       set state = excluded.state, problem = excluded.problem, said_sha256 = excluded.said_sha256
+  `.execute(db.kysely)
+}
+
+async function isTaken(db: Db, id: string, item: string, said: Buffer): Promise<boolean> {
+  const { rows } = await sql`
+    select from orthanc_import_items
+     where import = ${id}::uuid and item = ${item} and said_sha256 = ${said} and state = 'imported'
+  `.execute(db.kysely)
+  return rows.length > 0
+}
+
+async function touch(db: Db, id: string): Promise<void> {
+  await sql`update orthanc_imports set updated_at = now() where id = ${id}::uuid`.execute(db.kysely)
+}
+
+async function openSource(
+  db: Db,
+  sealing: Sealing,
+  id: string,
+  metadataNames: Readonly<Record<string, number>>,
+): Promise<{ readonly files: OrthancSource; readonly said: SaidSource }> {
   const { rows } = await sql<{ kind: string; source: string; sealed: string }>`
     select kind, source, sealed from orthanc_imports where id = ${id}::uuid`.execute(db.kysely)
   const [row] = rows
@@ -220,19 +294,23 @@ async function openSource(db: Db, sealing: Sealing, id: string): Promise<Orthanc
   const secrets = box && decode(secretsDecoder, JSON.parse(Buffer.from(box).toString('utf8')))
   if (!row || !secrets?.ok || secrets.value.source !== row.source)
     throw new GatewayError('STATE_CONFLICT', 'the source of an import cannot be read: begin it again')
-  if (row.kind === 'storage') return storageSource(row.source)
+  if (row.kind === 'storage') return { files: storageSource(row.source), said: storageSaid(row.source) }
   const { source: url, user: username, password } = secrets.value
   const target: RestTarget = { name: 'Orthanc', url, username, password, headers: {}, timeoutMs: restTimeoutMs }
-  return restSource(target)
+  return { files: restSource(target), said: restSaid(target, metadataNames) }
 }
 
 async function select(db: Db, id: string): Promise<OrthancImport> {
   const { rows } = await sql<OrthancImport>`
     select id, source, state, error_code as "errorCode", error, created_at as "createdAt", updated_at as "updatedAt",
-           (select count(*)::int from orthanc_import_items i where i.import = o.id) as found,
-           (select count(*)::int from orthanc_import_items i where i.import = o.id and i.state = 'imported') as imported,
-           (select count(*)::int from orthanc_import_items i where i.import = o.id and i.state = 'failed') as failed
-      from orthanc_imports o where id = ${id}::uuid`.execute(db.kysely)
+           items.found, items.imported, items.annotated, items.failed
+      from orthanc_imports o, lateral (
+        select count(*) filter (where said_sha256 is null)::int as found,
+               count(*) filter (where said_sha256 is null and i.state = 'imported')::int as imported,
+               count(*) filter (where said_sha256 is not null and i.state = 'imported')::int as annotated,
+               count(*) filter (where i.state = 'failed')::int as failed
+          from orthanc_import_items i where i.import = o.id) items
+     where o.id = ${id}::uuid`.execute(db.kysely)
   if (!rows[0]) throw new GatewayError('NOT_FOUND', 'no such import')
   return rows[0]
 }

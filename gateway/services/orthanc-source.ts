@@ -23,45 +23,61 @@ export interface OrthancSource {
   close(): void
 }
 
-const pageSize = 500
+/** Ids that are asked for at a time. */
+export const pageSize = 500
 
 /** A running Orthanc, by its REST API. */
 export function restSource(target: RestTarget): OrthancSource {
-  const get = async (path: string, signal: AbortSignal): Promise<unknown> =>
-    await readJson(await callRest(target, { method: 'GET', path }, signal), 'Orthanc')
   return {
-    async *pages(signal) {
-      for (let since = 0; ; since += pageSize) {
-        const page = await get(`/instances?since=${since}&limit=${pageSize}`, signal)
-        if (!Array.isArray(page)) throw new GatewayError('PEER_PROTOCOL', 'Orthanc answered no list of instances')
-        const ids = page.filter((id: unknown): id is string => typeof id === 'string' && orthancId.test(id))
-        if (ids.length > 0) yield ids
-        if (page.length < pageSize) return
-      }
-    },
+    pages: signal => idPages(target, 'instances', signal),
     file: id => ({
       id,
       async open(signal) {
         const path = `/instances/${id}/attachments/dicom`
         const said = await callRest(target, { method: 'GET', path: `${path}/md5` }, signal)
-        const md5 = await textOf(said)
-        const answer = await callRest(target, { method: 'GET', path: `/instances/${id}/file` }, signal)
-        if (answer.statusCode !== 200) {
-          answer.destroy()
-          throw new GatewayError('REMOTE_STATUS', `Orthanc answered HTTP status ${answer.statusCode}`)
-        }
-        return verified(answer, md5)
+        const md5 = await md5In(said)
+        return verified(await bytesOf(target, `/instances/${id}/file`, signal), md5)
       },
     }),
     close: () => undefined,
   }
 }
 
-const orthancId = /^[0-9a-f]{8}(-[0-9a-f]{8}){4}$/
-const md5Pattern = /^[0-9a-f]{32}$/
+/** The ids of all resources of a level, page by page. @throws GatewayError PEER_PROTOCOL, PEER_UNREACHABLE */
+export async function* idPages(
+  target: RestTarget,
+  level: string,
+  signal: AbortSignal,
+): AsyncGenerator<readonly string[]> {
+  for (let since = 0; ; since += pageSize) {
+    const path = `/${level}?since=${since}&limit=${pageSize}`
+    const page = await readJson(await callRest(target, { method: 'GET', path }, signal), 'Orthanc')
+    if (!Array.isArray(page)) throw new GatewayError('PEER_PROTOCOL', `Orthanc answered no list of ${level}`)
+    const ids = page.filter((id: unknown): id is string => typeof id === 'string' && orthancId.test(id))
+    if (ids.length > 0) yield ids
+    if (page.length < pageSize) return
+  }
+}
 
-/** The MD5 as Orthanc keeps it; of a compressed attachment that of the content. Undefined where it keeps none. */
-async function textOf(answer: AsyncIterable<Uint8Array> & { readonly statusCode?: number | undefined }) {
+/** The bytes of an answer. @throws GatewayError REMOTE_STATUS */
+export async function bytesOf(
+  target: RestTarget,
+  path: string,
+  signal: AbortSignal,
+): Promise<AsyncIterable<Uint8Array>> {
+  const answer = await callRest(target, { method: 'GET', path }, signal)
+  if (answer.statusCode === 200) return answer
+  answer.destroy()
+  throw new GatewayError('REMOTE_STATUS', `Orthanc answered HTTP status ${answer.statusCode}`)
+}
+
+/** What Orthanc calls resources. */
+export const orthancId = /^[0-9a-f]{8}(-[0-9a-f]{8}){4}$/
+/** As Orthanc writes it. */
+export const md5Pattern = /^[0-9a-f]{32}$/
+
+/** The MD5 that Orthanc answers; of a compressed attachment that of the content. Undefined where it keeps none. */
+export async function md5In(answer: AsyncIterable<Uint8Array> & { readonly statusCode?: number | undefined }) {
   let text = ''
   for await (const chunk of answer) {
     if (text.length < 64) text += Buffer.from(chunk).toString('latin1')
@@ -69,7 +85,8 @@ async function textOf(answer: AsyncIterable<Uint8Array> & { readonly statusCode?
   return answer.statusCode === 200 && md5Pattern.test(text) ? text : undefined
 }
 
-async function* verified(bytes: AsyncIterable<Uint8Array>, md5: string | undefined): AsyncGenerator<Uint8Array> {
+/** The same bytes. @throws GatewayError STORAGE_CORRUPT at the end when they are not what the MD5 says */
+export async function* verified(bytes: AsyncIterable<Uint8Array>, md5: string | undefined): AsyncGenerator<Uint8Array> {
   const hash = createHash('md5')
   for await (const chunk of bytes) {
     hash.update(chunk)
@@ -79,7 +96,8 @@ async function* verified(bytes: AsyncIterable<Uint8Array>, md5: string | undefin
     throw new GatewayError('STORAGE_CORRUPT', 'the MD5 of a file is not what Orthanc says')
 }
 
-const uuidName = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/
+/** Name of a file in the storage folder. */
+export const uuidName = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/
 
 /**
  * The storage folder of an Orthanc that is stopped: files `ab/cd/abcd…`, plain or compressed by zlib behind their size.
@@ -104,21 +122,13 @@ export function storageSource(folder: string): OrthancSource {
         yield ids.filter(id => uuidName.test(id))
       }
     },
-    file: id => ({
-      id,
-      async open() {
-        const row = one.get(id)
-        const { compressionType, uncompressedSize, uncompressedMD5: md5 } = row ?? {}
-        const path = join(folder, id.slice(0, 2), id.slice(2, 4), id)
-        const bytes = await openStored(path, compressionType === 2 ? Number(uncompressedSize) : undefined)
-        return verified(bytes, typeof md5 === 'string' && md5Pattern.test(md5) ? md5 : undefined)
-      },
-    }),
+    file: id => ({ id, open: async () => await openStored(folder, id, one.get(id) ?? {}) }),
     close: () => index.close(),
   }
 }
 
-function openIndex(path: string): DatabaseSync {
+/** The index of a storage folder, for reading. @throws GatewayError BAD_REQUEST */
+export function openIndex(path: string): DatabaseSync {
   try {
     const index = new DatabaseSync(path, { readOnly: true })
     index.prepare('select count(*) from AttachedFiles').get()
@@ -131,8 +141,19 @@ function openIndex(path: string): DatabaseSync {
 
 const sizePrefixBytes = 8
 
+/** A row of the index's table of files: what it says of one. */
+export type StoredFile = Readonly<Record<string, unknown>>
+
+/** A file of the storage folder, uncompressed. @throws GatewayError STORAGE_CORRUPT, also at the end of its bytes */
+export async function openStored(folder: string, id: string, row: StoredFile): Promise<AsyncIterable<Uint8Array>> {
+  const { compressionType, uncompressedSize, uncompressedMD5: md5 } = row
+  const path = join(folder, id.slice(0, 2), id.slice(2, 4), id)
+  const bytes = await readStored(path, compressionType === 2 ? Number(uncompressedSize) : undefined)
+  return verified(bytes, typeof md5 === 'string' && md5Pattern.test(md5) ? md5 : undefined)
+}
+
 /** @param inflatedBytes  of a compressed file */
-async function openStored(path: string, inflatedBytes: number | undefined): Promise<AsyncIterable<Uint8Array>> {
+async function readStored(path: string, inflatedBytes: number | undefined): Promise<AsyncIterable<Uint8Array>> {
   let handle: FileHandle
   try {
     handle = await open(path, 'r')

@@ -57,7 +57,10 @@ export async function loadMetadata(
       const given = Object.entries(metadata).flatMap(([name, value]) =>
         value === undefined ? [] : [{ name: numberOf(name), value, revision: 0 }],
       )
-      return [orthancId, [...given, ...own].sort((one, other) => one.name - other.name)]
+      // What was taken over from another store precedes what this one knows.
+      const set = new Set(own.map(({ name }) => name))
+      const left = given.filter(({ name }) => !set.has(name))
+      return [orthancId, [...left, ...own].sort((one, other) => one.name - other.name)]
     }),
   )
 }

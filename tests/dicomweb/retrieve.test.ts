@@ -202,6 +202,17 @@ test('frames come decompressed, as stored, and compressed anew', async t => {
   assert.equal((await get(web, `${path}/1,x`, '*/*')).status, 400)
   assert.equal((await get(web, `${path}/1,2`, 'application/octet-stream')).status, 406)
   assert.equal((await get(web, `${path}/1`, 'image/gif')).status, 406)
+  // A range, and any transfer syntax of a type that is not the stored one: PS3.18 8.7.3.
+  for (const range of ['image/*', 'image/*; transfer-syntax=*', 'image/jpeg; transfer-syntax=*']) {
+    const single = await get(web, `${path}/1`, range)
+    assert.equal(single.headers.get('content-type'), 'image/jpeg; transfer-syntax=1.2.840.10008.1.2.4.70', range)
+    const [type = '', syntax] = range.split(';')
+    const accept = [`multipart/related; type="${type}"`, ...(syntax === undefined ? [] : [syntax])].join(';')
+    const parts = await partsOf(await get(web, `${path}/1,2`, accept))
+    assert.equal(parts.length, 2, range)
+    assert.match(parts[0]?.headers.get('content-type') ?? '', /^image\/jpeg; transfer-syntax=/)
+  }
+  assert.equal((await get(web, `${path}/1`, 'video/*')).status, 406)
 })
 
 test('pictures come as JPEG and PNG, in the size and window that are asked for', async t => {

@@ -16,6 +16,7 @@ const shown = {
   state: { enum: ['running', 'done', 'failed'] },
   found: integer,
   imported: integer,
+  annotated: { ...integer, description: 'Resources whose metadata, labels and attachments were taken' },
   failed: integer,
   errorCode: nullableString,
   error: nullableString,
@@ -30,7 +31,7 @@ export function importRoutes(app: FastifyInstance, { orthancImports }: ImportSer
     {
       schema: {
         tags,
-        summary: 'Take over what an Orthanc holds, or go on with it; nothing of it is routed',
+        summary: 'Take over what an Orthanc holds and says of it, or go on with it; nothing of it is routed',
         body: input({
           url: { ...string, minLength: 8, maxLength: 2000, description: 'Of a running Orthanc' },
           user: { ...string, maxLength: 256 },
@@ -65,7 +66,7 @@ export function importRoutes(app: FastifyInstance, { orthancImports }: ImportSer
     {
       schema: {
         tags,
-        summary: 'Files that could not be taken over, the first thousand',
+        summary: 'Files and resources that could not be taken over, the first thousand',
         params: uuidParams,
         response: answers('Problems', object({ problems: array(object({ item: string, problem: string })) })),
       },

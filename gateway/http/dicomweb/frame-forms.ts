@@ -47,14 +47,29 @@ export function frameForms(
 ): FrameForm[] {
   return accepted.flatMap(each => {
     const isMultipart = each.isMultipart ?? true
-    const form = !isMultipart && !options.isOneFrame ? undefined : formFor(facts, each)
-    return form ? [{ ...form, isMultipart }] : []
+    if (!isMultipart && !options.isOneFrame) return []
+    return formsFor(facts, each).map(form => ({ ...form, isMultipart }))
+  })
+}
+
+/** A range such as `image/*` is satisfied by the stored form, else by each type in it that the frames can be made. */
+function formsFor(
+  facts: FrameFacts,
+  { type, transferSyntaxUid: wanted }: Representation,
+): Omit<FrameForm, 'isMultipart'>[] {
+  const form = formFor(facts, type, wanted)
+  if (form) return [form]
+  if (wanted !== undefined && wanted !== '*') return []
+  return Object.entries(byType).flatMap(([each, [uid]]) => {
+    const made = includes(type, each) ? compressed(facts, each, uid) : undefined
+    return made ? [made] : []
   })
 }
 
 function formFor(
   facts: FrameFacts,
-  { type, transferSyntaxUid: wanted }: Representation,
+  type: string,
+  wanted: string | undefined,
 ): Omit<FrameForm, 'isMultipart'> | undefined {
   const { storedSyntaxUid } = facts
   const storedType = facts.isEncapsulated ? (typeOf.get(storedSyntaxUid) ?? octets) : octets
@@ -68,7 +83,7 @@ function formFor(
   if (wanted === '*' || wanted === storedSyntaxUid) return isOctets || includes(type, storedType) ? stored : undefined
   if (wanted === undefined) {
     if (isOctets) return native ?? (type === '*/*' ? stored : undefined)
-    return includes(type, storedType) ? stored : compressed(facts, type, byType[type]?.[0])
+    return includes(type, storedType) ? stored : undefined
   }
   if (pixelSyntax(wanted)?.compression === 'none') return isOctets ? native : undefined
   const wantedType = typeOf.get(wanted)

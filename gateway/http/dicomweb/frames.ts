@@ -37,8 +37,8 @@ export function frameRoutes(app: FastifyInstance, services: FrameServices): void
         summary: 'Retrieve frames by number, from 1, separated by commas',
         description:
           'multipart/related, or single part for one frame. application/octet-stream is decompressed unless ' +
-          'transfer-syntax says otherwise (* is as stored); image/jls, image/jp2, image/jpeg and others are as stored or ' +
-          'compressed without loss. Audited.',
+          'transfer-syntax says otherwise (* is as stored); image/jls, image/jp2, image/jpeg, image/* and others are as ' +
+          'stored or compressed without loss. Audited.',
         ...uidParams(url),
       },
     },
