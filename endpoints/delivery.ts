@@ -7,6 +7,7 @@ import { GatewayError } from '../gateway/errors.ts'
 import type { FileStore } from './file-store.ts'
 import type { PackageFile } from './package.ts'
 import { folderOf } from './paths.ts'
+import { type StallWatch, watchStall } from './stall.ts'
 import { openThrottle, type Throttle } from './throttle.ts'
 
 /** How an endpoint wants its files. */
@@ -15,6 +16,8 @@ export interface DeliveryRules {
   readonly parallel: number
   /** All connections together; undefined for no limit. */
   readonly bytesPerSecond?: number | undefined
+  /** So long nothing may move before the delivery is given up, to be tried again; default three minutes. */
+  readonly stallMs?: number | undefined
 }
 
 /** What the sender knows and wants to know; all are awaited. */
@@ -56,11 +59,15 @@ export async function deliverFiles(
   const stop = new AbortController()
   const all = AbortSignal.any([signal, stop.signal])
   const first = await open(signal)
-  try {
-    for (const path of foldersOf(folder, wanted)) await first.makeFolder(path, all)
+  const stall = watchStall(rules.stallMs ?? usualStallMs)
+  const deliver = async (): Promise<void> => {
+    for (const path of foldersOf(folder, wanted)) {
+      await first.makeFolder(path, all)
+      stall.moved()
+    }
     const lane = async (store: FileStore): Promise<void> => {
       for (let file = content.shift(); file; file = content.shift())
-        await putFile(store, folder, file, { throttle, progress, stop, signal: all })
+        await putFile(store, folder, file, { throttle, progress, stall, signal: all })
     }
     const lanes = Array.from({ length: Math.min(rules.parallel, content.length) - 1 }, async () => {
       await using store = closing(await open(all))
@@ -77,12 +84,19 @@ export async function deliverFiles(
     const [failed] = outcomes.filter(outcome => outcome.status === 'rejected')
     // The first failure, not what it made of the others.
     if (failed) throw stop.signal.aborted ? stop.signal.reason : failed.reason
-    for (const file of rest) await putFile(first, folder, file, { throttle, progress, stop, signal: all })
+    for (const file of rest) await putFile(first, folder, file, { throttle, progress, stall, signal: all })
+  }
+  try {
+    const delivering = deliver()
+    delivering.catch(() => {}) // also where the other one is first
+    await Promise.race([delivering, stall.stalled])
     return 'delivered'
   } catch (error) {
     if (error instanceof Stopped) return 'stopped'
+    stop.abort(error)
     throw error
   } finally {
+    stall.end()
     await first.close()
   }
 }
@@ -104,10 +118,12 @@ export async function removeDelivery(
 
 class Stopped extends Error {}
 
+const usualStallMs = 180_000
+
 interface Sending {
   readonly throttle: Throttle
   readonly progress: DeliveryProgress
-  readonly stop: AbortController
+  readonly stall: StallWatch
   readonly signal: AbortSignal
 }
 
@@ -116,7 +132,7 @@ const partOf = (folder: string, { name, sha256 }: Pick<PackageFile, 'name' | 'sh
   `${folder}/${name}.${sha256.slice(0, 8)}.part`
 
 async function putFile(store: FileStore, folder: string, file: PackageFile, sending: Sending): Promise<void> {
-  const { progress, signal } = sending
+  const { progress, stall, signal } = sending
   signal.throwIfAborted()
   if (!(await progress.mayContinue())) throw new Stopped()
   const { can } = store
@@ -126,10 +142,17 @@ async function putFile(store: FileStore, folder: string, file: PackageFile, send
   const offset = there <= file.size ? there : 0
   if (offset < file.size) {
     const source = Readable.from(limited(file.open(offset), sending), { objectMode: false })
-    await store.put(part, source, { offset, size: file.size, onSent: bytes => progress.onSent(bytes) }, signal)
+    const onSent = (bytes: number): void => {
+      stall.moved()
+      progress.onSent(bytes)
+    }
+    await store.put(part, source, { offset, size: file.size, onSent }, signal)
+    stall.moved()
   }
   await verify(store, part, file, signal)
+  stall.moved()
   if (can.rename) await store.rename(part, final, signal)
+  stall.moved()
   await progress.onDone(file)
 }
 
@@ -155,7 +178,7 @@ async function verify(store: FileStore, path: string, file: PackageFile, signal:
 const askEveryMs = 1_000
 
 /** The bytes, at the speed that is allowed, as long as they may go. */
-async function* limited(source: Readable, { throttle, progress, signal }: Sending): AsyncGenerator<Uint8Array> {
+async function* limited(source: Readable, { throttle, progress, stall, signal }: Sending): AsyncGenerator<Uint8Array> {
   let asked = performance.now()
   try {
     for await (const chunk of source) {
@@ -164,7 +187,7 @@ async function* limited(source: Readable, { throttle, progress, signal }: Sendin
         if (!(await progress.mayContinue())) throw new Stopped()
         asked = performance.now()
       }
-      await throttle.pass(bytes.length, signal)
+      await stall.during(throttle.pass(bytes.length, signal))
       yield bytes
     }
   } finally {

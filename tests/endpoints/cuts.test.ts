@@ -10,6 +10,7 @@ import { decodePlace } from '../../endpoints/place.ts'
 import { isGatewayError } from '../../gateway/errors.ts'
 import { startCuttingProxy } from '../support/cutting-proxy.ts'
 import { missingFtpd, startFtpd } from '../support/ftpd.ts'
+import { openLine } from '../support/line.ts'
 import { missingSshd, startSshd } from '../support/sshd.ts'
 import { packageFile, seededBytes } from './package-files.ts'
 
@@ -132,3 +133,37 @@ for (const [name, skip, start] of [
     )
   })
 }
+
+test('a server that falls silent is given up, and the next attempt ends it', { skip: missingSshd }, async t => {
+  const { port, user, privateKey, hostKey, root } = await startSshd(t)
+  let isSilent = true
+  const silent = await openLine(t, port, (client, upstream) => {
+    client.pipe(upstream)
+    let received = 0
+    upstream.on('data', bytes => {
+      received += bytes.length
+      if (!isSilent || received < 4_000) client.write(bytes)
+    })
+  })
+  const files = Array.from({ length: 3 }, (_, i) => packageFile(`I${i}`, seededBytes(i, 400_000)))
+  const place = decodePlace({ kind: 'sftp', host: '127.0.0.1', port: silent, user, root, hostKey })
+  const open = (each: AbortSignal) => openFileStore(place, { privateKey }, each)
+  const progress = { isDone: () => false, onDone: async () => {}, onSent: () => {}, mayContinue: async () => true }
+
+  await assert.rejects(
+    deliverFiles(open, 'one', files, { parallel: 1, stallMs: 1_000 }, progress, signal),
+    error => isGatewayError(error, 'ENDPOINT_UNREACHABLE') && /neither answered nor took/.test(error.message),
+  )
+  isSilent = false
+  assert.equal(await deliverFiles(open, 'one', files, { parallel: 1, stallMs: 20_000 }, progress, signal), 'delivered')
+})
+
+test('a bandwidth cap that makes it wait is no silence', { skip: missingSshd }, async t => {
+  const { port, user, privateKey, hostKey, root } = await startSshd(t)
+  const place = decodePlace({ kind: 'sftp', host: '127.0.0.1', port, user, root, hostKey })
+  const open = (each: AbortSignal) => openFileStore(place, { privateKey }, each)
+  const progress = { isDone: () => false, onDone: async () => {}, onSent: () => {}, mayContinue: async () => true }
+  const files = [packageFile('I1', seededBytes(1, 150_000)), packageFile('I2', seededBytes(2, 150_000))]
+  const rules = { parallel: 1, bytesPerSecond: 75_000, stallMs: 700 }
+  assert.equal(await deliverFiles(open, 'one', files, rules, progress, signal), 'delivered')
+})
