@@ -18,11 +18,16 @@ process.once('exit', () => {
 })
 
 /** A free TCP port of the loopback address, this process's own until it ends. */
-export async function freePort(): Promise<number> {
+export const freePort = (): Promise<number> => freePorts(1)
+
+/** The first of so many free ports that follow each other. */
+export async function freePorts(length: number): Promise<number> {
   for (;;) {
-    const port = lowest + Math.floor(Math.random() * count)
-    if (!isReserved(port)) continue
-    if (await canListen(port)) return port
+    const first = lowest + Math.floor(Math.random() * (count - length))
+    const ports = Array.from({ length }, (_, index) => first + index)
+    if (!ports.every(isReserved)) continue
+    const free = await Promise.all(ports.map(canListen))
+    if (free.every(Boolean)) return first
   }
 }
 

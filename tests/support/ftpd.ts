@@ -8,7 +8,7 @@ import { temporaryDir } from './blobs.ts'
 import { makeAuthority } from './certificates.ts'
 import { onEnd } from './cleanup.ts'
 import { missing, runOk, untilListening } from './dcmtk.ts'
-import { freePort } from './free-port.ts'
+import { freePort, freePorts } from './free-port.ts'
 
 /** For the `skip` option of a test. */
 export const missingFtpd: string | false = missing('proftpd', 'openssl')
@@ -49,7 +49,7 @@ export async function startFtpd(
   const ownGroup = await runOk(t, 'id', ['-gn'])
   const credential = await authority.issue('127.0.0.1')
   const port = await freePort()
-  const passive = await freePort()
+  const passive = await freePorts(41)
   const secure = [
     '<IfModule !mod_tls.c>',
     'LoadModule mod_tls.c',

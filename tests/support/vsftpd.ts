@@ -6,7 +6,7 @@ import { unpackedTool } from '../../scripts/system-tools.ts'
 import { temporaryDir } from './blobs.ts'
 import { makeAuthority } from './certificates.ts'
 import { onEnd } from './cleanup.ts'
-import { freePort } from './free-port.ts'
+import { freePort, freePorts } from './free-port.ts'
 import { missingRoot, ownUsers } from './own-users.ts'
 
 const program = unpackedTool('vsftpd', '/usr/sbin/vsftpd')
@@ -38,7 +38,7 @@ export async function startVsftpd(
   const users = await ownUsers(t, dir)
   const authority = await makeAuthority(dir, 'ftp')
   const { certificateFile, keyFile } = await authority.issue('127.0.0.1')
-  const [port, passive] = [await freePort(), await freePort()]
+  const [port, passive] = [await freePort(), await freePorts(41)]
   const empty = join(dir, 'empty')
   await mkdir(empty, { mode: 0o755 })
   const secure = [
