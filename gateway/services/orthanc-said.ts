@@ -60,8 +60,12 @@ const paths: Readonly<Record<Level, string>> = {
  * @param registered  numbers of users' metadata, where Orthanc itself does not tell them (before 1.12.0)
  */
 export function restSaid(target: RestTarget, registered: Readonly<Record<string, number>>): SaidSource {
-  const get = async (path: string, signal: AbortSignal): Promise<unknown> =>
-    await readJson(await callRest(target, { method: 'GET', path }, signal), 'Orthanc')
+  const get = async (path: string, signal: AbortSignal): Promise<unknown> => {
+    const answer = await callRest(target, { method: 'GET', path }, signal)
+    if (answer.statusCode !== 404) return await readJson(answer, 'Orthanc')
+    answer.destroy()
+    throw new GatewayError('NOT_FOUND', 'Orthanc does not have the resource')
+  }
   let names: Promise<ReadonlyMap<string, number>> | undefined
   let hasLabels = true
 
@@ -76,7 +80,7 @@ export function restSaid(target: RestTarget, registered: Readonly<Record<string,
       const labels = await get(`${path}/labels`, signal)
       return Array.isArray(labels) ? labels.filter(label => typeof label === 'string') : []
     } catch (error) {
-      if (!isMissing(error)) throw error
+      if (!isGatewayError(error, 'NOT_FOUND')) throw error
       hasLabels = false
       return []
     }
@@ -110,8 +114,6 @@ export function restSaid(target: RestTarget, registered: Readonly<Record<string,
     close: () => undefined,
   }
 }
-
-const isMissing = (error: unknown): boolean => isGatewayError(error) && error.context?.['status'] === 404
 
 function numbersIn(given: Readonly<Record<string, unknown>>): [string, number][] {
   return Object.entries(given).flatMap(([name, number]): [string, number][] =>

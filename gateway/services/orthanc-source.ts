@@ -59,7 +59,7 @@ export async function* idPages(
   }
 }
 
-/** The bytes of an answer. @throws GatewayError REMOTE_STATUS */
+/** The bytes of an answer. @throws GatewayError NOT_FOUND, STORAGE_CORRUPT, REMOTE_STATUS */
 export async function bytesOf(
   target: RestTarget,
   path: string,
@@ -68,6 +68,9 @@ export async function bytesOf(
   const answer = await callRest(target, { method: 'GET', path }, signal)
   if (answer.statusCode === 200) return answer
   answer.destroy()
+  if (answer.statusCode === 404) throw new GatewayError('NOT_FOUND', 'Orthanc does not have the file')
+  // What it says of a file that its storage has lost.
+  if (answer.statusCode === 500) throw new GatewayError('STORAGE_CORRUPT', 'Orthanc cannot read the file')
   throw new GatewayError('REMOTE_STATUS', `Orthanc answered HTTP status ${answer.statusCode}`)
 }
 

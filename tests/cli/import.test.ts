@@ -1,6 +1,6 @@
 /** `hanse import orthanc` from a running Orthanc, and from the storage folder of one that is stopped. */
 import assert from 'node:assert/strict'
-import { writeFileSync } from 'node:fs'
+import { unlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { test } from 'node:test'
@@ -67,7 +67,8 @@ test('what an Orthanc says of its resources comes with them: metadata, attachmen
 }, async t => {
   const names = { UserMetadata: { ward: 1030 }, UserContentType: { report: 1031 } }
   const folder = await temporaryDir(t)
-  const running = await startOrthanc(t, {}, names)
+  const files = await temporaryDir(t)
+  const running = await startOrthanc(t, {}, { ...names, StorageDirectory: files, MaximumStorageCacheSize: 0 })
   const stopped = await startOrthanc(
     t,
     {},
@@ -122,7 +123,14 @@ test('what an Orthanc says of its resources comes with them: metadata, attachmen
   await gateway.hanse('import', 'orthanc', '--url', running.url)
   assert.equal(await ask(gateway.url, 'GET', `/studies/${one.study}/metadata/1040`), 'changed there')
   await ask(running.url, 'PUT', `/instances/${one.instance}/metadata/ward`, 'named')
+  // A file that Orthanc has lost holds up nothing else.
+  const broken = await told(running.url, 13)
+  const lost = Object(JSON.parse(await ask(running.url, 'GET', `/instances/${broken.instance}/attachments/dicom/info`)))
+  const lostName = String(lost.Uuid)
+  unlinkSync(join(files, lostName.slice(0, 2), lostName.slice(2, 4), lostName))
   const unnamed = await gateway.hanse('import', 'orthanc', '--url', running.url)
   assert.equal(unnamed.code, 1)
+  assert.match(unnamed.output, /is done, 1 taken over/)
+  assert.match(unnamed.output, new RegExp(`  ${broken.instance}: STORAGE_CORRUPT`))
   assert.match(unnamed.output, /instance\/[0-9a-f-]+: NOT_FOUND/, unnamed.output)
 })
