@@ -52,9 +52,14 @@ function awaitReplies(client: Client): void {
     const socket = ftp.dataSocket
     socket?.removeAllListeners('error')
     socket?.removeAllListeners('close')
-    socket?.once('error', error => {
+    const broke = (error: Error): void => {
       const late = setTimeout(() => ftp.dataSocket === socket && ftp.closeWithError(error), replyMs)
       late.unref()
+    }
+    socket?.once('error', broke)
+    // Closed by the server in the middle, without an error: nobody would notice.
+    socket?.once('close', () => {
+      if (!socket.writableFinished && !socket.readableEnded) broke(new Error('the data connection was closed'))
     })
     return prepared
   }

@@ -56,7 +56,7 @@ const boxes: readonly { readonly name: string; readonly skip: string | false; op
     async open(t) {
       const denied = 'LIST,NLST,STAT,SIZE,MDTM,RETR,RNFR,RNTO,DELE,RMD'
       const limits = ['dirlist_enable=NO', 'download_enable=NO', `cmds_denied=${denied}`]
-      const { port, user, password, upload: root, ca } = await startVsftpd(t, 'none', limits)
+      const { port, user, password, upload: root } = await startVsftpd(t, 'none', limits)
       return {
         settings: { kind: 'ftp', port, user, tls: 'none', root: '/upload' },
         secrets: { password },

@@ -119,7 +119,7 @@ export async function startEndpointSite(t: TestContext, options: { log?: Log; po
     /** Waits until a transfer is in a state. */
     async untilState(id: string, state: TransferState): Promise<TransferDetail> {
       let seen = ''
-      return await until(`transfer ${state}`, 60_000, async () => {
+      return await until(`transfer ${state}`, 300_000, async () => {
         const transfer = await loadTransfer(db, id)
         seen = `${transfer.state} ${transfer.errorCode ?? ''} ${transfer.error ?? ''}`
         return transfer.state === state ? transfer : undefined
