@@ -101,18 +101,23 @@ export async function deliverFiles(
   }
 }
 
-/** Removes what a delivery that will not go on has left: unfinished files, and finished ones where the endpoint allows it. */
+/**
+ * Removes what a delivery that will not go on has left, where the endpoint allows it.
+ *
+ * @param which  `parts`: unfinished files only
+ */
 export async function removeDelivery(
   open: OpenStore,
   folder: string,
   files: readonly Pick<PackageFile, 'name' | 'sha256'>[],
+  which: 'all' | 'parts',
   signal: AbortSignal,
 ): Promise<void> {
   await using store = closing(await open(signal))
   if (!store.can.remove) return
   for (const file of files) {
     await store.remove(partOf(folder, file), signal)
-    await store.remove(`${folder}/${file.name}`, signal)
+    if (which === 'all') await store.remove(`${folder}/${file.name}`, signal)
   }
 }
 

@@ -528,7 +528,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         exportLog,
         commitment: { db, commitments },
         restPeers,
-        restStore: openRestStore({ db, blobs, retrieve, peers: restPeers, outside }),
+        restStore: openRestStore({ db, blobs, pixels, retrieve, peers: restPeers, outside }),
         ingest,
         limitBytes: config.limits.instanceBytes,
         aeTitle: config.dicom.aeTitle,

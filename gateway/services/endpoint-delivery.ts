@@ -33,9 +33,13 @@ import {
 } from './endpoint-package.ts'
 import {
   type DeliveryNames,
+  findAbandoned,
   findDelivered,
+  findFiles,
+  findStaleParts,
   findUncommitted,
   findUnfinishedTransfers,
+  forgetFiles,
   loadDelivery,
   markDelivered,
   markObject,
@@ -250,17 +254,13 @@ export function openEndpointDelivery(parts: EndpointDeliveryParts): EndpointDeli
   }
 
   /** What a delivery that will not go on has left there: nothing of it stays half visible. */
-  const discard = async ({ row, to }: Bound, signal: AbortSignal): Promise<void> => {
-    const files = await db.kysely
-      .selectFrom('transfer_files')
-      .select(['name', 'sha256'])
-      .where('transfer', '=', row.id)
-      .execute()
+  const discard = async ({ row, to }: Bound, which: 'all' | 'parts', signal: AbortSignal): Promise<void> => {
+    const files = which === 'all' ? await findFiles(db.kysely, row.id) : await findStaleParts(db.kysely, row.id)
     if (files.length === 0) return
     const opened = await endpoints.open(to)
     const place = await placeOfEndpoint(opened, row.id)
-    const left = files.map(file => ({ name: file.name, sha256: file.sha256.toString('hex') }))
-    await removeDelivery(during => openFileStore(place, opened.secrets, during), '', left, signal)
+    await removeDelivery(during => openFileStore(place, opened.secrets, during), '', files, which, signal)
+    if (which === 'parts') return await forgetFiles(db.kysely, row.id, files)
     if (opened.endpoint.kind === 'hand') await rm(join(parts.handDir, row.id), { recursive: true, force: true })
     await db.inTransaction(async tx => {
       await tx.deleteFrom('transfer_files').where('transfer', '=', row.id).execute()
@@ -275,10 +275,12 @@ export function openEndpointDelivery(parts: EndpointDeliveryParts): EndpointDeli
       if (!row || !delivery) return
       const bound = { row, to: delivery.endpoint }
       if (row.state === 'cancelled' || row.state === 'expired' || isWithdrawn(row)) {
-        await discard(bound, signal)
+        await discard(bound, 'all', signal)
         await preparing.cleanUp(id)
         return
       }
+      // What a person has not decided about in a day leaves nothing half written there; whole files stay.
+      if (row.state === 'held' || row.state === 'refused') return await discard(bound, 'parts', signal)
       if (!row.isDue || !(row.state === 'delivered' || moving.some(state => state === row.state))) return
       let opened: OpenedEndpoint
       try {
@@ -316,7 +318,7 @@ export function openEndpointDelivery(parts: EndpointDeliveryParts): EndpointDeli
     },
     async recover(which) {
       const ids = await findUnfinishedTransfers(db.kysely, which)
-      for (const id of ids) await enqueue(id)
+      for (const id of [...ids, ...(await findAbandoned(db.kysely))]) await enqueue(id)
     },
   }
 }

@@ -108,6 +108,47 @@ export async function writeFiles(tx: Tx, transfer: string, files: readonly Packa
   )
 }
 
+/** A file of a delivery, as it is removed. */
+export interface DeliveredFile {
+  readonly name: string
+  /** SHA-256, hex. */
+  readonly sha256: string
+}
+
+/** All files of a delivery, there or not. */
+export async function findFiles(db: Executor, transfer: string): Promise<readonly DeliveredFile[]> {
+  const { rows } = await sql<DeliveredFile>`
+    select name, encode(sha256, 'hex') as sha256 from transfer_files where transfer = ${transfer}`.execute(db)
+  return rows
+}
+
+/** Held or refused for so long that what is half written is debris. */
+const isAbandoned = sql`t.state in ('held', 'refused') and t.updated_at < now() - interval '20 hours'`
+
+/** Files that may lie half written at an endpoint since a transfer was held or refused, hours ago. */
+export async function findStaleParts(db: Executor, transfer: string): Promise<readonly DeliveredFile[]> {
+  const { rows } = await sql<DeliveredFile>`
+    select f.name, encode(f.sha256, 'hex') as sha256 from transfer_files f join transfers t on t.id = f.transfer
+     where f.transfer = ${transfer} and f.delivered_at is null and ${isAbandoned}`.execute(db)
+  return rows
+}
+
+/** Transfers that have such files. */
+export async function findAbandoned(db: Executor): Promise<readonly string[]> {
+  const { rows } = await sql<{ id: string }>`
+    select t.id from transfers t where t.endpoint is not null and ${isAbandoned}
+       and exists (select from transfer_files f where f.transfer = t.id and f.delivered_at is null) limit 1000`.execute(
+    db,
+  )
+  return rows.map(({ id }) => id)
+}
+
+/** They are not there any more; a delivery that goes on packs them again. */
+export async function forgetFiles(db: Executor, transfer: string, files: readonly DeliveredFile[]): Promise<void> {
+  await sql`delete from transfer_files where transfer = ${transfer}
+             and name = any(${files.map(({ name }) => name)}::text[])`.execute(db)
+}
+
 /** Names of files that are there. */
 export async function findDelivered(db: Executor, transfer: string): Promise<Set<string>> {
   const rows = await db

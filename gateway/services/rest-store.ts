@@ -1,10 +1,15 @@
 /** Sends stored resources to a server by its REST API: directly inside of the hospital, by transfers out of it. */
+
 import { sql } from 'kysely'
 import { authorize } from '../../policy/authorize.ts'
 import { beginTransferring, instancesTransferred } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
+import type { ByteSource } from '../dicom/byte-source.ts'
+import { transferSyntax } from '../dicom/uid.ts'
 import { GatewayError, isGatewayError } from '../errors.ts'
+import type { Pixels } from '../pixels/pixels.ts'
+import { canTranscode } from '../pixels/syntaxes.ts'
 import type { Principal } from '../principal.ts'
 import type { Blobs } from '../store/blobs.ts'
 import type { OutsideSends } from './outside-sends.ts'
@@ -30,11 +35,17 @@ export interface RestStorePlan {
 export interface RestStore {
   /** Its `/system`. @throws GatewayError NOT_FOUND, PEER_UNREACHABLE, REMOTE_STATUS, PEER_PROTOCOL */
   system(principal: Principal, name: string, signal: AbortSignal): Promise<unknown>
-  /** @throws GatewayError NOT_FOUND for an unknown peer or resource */
+  /** @throws GatewayError NOT_FOUND for an unknown peer or resource, BAD_REQUEST for an unknown transfer syntax */
   plan(
     principal: Principal,
     name: string,
-    request: { readonly resources: readonly string[]; readonly compress: boolean; readonly permissive: boolean },
+    request: {
+      readonly resources: readonly string[]
+      readonly compress: boolean
+      readonly permissive: boolean
+      /** What cannot be had in it goes as it is stored. */
+      readonly transcodeTo?: string | undefined
+    },
   ): Promise<RestStorePlan>
   /** Sends an instance that is in no store; the peer's answer. @throws GatewayError FORBIDDEN for a peer outside */
   send(principal: Principal, name: string, instance: RemoteInstance, signal: AbortSignal): Promise<unknown>
@@ -43,16 +54,29 @@ export interface RestStore {
 export function openRestStore(options: {
   readonly db: Db
   readonly blobs: Pick<Blobs, 'open'>
+  readonly pixels: Pick<Pixels, 'transcode'>
   readonly retrieve: Retrieve
   readonly peers: RestPeers
   readonly outside: OutsideSends
 }): RestStore {
-  const { db, blobs, retrieve, peers, outside } = options
+  const { db, blobs, pixels, retrieve, peers, outside } = options
   const isOutside = (name: string): boolean => peers.find(name)?.zone !== 'inside'
   const partiesOf = (principal: Principal, name: string) => ({
     requestor: { userId: principal.id, ...(principal.address !== undefined && { address: principal.address }) },
     destination: { userId: destinationOfPeer(name), address: new URL(peers.target(name).url).hostname },
   })
+
+  /** The file in another transfer syntax; undefined where it is to go, or can only go, as it is. */
+  const transcoded = async (file: ByteSource, from: string, to: string | undefined, signal: AbortSignal) => {
+    if (to === undefined || from === to || !canTranscode(from, to)) return undefined
+    try {
+      const made = await pixels.transcode(file, from, to, signal)
+      return { source: made.open(), [Symbol.asyncDispose]: () => made.close() }
+    } catch (error) {
+      if (isGatewayError(error, 'TRANSCODE_UNSUPPORTED') || isGatewayError(error, 'PIXELS_UNREADABLE')) return undefined
+      throw error
+    }
+  }
 
   return {
     async system(principal, name, signal) {
@@ -61,8 +85,10 @@ export function openRestStore(options: {
       return await readJson(await callRest(target, { method: 'GET', path: '/system' }, signal), name)
     },
 
-    async plan(principal, name, { resources, compress, permissive }) {
+    async plan(principal, name, { resources, compress, permissive, transcodeTo }) {
       authorize(principal, 'study.send')
+      if (transcodeTo !== undefined && !transferSyntax(transcodeTo))
+        throw new GatewayError('BAD_REQUEST', 'Transcode: expected a transfer syntax')
       const target = peers.target(name)
       await assertKnown(db, resources)
       const plan = await retrieve.plan({ level: 'instance', resources })
@@ -87,10 +113,11 @@ export function openRestStore(options: {
           let [done, failed] = [0, 0]
           await plan.begin(parties)
           try {
-            for await (const { fileSha256, study } of plan.instances()) {
+            for await (const { fileSha256, study, transferSyntaxUid } of plan.instances()) {
               await using blob = closing(await blobs.open(fileSha256))
               try {
-                await sendFileTo(target, blob, { compress }, signal)
+                await using made = await transcoded(blob, transferSyntaxUid, transcodeTo, signal)
+                await sendFileTo(target, made?.source ?? blob, { compress }, signal)
                 sent.set(study, (sent.get(study) ?? 0) + 1)
               } catch (error) {
                 if (!permissive || !isGatewayError(error, 'REMOTE_STATUS')) throw error

@@ -152,7 +152,7 @@ for (const { name, skip, start } of places) {
     await store.close()
     assert.equal(progress.sent >= files.reduce((sum, { size }) => sum + size, 0), true)
 
-    await removeDelivery(open, 'trial/one', files, signal)
+    await removeDelivery(open, 'trial/one', files, 'all', signal)
     const after = await open(signal)
     assert.deepEqual(await tree(after, 'trial/one', signal).catch(() => []), [])
     await after.close()

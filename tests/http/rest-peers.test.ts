@@ -68,6 +68,15 @@ test('servers that are called by REST are registered and sent to as Orthanc does
   const squeezed = await call(gateway.url, 'POST', '/peers/far/store', { Resources: [study], Compress: true })
   assert.deepEqual([squeezed.status, Object(squeezed.body).FailedInstancesCount], [200, 0])
   assert.equal(Object(await far.call('GET', '/instances')).length, 2)
+  for (const id of Object(await far.call('GET', '/studies'))) await far.call('DELETE', `/studies/${id}`)
+  const jpegLossless = '1.2.840.10008.1.2.4.70'
+  const smaller = await call(gateway.url, 'POST', '/peers/far/store', { Resources: [study], Transcode: jpegLossless })
+  assert.deepEqual([smaller.status, Object(smaller.body).Transcode], [200, jpegLossless])
+  const there = Object(await far.call('GET', '/instances'))
+  assert.equal(there.length, 2)
+  for (const id of there)
+    assert.equal(await (await fetch(`${far.url}/instances/${id}/metadata/TransferSyntax`)).text(), jpegLossless)
+  for (const Transcode of ['1.2.3', 5]) await same('POST', '/peers/far/store', { Resources: [study], Transcode })
   const loose = buildInstance({ seed: 3 }).bytes
   assert.equal((await call(gateway.url, 'POST', '/peers/far/store-straight', loose)).status, 200)
   await same('POST', '/peers/far/store-straight', loose)

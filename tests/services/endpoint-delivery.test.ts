@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { readdir, writeFile } from 'node:fs/promises'
+import { readdir, rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { type BuiltInstance, buildInstance } from '../support/dicom-builder.ts'
@@ -141,4 +141,38 @@ test('nothing goes to an endpoint as it is, and none of two deliveries overwrite
 
   assert.equal(held.errorCode, 'STATE_CONFLICT')
   assert.match(held.error ?? '', /add \{transfer\}/)
+})
+
+test('what lies half written at an endpoint since a day goes; what is whole there, and what others put there, stays', async t => {
+  const site = await startEndpointSite(t)
+  const root = await endpointFolder(t)
+  await site.endpoints.put(site.admin, 'CRO', { kind: 'folder', settings: { root }, profile: 'trial' })
+  const id = await site.send(await site.store(study()), 'CRO')
+  await site.untilState(id, 'delivered')
+  // As if it had been held in the middle of its last file, and nobody had decided since.
+  const { rows } = await site.db.pool.query<{ name: string; sha256: string }>(
+    `update transfer_files set delivered_at = null where transfer = $1 and role = 'done'
+     returning name, encode(sha256, 'hex') as sha256`,
+    [id],
+  )
+  const [last] = rows
+  assert.ok(last)
+  const part = `${last.name}.${last.sha256.slice(0, 8)}.part`
+  await rename(join(root, last.name), join(root, part))
+  await writeFile(join(root, `${last.name}.00000000.part`), 'of somebody else')
+  const whole = [...(await filesBelow(root)).keys()].filter(name => name !== part).toSorted()
+
+  const hold = (age: string) =>
+    site.db.pool.query(`update transfers set state = 'held', updated_at = now() - $2::interval where id = $1`, [
+      id,
+      age,
+    ])
+  await hold('1 hour')
+  await site.endpointDelivery.recover('stale')
+  await site.endpointDelivery.run(id, AbortSignal.timeout(30_000))
+  assert.ok((await filesBelow(root)).has(part))
+  await hold('1 day')
+  await site.endpointDelivery.recover('stale')
+  await until('no debris', 30_000, async () => !(await filesBelow(root)).has(part))
+  assert.deepEqual([...(await filesBelow(root)).keys()].toSorted(), whole)
 })

@@ -118,10 +118,11 @@ export async function restPeerRoutes(app: FastifyInstance, services: RestPeerSer
         const { name } = named(request.params.id)
         const resources = readResources(body)
         const compress = isObject(body) && body['Compress'] === true
-        if (isObject(body) && body['Transcode'] !== undefined && body['Transcode'] !== '')
-          throw new GatewayError('BAD_REQUEST', 'Transcode: not offered, instances go as they are stored')
+        const transcodeTo = isObject(body) && body['Transcode'] !== '' ? body['Transcode'] : undefined
+        if (transcodeTo !== undefined && typeof transcodeTo !== 'string')
+          throw new GatewayError('BAD_REQUEST', 'Transcode: expected a transfer syntax')
         return await answerJob(request, reply, answers, async ({ priority, permissive }) => {
-          const plan = await restStore.plan(principal, name, { resources, compress, permissive })
+          const plan = await restStore.plan(principal, name, { resources, compress, permissive, transcodeTo })
           await exportLog.note(name, resources)
           const content = (failed: number) => ({
             Compress: compress,
@@ -132,6 +133,7 @@ export async function restPeerRoutes(app: FastifyInstance, services: RestPeerSer
             Peer: [plan.url, plan.username, ''],
             Size: String(plan.sizeBytes),
             SizeMB: Math.floor(plan.sizeBytes / 1024 ** 2),
+            ...(transcodeTo !== undefined && { Transcode: transcodeTo }),
           })
           const job = { type: 'OrthancPeerStore', description: 'REST API', priority, permissive, content: content(0) }
           return await jobs.submit(principal, job, async (progress, signal) => ({
