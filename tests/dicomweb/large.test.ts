@@ -1,4 +1,4 @@
-/** An object that is larger than what a gateway may use of memory: stored, fetched, and read in part over DICOMweb. */
+/** An object that is larger than what a gateway may use of memory: stored, fetched, and read in part over DICOMweb, posted, archived. */
 import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
@@ -57,6 +57,23 @@ test('a large object is stored, fetched whole, by frame and by range in bounded 
   const metadata = await fetch(`${service}${instance}/metadata`)
   assert.match(await metadata.text(), /"7FE00010":\{"vr":"OW","BulkDataURI":/)
   await note('read in part')
+
+  // The same by Orthanc's routes: stored in one request, and taken as an archive.
+  const studies = await gateway.api<string[] & Record<string, unknown>>('GET', '/studies')
+  await gateway.api('DELETE', `/studies/${studies[0]}`)
+  const posted = await fetch(`${gateway.url}/instances`, {
+    method: 'POST',
+    body: Readable.toWeb(createReadStream(object.path, { highWaterMark: 1024 ** 2 })),
+    headers: { 'content-type': 'application/dicom' },
+    duplex: 'half',
+  })
+  assert.equal(posted.status, 200, await posted.text())
+  await note('posted')
+  const archive = await fetch(`${gateway.url}/studies/${studies[0]}/archive`)
+  let archived = 0
+  for await (const chunk of archive.body ?? []) archived += chunk.length
+  assert.ok(archived > object.sizeBytes * 0.9, `${archived} bytes`)
+  await note('archived')
 
   const { peakBytes } = await memoryOf(gateway.pid)
   assert.ok(peakBytes < allowedBytes, `${inMiB(peakBytes)} MiB`)
