@@ -7,6 +7,7 @@ import { inflateSource } from '../dicom/inflate-source.ts'
 import { findLayout } from '../dicom/part10-layout.ts'
 import type { Tag } from '../dicom/tag.ts'
 import { GatewayError } from '../errors.ts'
+import { expandSegments } from './segmented-palette.ts'
 
 /** A lookup table: the entry of each value from `first` on; values outside take the first or last entry. */
 export interface Lut {
@@ -107,9 +108,28 @@ function windowOf(dataset: Dataset): Window | undefined {
 
 function paletteOf(dataset: Dataset): Display['palette'] {
   if (stringOf(dataset, 0x00280004) !== 'PALETTE COLOR') return undefined
-  const [red, green, blue] = [0, 1, 2].map(index => lutOf(dataset, 0x00281101 + index, 0x00281201 + index))
+  const [red, green, blue] = [0, 1, 2].map(
+    index =>
+      lutOf(dataset, 0x00281101 + index, 0x00281201 + index) ??
+      segmentedLutOf(dataset, 0x00281101 + index, 0x00281221 + index),
+  )
   if (red && green && blue) return [red, green, blue]
-  throw new GatewayError('PICTURE_UNSUPPORTED', 'expected a palette that is not segmented')
+  throw new GatewayError('PICTURE_UNSUPPORTED', 'expected a palette of red, green and blue, whole or in segments')
+}
+
+/** A table in segments (PS3.3 §C.7.9.2). */
+function segmentedLutOf(dataset: Dataset, descriptor: Tag, data: Tag): Lut | undefined {
+  const [count = 0, first = 0, bits = 16] = numbersOf(dataset, descriptor)
+  const element = findElement(dataset, data)
+  if (element?.value === undefined || (bits !== 8 && bits !== 16)) return undefined
+  const { value, encoding } = element
+  const view = new DataView(value.buffer, value.byteOffset, value.byteLength)
+  const units =
+    bits === 8
+      ? value
+      : Uint16Array.from({ length: value.length >>> 1 }, (_, index) => view.getUint16(2 * index, !encoding.bigEndian))
+  const entries = expandSegments(units, bits, count === 0 ? 65_536 : count)
+  return entries && { first, bits, entries }
 }
 
 /** A table and its descriptor: number of entries, first value, bits (PS3.3 §C.11.1.1). */
