@@ -350,15 +350,24 @@ async function* readAll(sftp: SFTPWrapper, handle: Buffer, offset: number, call:
 
 type Call = <T>(work: (done: Done<T>) => void) => Promise<T>
 
-/** Requests that are made when the connection is gone would never be answered; earlier ones are. */
+/** Requests that wait when the connection is lost, or are made later, would not all be answered: they fail with it. */
 function guardedCalls(lost: Promise<never>): Call {
+  const waiting = new Set<(error: unknown) => void>()
   let isLost = false
-  lost.catch(() => {
+  lost.catch((error: unknown) => {
     isLost = true
+    for (const reject of waiting) reject(error)
   })
-  return async work => {
+  return async <T>(work: (done: Done<T>) => void) => {
     if (isLost) throw new GatewayError('ENDPOINT_UNREACHABLE', 'the connection to the endpoint broke')
-    return await callback(work)
+    const { promise, resolve, reject } = Promise.withResolvers<T>()
+    waiting.add(reject)
+    callback(work).then(resolve, reject)
+    try {
+      return await promise
+    } finally {
+      waiting.delete(reject)
+    }
   }
 }
 
