@@ -182,6 +182,8 @@ const shape = {
     ),
     mediaArchiveSize: optional(integer({ min: 0, max: 10_000 })),
     queryRetrieveSize: optional(integer({ min: 1, max: 10_000 }), 100),
+    limitFindResults: optional(integer({ min: 0, max: 10_000_000 }), 0),
+    limitFindInstances: optional(integer({ min: 0, max: 10_000_000 }), 0),
   }),
   worklist: section({ folder: optional(filePath) }),
   /** Folders, such as drives, below which users may have discs read. */

@@ -106,7 +106,7 @@ import { openRemoval } from './services/removal.ts'
 import { openRendering } from './services/rendering.ts'
 import { openResourceAttachments } from './services/resource-attachments.ts'
 import { openResourceDatasets } from './services/resource-datasets.ts'
-import { openResourceFind } from './services/resource-find.ts'
+import { findLimits, openResourceFind } from './services/resource-find.ts'
 import { openResourceMetadata } from './services/resource-metadata.ts'
 import { openReconstruction } from './services/resource-reconstruct.ts'
 import { openRestPeers, type Sealing } from './services/rest-peers.ts'
@@ -459,7 +459,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         removal,
         reconstruction: openReconstruction({ db, blobs }),
         modify: { jobs: backgroundJobs, log, modifications, anonymizations, studyChanges, creation },
-        find: openResourceFind({ db, query: openQuery({ db }) }),
+        find: openResourceFind({ db, query: openQuery({ db }), limits: findLimits(config.orthanc) }),
         metadata: openResourceMetadata({ db, requireSeen: config.orthanc.checkRevisions }),
         metadataNames: config.orthanc.userMetadata,
         attachments,

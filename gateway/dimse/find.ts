@@ -6,6 +6,7 @@ import type { Level } from '../dicom/levels.ts'
 import { matchKeys } from '../dicom/matching.ts'
 import { isGatewayError } from '../errors.ts'
 import type { Query } from '../services/query.ts'
+import type { FindLimits } from '../services/resource-find.ts'
 import { isSearchable } from '../store/searchable.ts'
 import { commandField } from './command.ts'
 import { matchEncoder, notKeys } from './find-answer.ts'
@@ -19,6 +20,8 @@ export interface FindOptions {
   readonly query: Query
   /** Our own title, where instances can be retrieved from (0008,0054). */
   readonly aeTitle: string
+  /** Most answers; what is cut off ends as a match that was cancelled. */
+  readonly limits?: FindLimits
 }
 
 const levels: Readonly<Record<InformationModel, readonly Level[]>> = {
@@ -46,7 +49,7 @@ export function findService(options: FindOptions): ServiceClass {
 }
 
 async function answer(
-  { query, aeTitle }: FindOptions,
+  { query, aeTitle, limits }: FindOptions,
   request: ServiceRequest,
   channel: ServiceChannel,
 ): Promise<ServiceResponse> {
@@ -70,8 +73,10 @@ async function answer(
   const encode = matchEncoder({ keys, level, aeTitle, terms: identifier.charset.terms, transferSyntaxUid })
   const returned = new Set(Object.keys(supported).map(tagOfName))
   const spec = { level, keys: matchKeys(supported) }
+  let left = limits?.(level) ?? Number.POSITIVE_INFINITY
   for await (const matches of query.find(principal, spec, { returned, signal })) {
     for (const { attributes } of matches) {
+      if (left-- === 0) return { status: status.cancel, comment: 'there are more: ask for less' }
       const pending = hasUnsupported ? status.pendingWithWarning : status.pending
       await channel.send({ status: pending, dataset: encode(attributes) })
     }

@@ -24,6 +24,7 @@ import { noteMove } from '../services/noted-moves.ts'
 import type { Query } from '../services/query.ts'
 import type { ReceptionTerms } from '../services/reception-terms.ts'
 import type { openRefusals } from '../services/refusals.ts'
+import { findLimits } from '../services/resource-find.ts'
 import type { Retrieve } from '../services/retrieve.ts'
 import type { Worklist } from '../services/worklist.ts'
 
@@ -80,7 +81,7 @@ export async function openDicomScp(parts: ScpParts): ReturnType<typeof openScp> 
       refused({ protocol: 'dimse', userId: callingAe || 'unknown', address: remoteAddress, reason, repeats }),
     store: ingestStore(ingest, ({ originator }) => ownMoves.purposeOf(originator)),
     services: [
-      findService({ query, aeTitle: config.dicom.aeTitle }),
+      findService({ query, aeTitle: config.dicom.aeTitle, limits: findLimits(config.orthanc) }),
       getService({ retrieve, converter: ({ callingAe }) => converter(callingAe) }),
       commitmentService(commitments),
       moveService({

@@ -50,7 +50,21 @@ const sortedPage = 1000
 /** Optional values are compared as the last. */
 type SortValue = string | number | undefined
 
-export function openResourceFind({ db, query }: { readonly db: Db; readonly query: Query }): ResourceFind {
+/** Most results of one search at a level; undefined for no limit. */
+export type FindLimits = (level: Level) => number | undefined
+
+/** By what is configured, where 0 is no limit. */
+export const findLimits =
+  ({ limitFindResults, limitFindInstances }: { limitFindResults: number; limitFindInstances: number }): FindLimits =>
+  level =>
+    (level === 'instance' ? limitFindInstances : limitFindResults) || undefined
+
+export function openResourceFind(options: {
+  readonly db: Db
+  readonly query: Query
+  readonly limits?: FindLimits
+}): ResourceFind {
+  const { db, query, limits = () => undefined } = options
   /** Matches at the level that the keys ask for, which may be below the one that is wanted. */
   const search = (
     principal: Principal,
@@ -113,8 +127,10 @@ export function openResourceFind({ db, query }: { readonly db: Db; readonly quer
   }
 
   return {
-    async *ids(principal, request, signal) {
+    async *ids(principal, wanted, signal) {
       authorize(principal, 'study.search')
+      const most = limits(wanted.level)
+      const request = most === undefined ? wanted : { ...wanted, limit: Math.min(wanted.limit ?? most, most) }
       const { since, limit, order } = request
       if (order.length > 0) {
         yield* sorted(principal, request, signal)

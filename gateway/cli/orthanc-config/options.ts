@@ -95,6 +95,8 @@ export const appliedOptions: Readonly<Record<string, Applied>> = {
   }),
   JobsHistorySize: number('`limits.jobsHistory`', into('limits.jobsHistory')),
   QueryRetrieveSize: number('`orthanc.queryRetrieveSize`', into('orthanc.queryRetrieveSize')),
+  LimitFindResults: number('`orthanc.limitFindResults`', into('orthanc.limitFindResults')),
+  LimitFindInstances: number('`orthanc.limitFindInstances`', into('orthanc.limitFindInstances')),
   CheckRevisions: flag('`orthanc.checkRevisions`', into('orthanc.checkRevisions')),
   LogExportedResources: flag('`orthanc.logExportedResources`', into('orthanc.logExportedResources')),
   Dictionary: map(
@@ -166,8 +168,6 @@ export const ignoredOptions: Readonly<Record<string, string>> = {
   HttpsVerifyPeers: 'certificates are always verified',
   IndexDirectory: 'see `hanse import orthanc --storage`',
   IngestTranscoding: 'bytes are kept as received',
-  LimitFindInstances: 'answers are streamed without a limit',
-  LimitFindResults: 'answers are streamed without a limit',
   LuaScripts: 'there are no scripts',
   MaximumPatientCount: 'nothing is recycled',
   MaximumStorageCacheSize: 'files asked for again are kept in 128 MiB of memory',
