@@ -78,7 +78,7 @@ test('at 64 kbit/s a delivery takes long and arrives in one go', { skip: missing
 test('a gateway that is killed while it delivers goes on: once, whole, little sent again', {
   skip: missingSshd,
 }, async t => {
-  const count = 24
+  const count = isSoak ? 80 : 24
   let rate = isSoak ? 2_000_000 : 4_000_000
   const { root, line, gateway } = await started(t, () => rate)
   const id = await send(gateway, count, 512)

@@ -3,6 +3,7 @@ import { Transform } from 'node:stream'
 import type { TestContext } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { openLine } from './line.ts'
+import { until } from './until.ts'
 
 export interface SlowLine {
   readonly port: number
@@ -45,7 +46,7 @@ export async function startSlowLine(t: TestContext, target: number, bytesPerSeco
     },
     async passed(bytes) {
       const wanted = forwarded + bytes
-      while (forwarded < wanted) await delay(10)
+      await until('bytes on the line', 180_000, () => forwarded >= wanted)
     },
   }
 }
