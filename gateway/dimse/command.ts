@@ -2,7 +2,9 @@
  * Command sets, PS3.7 §6.3 and Annex E: group 0000 in Implicit VR Little Endian, read and written
  * without a dictionary. Reading one costs microseconds; dcmjs-dimse takes about 3 ms for each.
  */
+
 import { GatewayError } from '../errors.ts'
+import type { MoveOriginator } from '../services/dicom-node.ts'
 
 /** Command fields, PS3.7 Table E.1-1; a response has bit 15 set. */
 export const commandField = {
@@ -138,12 +140,6 @@ export function encodeEchoRequest(messageId: number, sopClassUid: string): Buffe
     us(0x0110, messageId),
     us(0x0800, noDataSet),
   ])
-}
-
-/** The C-MOVE on whose behalf an instance is sent. */
-export interface MoveOriginator {
-  readonly aeTitle: string
-  readonly messageId: number
 }
 
 /** What a C-STORE-RQ says. */

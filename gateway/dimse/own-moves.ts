@@ -2,8 +2,7 @@
  * C-MOVEs that we asked for to ourselves: what arrives on their behalf names us and the message id as its
  * originator (PS3.7 §9.3.1.1), and so shows for what it was fetched.
  */
-import type { RetrievePurpose } from '../services/dicom-node.ts'
-import type { MoveOriginator } from './command.ts'
+import type { MoveOriginator, RetrievePurpose } from '../services/dicom-node.ts'
 
 /** The moves under way. */
 export class OwnMoves {

@@ -90,7 +90,7 @@ export function remoteNode({ store, ownMoves, converter }: RemoteNodeOptions): D
       return { status: statusOf(result) }
     },
 
-    async store(to, { retrieve, plan }, onProgress, signal) {
+    async store(to, { retrieve, plan, originator }, onProgress, signal) {
       using grace = stopGrace(signal, stopGraceMs)
       const account = new SubOperations(plan.instanceCount)
       const arrivals = new Arrivals()
@@ -101,7 +101,7 @@ export function remoteNode({ store, ownMoves, converter }: RemoteNodeOptions): D
           if (account.count(instance.sopInstanceUid, result)) arrivals.add(instance.study)
           onProgress(progressOf(account))
         },
-        { stop: signal, converter: converter?.(to) },
+        { stop: signal, converter: converter?.(to), originator },
       )
       signal.throwIfAborted()
       account.countRest()

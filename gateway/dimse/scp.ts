@@ -5,9 +5,9 @@
 
 import type { Log } from '../log.ts'
 import type { Rights } from '../principal.ts'
+import type { MoveOriginator } from '../services/dicom-node.ts'
 import type { Caller, CallerCertificate, Identity } from '../services/modality-caller.ts'
 import type { ReceptionTerms } from '../services/reception-terms.ts'
-import type { MoveOriginator } from './command.ts'
 import type { DicomCredentials } from './credentials.ts'
 import type { ServiceClass } from './service.ts'
 

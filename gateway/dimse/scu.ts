@@ -2,7 +2,7 @@
  * Storage and verification SCU: sends instances as they are stored, over as few associations as
  * their classes and transfer syntaxes allow.
  */
-import type { MoveOriginator } from './command.ts'
+import type { MoveOriginator } from '../services/dicom-node.ts'
 import { type Converter, type OutgoingInstance, prepareAhead, type StoreResult } from './outgoing.ts'
 import { openAssociation, type RequestedAssociation, type ScuTarget, verificationProposal } from './scu-association.ts'
 import { type ContextProposal, contextOf, keyOf, maxContexts, type Proposal } from './scu-contexts.ts'

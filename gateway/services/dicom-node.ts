@@ -25,6 +25,12 @@ export interface NodeTarget {
  */
 export type FindNode = (nameOrAeTitle: string) => NodeTarget
 
+/** Who asked by C-MOVE for what is stored now (PS3.7 §9.3.1.1). */
+export interface MoveOriginator {
+  readonly aeTitle: string
+  readonly messageId: number
+}
+
 /** A status of PS3.7 Annex C and PS3.4, with the node's comment where it is one of ours to show. */
 export interface NodeOutcome {
   readonly status: number
@@ -104,7 +110,11 @@ export interface DicomNode {
   /** Sends the instances of a plan that has begun. */
   store(
     to: NodeTarget,
-    what: { readonly retrieve: Retrieve; readonly plan: RetrievePlan },
+    what: {
+      readonly retrieve: Retrieve
+      readonly plan: RetrievePlan
+      readonly originator?: MoveOriginator | undefined
+    },
     onProgress: (progress: NodeProgress) => void,
     signal: AbortSignal,
   ): Promise<NodeResult & { /** Arrived instances by study of the plan. */ readonly sent: ReadonlyMap<number, number> }>

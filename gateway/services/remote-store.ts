@@ -5,7 +5,7 @@ import { authorize } from '../../policy/authorize.ts'
 import type { Db } from '../db/db.ts'
 import { GatewayError } from '../errors.ts'
 import type { Principal } from '../principal.ts'
-import type { DicomNode, FindNode } from './dicom-node.ts'
+import type { DicomNode, FindNode, MoveOriginator } from './dicom-node.ts'
 import type { OutsideSends } from './outside-sends.ts'
 import type { RemoteCall } from './remote.ts'
 import type { Retrieve } from './retrieve.ts'
@@ -17,6 +17,7 @@ export interface StoreRequest {
   readonly call?: RemoteCall
   /** Failures of single instances are counted, not thrown. */
   readonly permissive?: boolean
+  readonly originator?: MoveOriginator | undefined
 }
 
 /** What became of it. */
@@ -50,7 +51,7 @@ export function openRemoteStore(options: {
 }): RemoteStore {
   const { db, findNode, retrieve, node, outside } = options
   return {
-    async plan(principal, name, { resources, call, permissive = false }) {
+    async plan(principal, name, { resources, call, permissive = false, originator }) {
       authorize(principal, 'study.send')
       const target = {
         ...findNode(name),
@@ -79,7 +80,7 @@ export function openRemoteStore(options: {
           try {
             const result = await node.store(
               target,
-              { retrieve, plan },
+              { retrieve, plan, originator },
               ({ completed, failed, warning }) => onProgress(completed + failed + warning, instanceCount),
               signal,
             )

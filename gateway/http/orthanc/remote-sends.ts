@@ -5,6 +5,7 @@ import { fromJson } from '../../dicom/json.ts'
 import { GatewayError } from '../../errors.ts'
 import type { BackgroundJobs } from '../../services/background-jobs.ts'
 import { findReferences } from '../../services/commitment-resources.ts'
+import type { MoveOriginator } from '../../services/dicom-node.ts'
 import type { ExportLog } from '../../services/export-log.ts'
 import type { Ingest } from '../../services/ingest.ts'
 import type { Modalities } from '../../services/modalities.ts'
@@ -93,15 +94,17 @@ export async function remoteSendRoutes(app: FastifyInstance, services: RemoteSen
         const commits = isObject(request.body) && request.body['StorageCommitment'] === true
         const { callingAe, timeoutMs } = readCall(request.body)
         const name = named(request.params.id)
+        const originator = readOriginator(request.body)
         return await answerJob(request, reply, answers, async ({ priority, permissive }) => {
           const call = { callingAe, timeoutMs }
-          const plan = await remoteStore.plan(principal, name, { resources, call, permissive })
+          const plan = await remoteStore.plan(principal, name, { resources, call, permissive, originator })
           await exportLog.note(name, resources)
           const content = (failed: number) => ({
             Description: 'REST API',
             FailedInstancesCount: failed,
             InstancesCount: plan.instanceCount,
             LocalAet: plan.localAe,
+            ...(originator && { MoveOriginatorAET: originator.aeTitle, MoveOriginatorID: originator.messageId }),
             ...(resources.length > 0 && { ParentResources: resources }),
             RemoteAet: plan.remoteAe,
           })
@@ -157,4 +160,15 @@ export function readResources(body: unknown): string[] {
       throw new GatewayError('BAD_REQUEST', 'expected the ids of resources of this server')
     return id
   })
+}
+
+/** Who is said to have asked by C-MOVE; nobody where no AE title is given. @throws GatewayError BAD_REQUEST */
+function readOriginator(body: unknown): MoveOriginator | undefined {
+  if (!isObject(body) || body['MoveOriginatorAet'] === undefined) return undefined
+  const { MoveOriginatorAet: aeTitle, MoveOriginatorID: messageId = 0 } = body
+  if (typeof aeTitle !== 'string' || !/^[\x20-\x5b\x5d-\x7e]{1,16}$/.test(aeTitle))
+    throw new GatewayError('BAD_REQUEST', 'MoveOriginatorAet: expected an AE title')
+  if (typeof messageId !== 'number' || !Number.isInteger(messageId) || messageId < 0 || messageId > 65_535)
+    throw new GatewayError('BAD_REQUEST', 'MoveOriginatorID: expected a number from 0 to 65535')
+  return { aeTitle, messageId }
 }
