@@ -147,7 +147,13 @@ export async function filesBelow(dir: string): Promise<ReadonlyMap<string, Buffe
   const files = new Map<string, Buffer>()
   for (const entry of await readdir(dir, { recursive: true, withFileTypes: true })) {
     const path = join(entry.parentPath, entry.name)
-    if (entry.isFile()) files.set(path.slice(dir.length + 1), await readFile(path))
+    if (!entry.isFile()) continue
+    // What is renamed or removed meanwhile is not there.
+    const bytes = await readFile(path).catch(error => {
+      if (Object(error).code === 'ENOENT') return undefined
+      throw error
+    })
+    if (bytes) files.set(path.slice(dir.length + 1), bytes)
   }
   return files
 }
