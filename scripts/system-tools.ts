@@ -20,6 +20,7 @@ const tools: readonly Tool[] = [
   { program: 'gdcmanon', aptPackage: 'libgdcm-tools' },
   { program: 'Orthanc', aptPackage: 'orthanc' },
   { program: 'openssl', aptPackage: 'openssl' },
+  { program: 'curl', aptPackage: 'curl' },
   { program: 'sshd', aptPackage: 'openssh-server' },
   { program: 'ssh-keygen', aptPackage: 'openssh-client' },
   { program: 'proftpd', aptPackage: 'proftpd-core' },

@@ -1,7 +1,8 @@
 /** Streams bytes that are made while they are sent: once they have begun, an error breaks the connection. */
+
 import type { FastifyReply } from 'fastify'
-import { GatewayError } from '../errors.ts'
-import { hijacked, write } from './send-file.ts'
+import { goneSignal } from './gone.ts'
+import { begun, write } from './send-file.ts'
 
 /** Smaller chunks are sent together with those that follow. */
 const smallBytes = 16_384
@@ -18,15 +19,14 @@ export async function sendChunks(
   headers: { readonly type: string; readonly filename?: string },
   make: (signal: AbortSignal) => AsyncGenerator<Uint8Array>,
 ): Promise<FastifyReply> {
-  const gone = new AbortController()
-  reply.raw.once('close', () => gone.abort(new GatewayError('UNAVAILABLE', 'the client went away')))
-  const chunks = make(gone.signal)
+  const gone = goneSignal(reply)
+  const chunks = make(gone)
   const first = await chunks.next()
   const { type, filename } = headers
   reply.type(type)
   if (filename !== undefined) reply.header('content-disposition', `attachment; filename="${filename}"`)
   if (first.done) return reply.send()
-  const response = hijacked(reply)
+  const response = begun(reply)
   try {
     const small: Buffer[] = []
     let gathered = 0
@@ -47,7 +47,7 @@ export async function sendChunks(
     response.end(Buffer.concat(small))
   } catch (error) {
     response.destroy()
-    if (!gone.signal.aborted) throw error
+    if (!gone.aborted) throw error
   } finally {
     await chunks.return(undefined)
   }

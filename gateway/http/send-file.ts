@@ -1,5 +1,5 @@
 /** Streams stored bytes as they are, with single byte ranges (RFC 9110 §14) and an entity tag. */
-import type { ServerResponse } from 'node:http'
+import type { OutgoingHttpHeader, ServerResponse } from 'node:http'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { GatewayError } from '../errors.ts'
 import { readAtOnceBytes } from '../services/file-cache.ts'
@@ -39,7 +39,7 @@ export async function sendFile(
     await file.close()
     return reply.send()
   }
-  const response = hijacked(reply)
+  const response = begun(reply)
   try {
     await writeRange(response, file, { start, end })
   } catch (error) {
@@ -55,11 +55,18 @@ export async function sendFile(
 /** Sends bytes whose memory is the caller's again when this resolves. */
 export async function sendBytes(reply: FastifyReply, type: string, bytes: Uint8Array): Promise<FastifyReply> {
   reply.type(type).header('content-length', bytes.length)
-  await endWith(hijacked(reply), bytes)
+  await endWith(begun(reply), bytes)
   return reply
 }
 
-/** The answer with its status and headers set, for who writes the body. */
+/** The answer with its status line and headers, which are as they will be sent, for who writes the body. */
+export function begun(reply: FastifyReply): ServerResponse {
+  reply.hijack()
+  const headers: Record<string, OutgoingHttpHeader | undefined> = reply.getHeaders()
+  return reply.raw.writeHead(reply.statusCode, headers)
+}
+
+/** The answer with its status and headers set, for who adds to them. */
 export function hijacked(reply: FastifyReply): ServerResponse {
   reply.hijack()
   const { raw } = reply

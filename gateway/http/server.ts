@@ -6,7 +6,6 @@ import { randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { createServer as createTlsServer } from 'node:https'
-import helmet from '@fastify/helmet'
 import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify'
 import { GatewayError } from '../errors.ts'
 import type { Log } from '../log.ts'
@@ -16,6 +15,7 @@ import { type Metrics, metricsRoute } from './metrics.ts'
 import { installProblems, problemSchema } from './problem.ts'
 import { type HttpRefusal, limitRefusals } from './refusals.ts'
 import { requestLine } from './request-line.ts'
+import { securityHeaders } from './security-headers.ts'
 import { installTextGuard } from './text-guard.ts'
 
 export interface HttpServerOptions {
@@ -79,7 +79,7 @@ export async function buildHttpServer(options: HttpServerOptions): Promise<Fasti
   app.addSchema(problemSchema)
   installProblems(app, log, options.onRefused && limitRefusals<Omit<HttpRefusal, 'repeats'>>(options.onRefused))
   installRequestLog(app, log, metrics)
-  await app.register(helmet, { contentSecurityPolicy: { directives: { 'default-src': ["'none'"] } } })
+  app.addHook('onRequest', async (_, reply) => void reply.headers(securityHeaders))
   if (options.cors) installCors(app, options.cors)
   installAuth(app, options.auth, options.cors)
   installBodyDeadline(app)

@@ -3,10 +3,12 @@
  * the silence for a dead connection: after a while the answer begins with spaces, which JSON allows
  * before a value. An error that comes after that is a problem document in place of the value.
  */
+
 import { PassThrough } from 'node:stream'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Log } from '../log.ts'
+import { goneSignal } from './gone.ts'
 import { toProblem } from './problem.ts'
 
 const patienceMs = 10_000
@@ -22,9 +24,7 @@ export async function sendSlowly(
   log: Log,
   work: (signal: AbortSignal) => Promise<unknown>,
 ): Promise<FastifyReply> {
-  const gone = new AbortController()
-  reply.raw.once('close', () => gone.abort())
-  const result = work(gone.signal)
+  const result = work(goneSignal(reply))
   const timer = new AbortController()
   const isQuick = await Promise.race([
     result.then(() => true),

@@ -3,7 +3,7 @@ import type { Display, Lut } from './display.ts'
 import { type ImageFormat, rearranged } from './image.ts'
 
 /** Samples of one component, as the data set means them. */
-export type Values = Int32Array | Float64Array
+export type Values = Int16Array | Uint16Array | Float64Array
 
 /** The numbers of a frame with one sample for each pixel: bits beside Bits Stored removed, signs extended. */
 export function grayValues(native: Uint8Array, format: ImageFormat): Values {
@@ -14,7 +14,7 @@ export function grayValues(native: Uint8Array, format: ImageFormat): Values {
     return Float64Array.from({ length: count }, (_, i) => wideValue(view, i, bitsAllocated / 8, isSigned))
   }
   const cells = bitsAllocated <= 8 ? native : uint16s(native)
-  const values = new Int32Array(count)
+  const values = isSigned ? new Int16Array(count) : new Uint16Array(count)
   const up = 32 - 1 - highBit
   const down = 32 - bitsStored
   // What is above the high bit goes out at the top, what is below comes down with the sign, or zeros.

@@ -141,9 +141,16 @@ function stretched(values: Values): Uint8Array {
     for (let i = 0; i < values.length; i++) out[i] = level(values[i] ?? 0)
     return out
   }
-  const table = Uint8Array.from({ length: most - least + 1 }, (_, i) => level(i + least))
+  const table = tableOf(level, least, most)
   for (let i = 0; i < values.length; i++) out[i] = table[(values[i] ?? 0) - least] ?? 0
   return out
+}
+
+/** The levels of all values from the least to the most: `Uint8Array.from` takes ten times as long. */
+function tableOf(level: (value: number) => number, least: number, most: number): Uint8Array {
+  const table = new Uint8Array(most - least + 1)
+  for (let value = least; value <= most; value++) table[value - least] = level(value)
+  return table
 }
 
 /** Bit by bit, for MONOCHROME1; in place. */
@@ -161,7 +168,7 @@ function windowed(values: Values, format: ImageFormat, task: PictureTask): Uint8
     return out
   }
   const least = format.isSigned ? -(2 ** (format.bitsStored - 1)) : 0
-  const table = Uint8Array.from({ length: 2 ** format.bitsStored }, (_, i) => level(i + least))
+  const table = tableOf(level, least, least + 2 ** format.bitsStored - 1)
   for (let i = 0; i < values.length; i++) out[i] = table[(values[i] ?? 0) - least] ?? 0
   return out
 }

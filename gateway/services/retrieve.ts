@@ -125,7 +125,7 @@ function readAtOnce(
   let buffer: Buffer | undefined
   let whole: Promise<Uint8Array> | undefined
   const readWhole = async (): Promise<Uint8Array> => {
-    if (files.wants(sha256)) {
+    if (files.wants(sha256, blob.sizeBytes)) {
       const file = await blob.read(0, blob.sizeBytes, Buffer.allocUnsafeSlow(blob.sizeBytes))
       files.add(sha256, file)
       return file

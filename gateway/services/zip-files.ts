@@ -2,7 +2,7 @@
  * The bytes of stored instances for a ZIP archive: read ahead, a few at a time, into memory that is used again, and
  * compared with their digest before the first one leaves, so that a damaged instance is never part of an archive.
  */
-import { createHash } from 'node:crypto'
+import { webcrypto } from 'node:crypto'
 import { promisify } from 'node:util'
 import { crc32, deflateRaw } from 'node:zlib'
 import type { ByteSource } from '../dicom/byte-source.ts'
@@ -133,7 +133,7 @@ export class ZipFiles {
     try {
       const bytes = await source.read(0, source.sizeBytes, buffer)
       if (bytes.length !== source.sizeBytes) throw damagedFile()
-      if (sha256 && !createHash('sha256').update(bytes).digest().equals(sha256)) throw damagedFile()
+      if (sha256 && !(await sha256Of(bytes)).equals(sha256)) throw damagedFile()
       const deflated = isDeflated ? await deflateFast(bytes, fastest) : bytes
       const isSmaller = deflated.length < bytes.length
       const written = isSmaller ? deflated : bytes
@@ -174,3 +174,7 @@ interface Opened {
 const deflateFast = promisify(deflateRaw)
 
 const isDeflatedSyntax = (uid: string): boolean => transferSyntax(uid)?.deflated === true
+
+/** On a thread of the pool, so that the next file is hashed while this one is sent. */
+const sha256Of = async (bytes: Uint8Array): Promise<Buffer> =>
+  Buffer.from(await webcrypto.subtle.digest('SHA-256', bytes))

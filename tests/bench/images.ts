@@ -1,15 +1,16 @@
 /**
  * Downloads by Orthanc's routes: the ZIP file of a CT study, previews, files and frames at 1, 8 and 64 connections. The
- * same study in each server, servers in alternating order; what is measured is fetched once before.
+ * same study in each server, servers in alternating order; what is measured is fetched once before. The client is
+ * `curl`, which needs less time than either server: one of JavaScript takes as long as they do.
  */
-import { mkdtemp } from 'node:fs/promises'
-import { Agent, get } from 'node:http'
+import { mkdtemp, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type Corpus, makeCorpus } from './corpus.ts'
 import { startGateway } from './gateway.ts'
 import type { Measurement, WorkloadResult } from './measure.ts'
 import { startOrthanc } from './orthanc.ts'
 import { cpuMs, MemoryWatch } from './process-tree.ts'
+import { runTool } from './run-tool.ts'
 import { sendFolders } from './sender.ts'
 import type { RunningTarget } from './target.ts'
 
@@ -73,20 +74,21 @@ async function measure(
       return Array.isArray(ids) ? ids.map(String) : []
     }
     const [[study = ''], ids] = [await list('studies'), await list('instances')]
-    using agent = keptAlive(1)
-    await fetched(`${server.url}/studies/${study}/archive`, agent.agent)
-    const megabytes = corpus.bytes / 1_000_000
-    const wholeStudy = async (): Promise<void> => {
-      await fetched(`${server.url}/studies/${study}/archive`, agent.agent)
+    const requestList = join(directory, 'requests')
+    const fetchAll = async (paths: readonly string[], width: number): Promise<void> => {
+      await writeFile(requestList, paths.map(path => `url=${server.url}${path}\noutput=/dev/null\n`).join(''))
+      const parallel = width === 1 ? [] : ['--parallel', '--parallel-immediate', '--parallel-max', String(width)]
+      await runTool('curl', ['--silent', '--show-error', '--fail', ...parallel, '--config', requestList], paths.length)
     }
-    measured.set(zip, await timed(server, { units: megabytes, items: corpus.instances }, wholeStudy))
+    const archive = (): Promise<void> => fetchAll([`/studies/${study}/archive`], 1)
+    await archive()
+    measured.set(zip, await timed(server, { units: corpus.bytes / 1_000_000, items: corpus.instances }, archive))
     for (const { what, path, count } of requests) {
       for (const width of connections) {
         const wanted = Math.max(width, Math.round(count * share))
-        const urls = Array.from({ length: wanted }, (_, i) => `${server.url}/instances/${ids[i % ids.length]}/${path}`)
-        using kept = keptAlive(width)
-        await fetchAll(urls.slice(0, width), width, kept.agent)
-        const all = (): Promise<void> => fetchAll(urls, width, kept.agent)
+        const paths = Array.from({ length: wanted }, (_, i) => `/instances/${ids[i % ids.length]}/${path}`)
+        const all = (): Promise<void> => fetchAll(paths, width)
+        await all()
         const run = await timed(server, { units: wanted, items: wanted }, all)
         measured.set(`${what}, ${width} connection${width === 1 ? '' : 's'},`, run)
       }
@@ -95,29 +97,6 @@ async function measure(
   } finally {
     await server.stop()
   }
-}
-
-function keptAlive(maxSockets: number): { readonly agent: Agent } & Disposable {
-  const agent = new Agent({ keepAlive: true, maxSockets })
-  return { agent, [Symbol.dispose]: () => agent.destroy() }
-}
-
-async function fetchAll(urls: readonly string[], width: number, agent: Agent): Promise<void> {
-  let next = 0
-  const lane = async (): Promise<void> => {
-    for (let url = urls[next++]; url !== undefined; url = urls[next++]) await fetched(url, agent)
-  }
-  await Promise.all(Array.from({ length: width }, lane))
-}
-
-/** Reads an answer and throws it away. */
-function fetched(url: string, agent: Agent): Promise<void> {
-  const { promise, resolve, reject } = Promise.withResolvers<void>()
-  get(url, { agent }, answer => {
-    if (answer.statusCode !== 200) reject(new Error(`${url} answered ${answer.statusCode}`))
-    answer.once('end', resolve).once('error', reject).resume()
-  }).once('error', reject)
-  return promise
 }
 
 async function timed(

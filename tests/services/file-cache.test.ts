@@ -11,19 +11,34 @@ import { caller } from '../support/principals.ts'
 
 const digest = (text: string): Buffer => createHash('sha256').update(text).digest()
 
-test('a file is wanted when it is asked for again, and the oldest go when there are too many bytes', () => {
+test('a file is wanted when it is asked for again', () => {
   const files = new FileCache()
-  assert.equal(files.wants(digest('one')), false)
-  assert.equal(files.wants(digest('one')), true)
+  assert.equal(files.wants(digest('one'), 1), false)
+  assert.equal(files.wants(digest('one'), 1), true)
+})
 
-  for (let i = 0; i < 200; i++) {
-    files.add(digest(`file ${i}`), new Uint8Array(readAtOnceBytes))
-    files.get(digest('file 0'))
+test('files that are in use stay when there are too many bytes, and go for others when they are not', () => {
+  let now = 0
+  const files = new FileCache(() => now)
+  const isKept = (name: string): boolean => files.get(digest(name)) !== undefined
+  const add = (from: number, to: number): void => {
+    for (let i = from; i < to; i++) files.add(digest(`file ${i}`), new Uint8Array(readAtOnceBytes))
   }
+  add(0, 200)
+  assert.ok(isKept('file 0'))
+  assert.ok(!isKept('file 199'))
+  files.wants(digest('file 199'), readAtOnceBytes)
+  assert.equal(files.wants(digest('file 199'), readAtOnceBytes), false)
 
-  assert.ok(files.get(digest('file 0')))
-  assert.equal(files.get(digest('file 1')), undefined)
-  assert.ok(files.get(digest('file 199')))
+  now = 60_000
+  assert.ok(isKept('file 0'))
+  files.wants(digest('file 199'), readAtOnceBytes)
+  assert.equal(files.wants(digest('file 199'), readAtOnceBytes), true)
+  add(199, 400)
+  assert.ok(isKept('file 0'))
+  assert.ok(!isKept('file 1'))
+  assert.ok(isKept('file 199'))
+  assert.ok(!isKept('file 399'))
 })
 
 test('a file that was read many times is the same each time, and gone when its instance is', async t => {

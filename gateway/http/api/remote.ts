@@ -1,10 +1,12 @@
 /** Work with registered nodes: echo, query, retrieve, store, and how the longer work goes on. */
+
 import type { FastifyInstance } from 'fastify'
 import { GatewayError } from '../../errors.ts'
 import type { ModalityJob, ModalityJobs } from '../../services/modality-jobs.ts'
 import type { Prefetch } from '../../services/prefetch.ts'
 import type { Remote } from '../../services/remote.ts'
 import type { RetrieveKeys } from '../../services/retrieve-plan.ts'
+import { goneSignal } from '../gone.ts'
 import {
   answers,
   array,
@@ -103,7 +105,7 @@ export function remoteRoutes(app: FastifyInstance, { remote, modalityJobs, prefe
         response: answers('Its answer', object({ status: integer, tookMs: integer })),
       },
     },
-    async (request, reply) => await remote.echo(request.principal, request.params.name, gone(reply)),
+    async (request, reply) => await remote.echo(request.principal, request.params.name, goneSignal(reply)),
   )
 
   app.post<Named & { Body: { level: RetrieveKeys['level']; query: Record<string, string>; limit: number } }>(
@@ -132,7 +134,7 @@ export function remoteRoutes(app: FastifyInstance, { remote, modalityJobs, prefe
     },
     async (request, reply) => {
       const { level, query, limit } = request.body
-      return await remote.find(request.principal, request.params.name, { level, query, limit }, gone(reply))
+      return await remote.find(request.principal, request.params.name, { level, query, limit }, goneSignal(reply))
     },
   )
 
@@ -202,15 +204,6 @@ export function remoteRoutes(app: FastifyInstance, { remote, modalityJobs, prefe
     },
     async request => await prefetch.put(request.principal, request.body.rules),
   )
-}
-
-/** Ends the work for a client that has gone away. */
-function gone(reply: { readonly raw: NodeJS.EventEmitter & { readonly writableFinished: boolean } }): AbortSignal {
-  const controller = new AbortController()
-  reply.raw.once('close', () => {
-    if (!reply.raw.writableFinished) controller.abort(new GatewayError('TRANSFER_CANCELLED', 'the client has gone'))
-  })
-  return controller.signal
 }
 
 /** @throws GatewayError BAD_REQUEST when the keys of the levels above are not single ones */

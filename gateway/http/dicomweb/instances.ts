@@ -1,15 +1,17 @@
 /** WADO-RS: instances of a study, of a series, and single ones; DICOM PS3.18 §10.4, Table 10.4.1-1. */
+
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { newBoundary, type Part, partsBody } from '../../dicom/multipart-writer.ts'
 import { GatewayError } from '../../errors.ts'
 import { type FileTools, openPart10, type Part10File } from '../../services/part10-file.ts'
 import type { Retrieve } from '../../services/retrieve.ts'
 import type { PlannedInstance, RetrieveParties, RetrievePlan } from '../../services/retrieve-plan.ts'
+import { goneSignal } from '../gone.ts'
 import { sendFile } from '../send-file.ts'
 import { baseUrlOf, type ServicePlace } from './base-url.ts'
 import { acceptOf } from './data-sets.ts'
 import { ofType, type Representation, representations, syntaxesFor } from './representation.ts'
-import { contentOf, goneSignal } from './source-content.ts'
+import { contentOf } from './source-content.ts'
 import { streamAnswer } from './stream-answer.ts'
 import { instanceUrl, keysOf, readerOf, uidParams } from './uids.ts'
 

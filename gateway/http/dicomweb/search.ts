@@ -1,9 +1,11 @@
 /** QIDO-RS: the search transaction, DICOM PS3.18 §10.6. */
+
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { DicomJson } from '../../dicom/json.ts'
 import type { Tag } from '../../dicom/tag.ts'
 import type { Query } from '../../services/query.ts'
 import type { Match } from '../../store/search.ts'
+import { goneSignal } from '../gone.ts'
 import { baseUrlOf, type ServicePlace } from './base-url.ts'
 import { formatOf, sendDataSetPage, sendDataSets } from './data-sets.ts'
 import { resultTags, resultWriter } from './results.ts'
@@ -60,12 +62,10 @@ async function answer(
   const scope: ReadonlyMap<Tag, string> = pathUids(request.params)
   const { spec, included, offset, limit, unused } = readSearch(level, queryOf(request), scope)
   const returned = resultTags(level, scope, included)
-  const gone = new AbortController()
-  reply.raw.once('close', () => gone.abort())
   const options = {
     returned,
     offset,
-    signal: gone.signal,
+    signal: goneSignal(reply),
     // Of studies the latest ones come first: a list that is cut shows what has just been made.
     order: level === 'study' ? ('newest-first' as const) : ('oldest-first' as const),
   }

@@ -10,10 +10,10 @@ import { GatewayError } from '../../errors.ts'
 import type { BackgroundJobs } from '../../services/background-jobs.ts'
 import type { WebClient, WebResource } from '../../services/web-client.ts'
 import { findServer, type WebServerList } from '../../services/web-servers.ts'
+import { goneSignal } from '../gone.ts'
 import { answerJob, type JobAnswers } from '../orthanc/answer-job.ts'
 import { acceptAnyBody, objectBody } from '../orthanc/lenient-body.ts'
 import { readResources } from '../orthanc/remote-sends.ts'
-import { goneSignal } from './source-content.ts'
 
 /** What the routes need. */
 export interface ServerServices {

@@ -1,5 +1,4 @@
 /** Bytes of stored objects as chunks to be sent. */
-import type { FastifyReply } from 'fastify'
 import { GatewayError } from '../../errors.ts'
 import type { ReusingSource } from '../../services/retrieve.ts'
 
@@ -22,11 +21,4 @@ export async function* contentOf(
     at += bytes.length
   }
   yield new Uint8Array(0)
-}
-
-/** Aborts when the client goes away. */
-export function goneSignal(reply: FastifyReply): AbortSignal {
-  const gone = new AbortController()
-  reply.raw.once('close', () => gone.abort(new GatewayError('UNAVAILABLE', 'the client went away')))
-  return gone.signal
 }

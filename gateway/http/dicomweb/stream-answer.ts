@@ -1,6 +1,6 @@
 /** Bodies that are written chunk by chunk, as fast as the client takes them. */
 import type { FastifyReply } from 'fastify'
-import { hijacked, write } from '../send-file.ts'
+import { begun, write } from '../send-file.ts'
 
 /**
  * Sends chunks with the status and headers of the reply. Errors before the first chunk are thrown, so that they become
@@ -12,7 +12,7 @@ import { hijacked, write } from '../send-file.ts'
 export async function streamAnswer(reply: FastifyReply, chunks: AsyncIterable<Uint8Array>): Promise<FastifyReply> {
   const iterator = chunks[Symbol.asyncIterator]()
   let next = await iterator.next()
-  const response = hijacked(reply)
+  const response = begun(reply)
   try {
     let writing: Promise<boolean> = Promise.resolve(true)
     while (!next.done) {

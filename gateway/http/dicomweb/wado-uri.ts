@@ -1,9 +1,9 @@
 /** WADO-URI: one instance by query parameters, DICOM PS3.18 §9, at `/wado` as Orthanc's plugin has it. */
 import type { FastifyInstance } from 'fastify'
 import { GatewayError } from '../../errors.ts'
+import { goneSignal } from '../gone.ts'
 import { type InstanceServices, sendInstance } from './instances.ts'
 import type { RenderedServices } from './rendered.ts'
-import { goneSignal } from './source-content.ts'
 import { keysOf } from './uids.ts'
 
 const uid = { type: 'string', pattern: '^[0-9.]{1,64}$' } as const

@@ -4,12 +4,12 @@ import type { Db } from '../../db/db.ts'
 import type { ResourceAttachments } from '../../services/resource-attachments.ts'
 import type { ResourceFind } from '../../services/resource-find.ts'
 import { systemMetadata } from '../../store/metadata.ts'
+import { goneSignal } from '../gone.ts'
 import { loadContent } from './find-content.ts'
 import { readFind } from './find-request.ts'
 import { sendPages } from './id-list.ts'
 import { lenientScope, objectBody } from './lenient-scope.ts'
 import { type Names, nameTable } from './names.ts'
-import { goneSignal } from './reconstruct.ts'
 
 /** What the routes need. */
 export interface FindServices {

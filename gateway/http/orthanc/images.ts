@@ -1,8 +1,10 @@
 /** Orthanc's decoded images: previews, rendered frames, stored values, frames as they are stored, embedded PDF files. */
+
 import { createGzip } from 'node:zlib'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { GatewayError, isGatewayError } from '../../errors.ts'
 import type { OpenImage, PictureFormat, Rendering, RenderOptions } from '../../services/rendering.ts'
+import { goneSignal } from '../gone.ts'
 import { sendBytes, sendFile } from '../send-file.ts'
 import { blankPicture, matlabText } from './image-texts.ts'
 import { isSet } from './query-flag.ts'
@@ -203,10 +205,3 @@ function rawType(transferSyntaxUid: string): string {
 }
 
 const bufferOf = (bytes: Uint8Array): Buffer => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-
-/** Aborts when the client goes away. */
-function goneSignal(reply: FastifyReply): AbortSignal {
-  const gone = new AbortController()
-  reply.raw.once('close', () => gone.abort(new GatewayError('UNAVAILABLE', 'the client went away')))
-  return gone.signal
-}

@@ -1,4 +1,5 @@
 /** Orthanc's `/modalities`: the registry under its paths, and the verification of a modality. */
+
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { boolean, decode, describe, integer, object, optional } from '../../decode.ts'
 import { GatewayError } from '../../errors.ts'
@@ -6,6 +7,7 @@ import type { NodeTarget } from '../../services/dicom-node.ts'
 import type { Modalities } from '../../services/modalities.ts'
 import type { Modality } from '../../services/modality.ts'
 import type { Remote } from '../../services/remote.ts'
+import { goneSignal } from '../gone.ts'
 import { acceptAnyBody } from './lenient-body.ts'
 import { readForm, writeForm } from './modality-form.ts'
 
@@ -60,15 +62,15 @@ export async function orthancModalityRoutes(app: FastifyInstance, services: Orth
   ): Promise<object> => {
     const options = decode(echoOptions, body || {})
     if (!options.ok) throw new GatewayError('BAD_REQUEST', describe(options.problems))
-    const gone = new AbortController()
     const timeout = options.value.Timeout
-    const late = new GatewayError('PEER_UNREACHABLE', `the modality did not answer within ${timeout} s`)
-    const timer = timeout > 0 ? setTimeout(() => gone.abort(late), timeout * 1000) : undefined
-    reply.raw.once('close', () => gone.abort(new GatewayError('UNAVAILABLE', 'the client went away')))
+    const late = new AbortController()
+    const why = new GatewayError('PEER_UNREACHABLE', `the modality did not answer within ${timeout} s`)
+    const timer = timeout > 0 ? setTimeout(() => late.abort(why), timeout * 1000) : undefined
+    const signal = AbortSignal.any([late.signal, goneSignal(reply)])
     try {
-      const { status } = await remote.echo(principal, to, gone.signal)
+      const { status } = await remote.echo(principal, to, signal)
       if (status !== 0) throw new GatewayError('PEER_PROTOCOL', `the modality answered status ${status}`)
-      if (options.value.CheckFind) await remote.find(principal, to, nobody, gone.signal)
+      if (options.value.CheckFind) await remote.find(principal, to, nobody, signal)
     } finally {
       clearTimeout(timer)
     }

@@ -1,8 +1,10 @@
 /** Orthanc's `/{level}/{id}/modify` and `/anonymize`, `/tools/bulk-modify` and `/tools/bulk-anonymize`. */
+
 import type { FastifyInstance } from 'fastify'
 import type { Modifications } from '../../services/modify.ts'
 import type { Anonymizations } from '../../services/modify-anonymize.ts'
 import type { StagedFile } from '../../store/blobs.ts'
+import { goneSignal } from '../gone.ts'
 import { sendFile } from '../send-file.ts'
 import { answerJob, type JobAnswers } from './answer-job.ts'
 import { readAnyBodyAsJson } from './json-body.ts'
@@ -45,9 +47,7 @@ export function modifyRoutes(app: FastifyInstance, services: ModifyServices): vo
         `/instances/:id/${verb}`,
         { schema: { tags, summary: `${summary} an instance, answered as a file; audited`, params: idParams } },
         async (request, reply) => {
-          const gone = new AbortController()
-          reply.raw.once('close', () => gone.abort())
-          const file = await service.instance(request.principal, request.params.id, request.body, gone.signal)
+          const file = await service.instance(request.principal, request.params.id, request.body, goneSignal(reply))
           return await sendFile(request, reply, stagedBlob(file), {
             sha256: file.fileSha256.toString('hex'),
             type: 'application/dicom',

@@ -9,8 +9,8 @@ import { readRestPeer, writeRestPeer } from '../../services/rest-peer.ts'
 import type { RestPeers } from '../../services/rest-peers.ts'
 import type { RestStore } from '../../services/rest-store.ts'
 import { stageLoose } from '../../services/upload.ts'
+import { goneSignal } from '../gone.ts'
 import { answerJob, type JobAnswers } from './answer-job.ts'
-import { gone } from './gone.ts'
 import { acceptAnyBody } from './lenient-body.ts'
 import { readResources } from './remote-sends.ts'
 import { requestBody } from './request-body.ts'
@@ -76,7 +76,8 @@ export async function restPeerRoutes(app: FastifyInstance, services: RestPeerSer
     scope.get<Named>(
       '/peers/:id/system',
       { schema: { tags, summary: 'What it says of itself: does it answer?', params } },
-      async (request, reply) => await restStore.system(request.principal, named(request.params.id).name, gone(reply)),
+      async (request, reply) =>
+        await restStore.system(request.principal, named(request.params.id).name, goneSignal(reply)),
     )
     scope.put<Named>(
       '/peers/:id',
@@ -157,7 +158,7 @@ export async function restPeerRoutes(app: FastifyInstance, services: RestPeerSer
         const { name } = named(request.params.id)
         const { instance, staged } = await stageLoose(ingest, requestBody(request.raw), limitBytes)
         try {
-          return await restStore.send(request.principal, name, instance, gone(reply))
+          return await restStore.send(request.principal, name, instance, goneSignal(reply))
         } finally {
           await staged.discard()
         }

@@ -1,8 +1,9 @@
 /** `/tools/reconstruct` and `/{level}/{id}/reconstruct`. */
-import type { FastifyInstance, FastifyReply } from 'fastify'
-import { GatewayError } from '../../errors.ts'
+
+import type { FastifyInstance } from 'fastify'
 import type { Reconstruction } from '../../services/resource-reconstruct.ts'
 import { levelOrder } from '../../store/hierarchy.ts'
+import { goneSignal } from '../gone.ts'
 import { lenientScope } from './lenient-scope.ts'
 import { idParams, pathOfLevel } from './navigation.ts'
 
@@ -41,11 +42,4 @@ export function reconstructRoutes(
       )
     }
   })
-}
-
-/** Ends the work of a client that is gone. */
-export function goneSignal(reply: FastifyReply): AbortSignal {
-  const gone = new AbortController()
-  reply.raw.once('close', () => gone.abort(new GatewayError('UNAVAILABLE', 'the client went away')))
-  return gone.signal
 }

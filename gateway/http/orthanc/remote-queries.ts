@@ -9,8 +9,8 @@ import type { BackgroundJobs } from '../../services/background-jobs.ts'
 import type { Modalities } from '../../services/modalities.ts'
 import type { Remote } from '../../services/remote.ts'
 import type { RemoteQueries, StoredQuery } from '../../services/remote-queries.ts'
+import { goneSignal } from '../gone.ts'
 import { answerJob, type JobAnswers } from './answer-job.ts'
-import { gone } from './gone.ts'
 import { acceptAnyBody, objectBody } from './lenient-body.ts'
 import {
   type AnswerForm,
@@ -96,7 +96,7 @@ export async function remoteQueryRoutes(app: FastifyInstance, services: RemoteQu
           query: body['Normalize'] === false ? keys : normalizeKeys(keys, level),
           call: readCall(body),
         }
-        return asked(await queries.ask(request.principal, wish, gone(reply)))
+        return asked(await queries.ask(request.principal, wish, goneSignal(reply)))
       },
     )
 
@@ -110,7 +110,7 @@ export async function remoteQueryRoutes(app: FastifyInstance, services: RemoteQu
         const form = formOf(body['Full'] !== true && body['Short'] !== true, body['Short'] === true)
         const call = readCall(isWrapped ? body : {})
         return await collect(
-          remote.ask(request.principal, named(request.params.id), { level: 'worklist', keys, call }, gone(reply)),
+          remote.ask(request.principal, named(request.params.id), { level: 'worklist', keys, call }, goneSignal(reply)),
           form,
         )
       },
@@ -125,7 +125,7 @@ export async function remoteQueryRoutes(app: FastifyInstance, services: RemoteQu
           assertNarrow(level, given)
           const keys = withTemplate(level, given)
           return await collect(
-            remote.ask(request.principal, named(request.params.id), { level, keys }, gone(reply)),
+            remote.ask(request.principal, named(request.params.id), { level, keys }, goneSignal(reply)),
             'simplify',
           )
         },
@@ -137,7 +137,7 @@ export async function remoteQueryRoutes(app: FastifyInstance, services: RemoteQu
       { schema: { tags, summary: 'Query a modality for patients, their studies and series (deprecated)', params } },
       async (request, reply) => {
         const name = named(request.params.id)
-        const signal = gone(reply)
+        const signal = goneSignal(reply)
         const given = readKeys(request.body ?? {})
         const ask = (level: QueryLevel, keys: DicomJson) =>
           gather(remote.ask(request.principal, name, { level, keys: withTemplate(level, keys) }, signal))
@@ -236,7 +236,7 @@ export async function remoteQueryRoutes(app: FastifyInstance, services: RemoteQu
             query: normalizeKeys(keys, level),
             call: readCall(body),
           }
-          return asked(await queries.ask(request.principal, wish, gone(reply)))
+          return asked(await queries.ask(request.principal, wish, goneSignal(reply)))
         },
       )
     }

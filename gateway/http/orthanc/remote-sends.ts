@@ -12,8 +12,8 @@ import type { Modalities } from '../../services/modalities.ts'
 import type { Remote } from '../../services/remote.ts'
 import type { RemoteStore } from '../../services/remote-store.ts'
 import { stageLoose } from '../../services/upload.ts'
+import { goneSignal } from '../gone.ts'
 import { answerJob, type JobAnswers } from './answer-job.ts'
-import { gone } from './gone.ts'
 import { acceptAnyBody, objectBody } from './lenient-body.ts'
 import { readCall, readKeys, readLevel } from './query-form.ts'
 import { requestBody } from './request-body.ts'
@@ -73,7 +73,7 @@ export async function remoteSendRoutes(app: FastifyInstance, services: RemoteSen
           destination: TargetAet || undefined,
           call: readCall(body),
         }
-        await remote.move(request.principal, named(request.params.id), wish, () => undefined, gone(reply))
+        await remote.move(request.principal, named(request.params.id), wish, () => undefined, goneSignal(reply))
         return {}
       },
     )
@@ -134,7 +134,7 @@ export async function remoteSendRoutes(app: FastifyInstance, services: RemoteSen
         const name = named(request.params.id)
         const { instance, staged } = await stageLoose(ingest, requestBody(request.raw), limitBytes)
         try {
-          await remote.send(request.principal, name, instance, gone(reply))
+          await remote.send(request.principal, name, instance, goneSignal(reply))
         } finally {
           await staged.discard()
         }
