@@ -3,6 +3,7 @@ import { GatewayError } from '../errors.ts'
 import type { Display } from './display.ts'
 import { colorOf, grayValues } from './gray.ts'
 import { type ImageFormat, rearranged } from './image.ts'
+import { encodeJpeg12 } from './jpeg-12.ts'
 import type { Loss, NativeCodecs } from './native-codecs.ts'
 import { bytesOf } from './samples.ts'
 import type { Compression } from './syntaxes.ts'
@@ -32,7 +33,10 @@ export function encodeWithLoss(
     const bytes = samplesPerPixel === 1 ? grayBytes(native, formats) : rearranged(native, formats.native, false)
     return encoded(() => codecs.encode('JpegLs', bytes, { ...samples, bitsAllocated: bitsStored, isRgb: false }, loss))
   }
-  if (to !== 'jpeg' || bitsStored !== 8) throw unsupported()
+  if (to === 'jpeg' && bitsStored > 8) {
+    return encodeJpeg12(Uint16Array.from(grayValues(native, formats.native)), written, loss.quality)
+  }
+  if (to !== 'jpeg') throw unsupported()
   const bytes = samplesPerPixel === 1 ? grayBytes(native, formats) : colorOf(native, formats.native, loss)
   if (bytes === undefined) throw unsupported()
   const isRgb = samplesPerPixel === 3

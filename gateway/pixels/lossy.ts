@@ -47,6 +47,7 @@ export function lossyFormat(native: ImageFormat, toUid: string): ImageFormat {
   const bytes = { ...native, bitsAllocated: 8, bitsStored: 8, highBit: 7, isPlanar: false }
   if (bitsStored === 8 && (isColor || isPalette)) return { ...bytes, samplesPerPixel: 3, photometric: 'YBR_FULL_422' }
   if (isGray && (bitsStored === 8 || (toUid === extended && bitsStored < 8))) return bytes
+  if (isGray && toUid === extended && bitsStored <= 12) return { ...native, bitsStored: 12, highBit: 11 }
   throw unsupported(`${photometric} of ${bitsStored} bits`)
 }
 

@@ -120,6 +120,8 @@ function assertAlike(ours: Part10, theirs: Part10, about: string): void {
   const [ratio = 1, other = 1] = [ours, theirs].map(({ dataset }) => numbersOf(dataset, 0x00282112).at(-1))
   // DCMTK counts six bytes for each pixel of a palette, and three of one that has two.
   if (/^(palette|ybr)/.test(about)) return
+  // It also takes the modality transformation into the samples, which then are as many as there is room for.
+  if (ours.transferSyntaxUid === extended && numbersOf(ours.dataset, 0x00280101)[0] === 12) return
   assert.ok(Math.abs(ratio / other - 1) < 0.15, `${about}: ${ratio} and ${other}`)
 }
 
@@ -133,7 +135,7 @@ test('requests that name a lossy transfer syntax get what Orthanc gives', { skip
 
   await t.test('one instance, modified or anonymized', async () => {
     for (const name of ['gray', 'color', 'palette', 'ybr', 'deep', 'signed'] as const) {
-      for (const syntax of name === 'deep' ? [baseline, nearLossless] : [baseline, extended, nearLossless]) {
+      for (const syntax of [baseline, extended, nearLossless]) {
         for (const more of [{}, { Keep: ['SOPInstanceUID'], Force: true }]) {
           const about = `${name} ${syntax} ${JSON.stringify(more)}`
           const path = `/instances/${uploaded[name].ID}/modify`
@@ -176,7 +178,7 @@ test('requests that name a lossy transfer syntax get what Orthanc gives', { skip
       [`/series/${uploaded[name].ParentSeries}/media?transcode=${baseline}`, undefined],
       [`/patients/${uploaded[name].ParentPatient}/archive`, { Transcode: nearLossless }],
       [`/studies/${uploaded[name].ParentStudy}/media`, { Transcode: baseline }],
-      ['/tools/create-archive', { Resources: [uploaded[name].ID], Transcode: name === 'deep' ? baseline : extended }],
+      ['/tools/create-archive', { Resources: [uploaded[name].ID], Transcode: extended }],
       ['/tools/create-media', { Resources: [uploaded[name].ParentStudy], Transcode: baseline }],
     ])
     for (const [path, body] of paths) {

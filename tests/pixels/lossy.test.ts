@@ -38,11 +38,11 @@ async function compressed(pixels: Pixels, bytes: Uint8Array, how: How): Promise<
 async function seen(pixels: Pixels, bytes: Uint8Array): Promise<{ values: Uint8Array | Uint16Array; peak: number }> {
   const source = bufferSource(bytes)
   const layout = await readPixelLayout(source)
-  const { bitsStored = 8, samplesPerPixel = 1, photometric = '' } = layout.pixels?.format ?? {}
+  const { samplesPerPixel = 1, photometric = '' } = layout.pixels?.format ?? {}
   if (samplesPerPixel === 1 && photometric !== 'PALETTE COLOR') {
     const { samples, format } = await pixels.decodeFrame(source, layout, 0, never)
     const values = format.bitsAllocated === 8 ? samples : new Uint16Array(new Uint8Array(samples).buffer)
-    return { values, peak: 2 ** bitsStored - 1 }
+    return { values, peak: values.reduce((most, value) => Math.max(most, value), 1) }
   }
   const display = await readDisplay(source, 0)
   const picture = { mode: 'rendered', display, format: 'raw', quality: 90, isRescaled: false } as const
@@ -88,6 +88,9 @@ const cases = [
   ['modalities/US/pydicom__examples_palette.dcm', baseline],
   ['modalities/US/weasis-dicom-tools__ybr422-raw.dcm', baseline],
   ['modalities/MR/dicom__3.dcm', nearLossless],
+  ['modalities/MR/dicom__3.dcm', extended],
+  ['modalities/MR-enhanced/dicom-test-files__emri_small.dcm', extended],
+  ['modalities/MR/pydicom__examples_overlay.dcm', extended],
   ['transfer-syntaxes/ExplicitLE-pixel-formats/dicom-test-files__SC_rgb_2frame.dcm', baseline],
 ] as const
 
@@ -195,5 +198,37 @@ test('nothing is compressed with loss unless it is asked for so, and only what a
     const bytes = await files.find(file => file.name === name)?.bytes()
     assert.ok(bytes, name)
     await assert.rejects(compressed(pixels, bytes, { to }), refused, `${name} in ${to}`)
+  }
+})
+
+test('twelve bits of any size and content are what libjpeg decodes, the nearer the better the quality', async t => {
+  let seed = 7
+  const random = (): number => {
+    seed = (seed * 1_103_515_245 + 12_345) % 2_147_483_648
+    return seed / 2_147_483_648
+  }
+  const images: readonly [string, number, number, (row: number, column: number) => number][] = [
+    ['one sample', 1, 1, () => 4095],
+    ['black', 9, 17, () => 0],
+    ['a ramp', 23, 41, (row, column) => (row * 90 + column * 40) % 4096],
+    ['edges', 40, 33, (row, column) => (((row >> 2) + (column >> 2)) % 2 === 0 ? 0 : 4095)],
+    ['noise', 61, 50, () => Math.floor(random() * 4096)],
+  ]
+  for (const [name, rows, cols, valueAt] of images) {
+    const values = Uint16Array.from({ length: rows * cols }, (_, i) => valueAt(Math.floor(i / cols), i % cols))
+    const extra: NewElement[] = [{ tag: 0x7fe00010, vr: 'OW', value: new Uint8Array(values.buffer) }]
+    const image = buildInstance({ rows, cols, extra }).bytes
+    let before = Number.POSITIVE_INFINITY
+    for (const lossyQuality of [1, 50, 90, 100]) {
+      const pixels = await testPixels(t, { lossyQuality, threads: 1 })
+      const written = await compressed(pixels, image, { to: extended })
+      const { values: decoded } = await seen(pixels, written)
+      const error = Math.sqrt(
+        values.reduce((sum, value, i) => sum + (value - (decoded[i] ?? 0)) ** 2, 0) / values.length,
+      )
+      assert.ok(error <= before + 0.5, `${name} ${lossyQuality}: ${error} after ${before}`)
+      before = error
+    }
+    assert.ok(before < 1, `${name}: ${before}`)
   }
 })
