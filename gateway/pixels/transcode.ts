@@ -20,7 +20,7 @@ import { datasetSource, type PixelElement, type PixelLayout, readPixelLayout } f
 import { type Derived, lossyChanges, lossyFormat, nearestSamples } from './lossy.ts'
 import { copyTo, type PixelPlan, type Reading, writePixels } from './pixel-writer.ts'
 import type { Spool, SpoolFile } from './spool.ts'
-import { type Compression, canCompress, canTranscode, pixelSyntax } from './syntaxes.ts'
+import { type Compression, canCompress, canRecode, canTranscode, hasLost, pixelSyntax } from './syntaxes.ts'
 
 /** An object in its new transfer syntax. It must be closed. */
 export interface Transcoded {
@@ -38,14 +38,14 @@ export interface TranscodeTools {
   readonly spool: Spool
 }
 
-/** A compression with loss. */
-export interface Compressing extends Derived {
+/** For a transfer syntax that a person has named: it may lose something, and the result is another object then. */
+export interface Named extends Derived {
   /** Of JPEG, 1 to 100. */
   readonly quality: number
 }
 
 /**
- * Transcodes a Part 10 file, without loss of anything that is left in it, unless `compressing` wants it with loss.
+ * Transcodes a Part 10 file, without loss of anything that is left in it, unless one is `named` that loses something.
  *
  * @param from  the transfer syntax of the source as the store knows it
  * @throws GatewayError TRANSCODE_UNSUPPORTED, PIXELS_UNREADABLE, DICOM_UNREADABLE, DICOM_LIMIT, STORAGE_FULL,
@@ -57,19 +57,22 @@ export async function transcode(
     readonly from: string
     readonly to: string
     readonly signal: AbortSignal
-    readonly compressing?: Compressing
+    readonly named?: Named
   },
   tools: TranscodeTools,
 ): Promise<Transcoded> {
-  const { from, to, signal, compressing } = how
+  const { from, to, signal, named } = how
   const target = transferSyntax(to)
-  const isPossible = compressing ? canCompress(from, to) : canTranscode(from, to)
+  const compressing = canCompress(from, to) ? named : undefined
+  const isPossible = compressing !== undefined || (named ? canRecode(from, to) : canTranscode(from, to))
   if (!isPossible || target === undefined) throw unsupported('no codec between these transfer syntaxes')
   const layout = await readPixelLayout(source)
   const written = compressing ? (native: ImageFormat) => lossyFormat(native, to) : undefined
   const plans = await planPixels(source, layout, { from: compressionOf(from), to: compressionOf(to), target, written })
   const reading = { source, layout, signal, pool: tools.pool }
   const changes = changesOf(plans)
+  // What has lost something says so, also when its transfer syntax does no longer (PS3.3 §C.7.6.1.1.5).
+  if (hasLost(from)) changes.get(topLevel)?.set(0x00282110, { tag: 0x00282110, value: '01' })
   const file = tools.spool.create()
   // How far it was compressed stands before the frames: they are made first.
   const frames = compressing && (await compressed(plans, target, { ...reading, ...compressing, to }, tools.spool))
@@ -208,7 +211,7 @@ async function metaOf(
 async function compressed(
   plans: readonly PixelPlan[],
   target: Encoding,
-  reading: Reading & Compressing & { readonly to: string },
+  reading: Reading & Named & { readonly to: string },
   spool: Spool,
 ): Promise<{ readonly plan: PixelPlan; readonly file: SpoolFile; readonly changes: ReadonlyMap<Tag, Change> }> {
   const { source, quality } = reading
