@@ -20,7 +20,7 @@ const names = {
   color: 'modalities/US/pydicom__examples_rgb_color.dcm',
   palette: 'modalities/US/pydicom__examples_palette.dcm',
   ybr: 'modalities/US/weasis-dicom-tools__ybr422-raw.dcm',
-  lossy: 'transfer-syntaxes/JPEG-Baseline/Static-DICOMWeb__jpeg8bit.dcm',
+  lossy: 'transfer-syntaxes/JPEG-Baseline/dicom-test-files__SC_rgb_dcmtk_+eb+cy+s2.dcm',
   deep: 'modalities/MR/dicom__3.dcm',
   signed: 'modalities/CT/cornerstone3D__CTImage.dcm_LittleEndianExplicitTransferSyntax_1.2.840.10008.1.2.1.dcm',
 } as const

@@ -43,7 +43,7 @@ async function seen(pixels: Pixels, bytes: Uint8Array): Promise<{ values: Uint8A
   if (samplesPerPixel === 1 && photometric !== 'PALETTE COLOR') {
     const { samples, format } = await pixels.decodeFrame(source, layout, 0, never)
     const values = format.bitsAllocated === 8 ? samples : new Uint16Array(new Uint8Array(samples).buffer)
-    return { values, peak: Math.max(...new Set(values)) }
+    return { values, peak: Array.from(values).reduce((most, value) => Math.max(most, value), 1) }
   }
   const display = await readDisplay(source, 0)
   const picture = { mode: 'rendered', display, format: 'raw', quality: 90, isRescaled: false } as const
