@@ -4,7 +4,7 @@ import { GatewayError } from '../errors.ts'
 import type { CodecPool } from './codec-pool.ts'
 import { decodedFormat, type FrameReader, openFrames } from './frame-coder.ts'
 import type { ImageFormat } from './image.ts'
-import { datasetSource, formatOf, type PixelElement, type PixelLayout } from './layout.ts'
+import { datasetSource, formatOf, imageOf, type PixelElement, type PixelLayout } from './layout.ts'
 import type { PictureTask } from './picture.ts'
 import { type PixelSyntax, pixelSyntax } from './syntaxes.ts'
 
@@ -70,7 +70,7 @@ async function withFrames<T>(
   index: number,
   work: (reader: FrameReader, dataset: ByteSource, pixels: PixelElement) => Promise<T>,
 ): Promise<T> {
-  const { pixels } = layout
+  const pixels = imageOf(layout)
   if (pixels === undefined || !Number.isInteger(index) || index < 0 || index >= pixels.frames) {
     throw new GatewayError('NOT_FOUND', 'there is no such frame')
   }

@@ -1,5 +1,6 @@
 /** Samples as numbers: out of their cells, in grey or in color. */
 import type { Display, Lut } from './display.ts'
+import { floatValues } from './float-values.ts'
 import { type ImageFormat, rearranged } from './image.ts'
 
 /** Samples of one component, as the data set means them. */
@@ -8,6 +9,7 @@ export type Values = Int16Array | Uint16Array | Float64Array
 /** The numbers of a frame with one sample for each pixel: bits beside Bits Stored removed, signs extended. */
 export function grayValues(native: Uint8Array, format: ImageFormat): Values {
   const { rows, columns, bitsAllocated, bitsStored, highBit, isSigned } = format
+  if (format.isFloat) return floatValues(native, format)
   const count = rows * columns
   const view = new DataView(native.buffer, native.byteOffset, native.byteLength)
   if (bitsAllocated > 16) {

@@ -13,6 +13,8 @@ export interface ImageFormat {
   readonly photometric: string
   /** Planar Configuration (0028,0006) is 1: one plane after the other. */
   readonly isPlanar: boolean
+  /** Samples are real numbers of 32 or 64 bits (PS3.3 §C.7.6.24), of which nothing but pictures and values is made. */
+  readonly isFloat?: boolean
 }
 
 /** The bits of one frame without compression; YBR_FULL_422 has two samples for each pixel (PS3.3 §C.7.6.3.1.2). */

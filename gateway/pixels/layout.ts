@@ -29,6 +29,8 @@ export interface PixelLayout {
   readonly isDeflated: boolean
   /** Pixel Data (7FE0,0010) of the object itself; undefined where there is none. */
   readonly pixels: PixelElement | undefined
+  /** Float Pixel Data (7FE0,0008) or Double Float Pixel Data (7FE0,0009) of the object itself. */
+  readonly floats: PixelElement | undefined
   /** Encapsulated Pixel Data in items, such as icons. */
   readonly nested: readonly PixelElement[]
 }
@@ -49,6 +51,7 @@ export interface PixelElement {
 }
 
 const pixelData = 0x7fe00010
+const floatPixelData = { 32: 0x7fe00008, 64: 0x7fe00009 } as const
 const extendedOffsetTable = 0x7fe00001
 const maxInflatedBytes = 4_294_967_296
 const longestAttributeBytes = 64
@@ -65,6 +68,7 @@ export async function readPixelLayout(source: ByteSource): Promise<PixelLayout> 
     ({ tag, length }, depth, holdsItems) => {
       if (depth === 0 && tag > pixelData) return 'stop'
       if (tag === pixelData) return holdsItems ? 'enter' : 'skip'
+      if (tag === floatPixelData[32] || tag === floatPixelData[64]) return 'skip'
       if (holdsItems) return 'enter'
       const isWanted = tag >>> 16 === 0x28 || (depth === 0 && (tag === 0x00080016 || tag === 0x00080018))
       if (isWanted && length <= longestAttributeBytes) return 'value'
@@ -86,8 +90,14 @@ export async function readPixelLayout(source: ByteSource): Promise<PixelLayout> 
     encoding,
     isDeflated,
     pixels: pixelElement(dataset, topLevel),
+    floats: floatElement(dataset),
     nested: [...nestedPixels(dataset)],
   }
+}
+
+/** What there is to be seen of an object. */
+export function imageOf({ pixels, floats }: PixelLayout): PixelElement | undefined {
+  return pixels ?? floats
 }
 
 /** The data set as bytes that are read forward; must be disposed. Offsets are those of the layout. */
@@ -124,6 +134,26 @@ function pixelElement(dataset: Dataset, item: number): PixelElement | undefined 
     fragments: element.fragments && fragments,
     basicOffsets,
     extendedOffsets: offsetTable(dataset),
+  }
+}
+
+/** Real numbers without compression, of one component, as wide as Bits Allocated says. */
+function floatElement(dataset: Dataset): PixelElement | undefined {
+  const format = imageFormat(dataset)
+  if (format === undefined || format.samplesPerPixel !== 1) return undefined
+  const { bitsAllocated } = format
+  if (bitsAllocated !== 32 && bitsAllocated !== 64) return undefined
+  const element = findElement(dataset, floatPixelData[bitsAllocated])
+  if (element === undefined) return undefined
+  const [frames = 1] = numbersOf(dataset, 0x00280008)
+  return {
+    item: topLevel,
+    format: { ...format, isFloat: true },
+    frames: Number.isInteger(frames) && frames > 0 ? frames : 1,
+    element,
+    fragments: undefined,
+    basicOffsets: undefined,
+    extendedOffsets: undefined,
   }
 }
 

@@ -1,5 +1,6 @@
 /** Draws a decoded frame: values to grey levels, sizes, and the format in which a picture leaves. Runs in a codec thread. */
 import type { Display, Lut, Window } from './display.ts'
+import { stretchedFloats } from './float-values.ts'
 import { colorOf, grayValues, type Values } from './gray.ts'
 import type { ImageFormat } from './image.ts'
 import { encodePam, encodePng } from './picture-formats.ts'
@@ -87,7 +88,7 @@ function rasterOf(native: Uint8Array, format: ImageFormat, task: PictureTask): R
     case 'int16':
       return gray(within(values, -32_768, 32_767))
     case 'preview':
-      return gray(inverted(stretched(values), photometric))
+      return gray(inverted(isReal(values, format) ? stretchedFloats(values) : stretched(values), photometric))
     default:
       return gray(inverted(windowed(values, format, task), photometric))
   }
@@ -122,6 +123,9 @@ function within(values: Values, least: number, most: number): Uint16Array {
   }
   return out
 }
+
+const isReal = (values: Values, { isFloat = false }: ImageFormat): values is Float64Array =>
+  isFloat && values instanceof Float64Array
 
 /** The least value black, the greatest white; one value alone is black. */
 function stretched(values: Values): Uint8Array {
@@ -161,6 +165,8 @@ function inverted(samples: Uint8Array, photometric: string): Uint8Array {
 
 /** Through modality transformation and window; by a table where values have at most 16 bits. */
 function windowed(values: Values, format: ImageFormat, task: PictureTask): Uint8Array {
+  const isWindowed = task.window !== undefined || task.display.window !== undefined
+  if (!isWindowed && isReal(values, format)) return stretchedFloats(values)
   const level = levelOf(format, task)
   const out = new Uint8Array(values.length)
   if (values instanceof Float64Array || format.bitsStored > 16) {

@@ -5,7 +5,7 @@ import { readPart10 } from '../dicom/part10-reader.ts'
 import { GatewayError, isGatewayError } from '../errors.ts'
 import { readDisplay, type Window } from '../pixels/display.ts'
 import type { ImageFormat } from '../pixels/image.ts'
-import { type PixelLayout, readPixelLayout } from '../pixels/layout.ts'
+import { imageOf, type PixelLayout, readPixelLayout } from '../pixels/layout.ts'
 import { type PictureMode, type PictureTask, valueType } from '../pixels/picture.ts'
 import type { Pixels } from '../pixels/pixels.ts'
 import type { Principal } from '../principal.ts'
@@ -130,7 +130,7 @@ export function openRendering(options: { readonly retrieve: Retrieve; readonly p
       try {
         const layout = await readPixelLayout(blob)
         return {
-          frameCount: layout.pixels?.frames ?? 1,
+          frameCount: imageOf(layout)?.frames ?? 1,
           async values(frame, scale, signal) {
             const isRescaled = scale === 'rescaled'
             const display = await readDisplay(blob, frame)
@@ -207,7 +207,7 @@ function checkBounds({ width, height, quality = 90, window }: RenderOptions): vo
 
 /** What has no pixels at all has no first frame either. @throws GatewayError PICTURE_UNSUPPORTED */
 function imageLayout(layout: PixelLayout, frame: number): PixelLayout {
-  if (layout.pixels === undefined && frame === 0) {
+  if (imageOf(layout) === undefined && frame === 0) {
     throw new GatewayError('PICTURE_UNSUPPORTED', 'the instance has no pixel data')
   }
   return layout
