@@ -25,12 +25,12 @@ export interface Pixels {
    */
   transcode(source: ByteSource, from: string, to: string, signal: AbortSignal): Promise<Transcoded>
   /**
-   * A Part 10 file compressed with loss, where a person has named such a transfer syntax (`canCompress`); must be closed.
-   * It becomes another object, with a UID of its own (PS3.3 §C.7.6.1.1.5).
+   * A Part 10 file in a transfer syntax that a person has named; must be closed. Where that loses something
+   * (`canCompress`), it becomes another object, with a UID of its own (PS3.3 §C.7.6.1.1.5).
    *
    * @throws GatewayError as `transcode`
    */
-  compress(
+  recodeAsNamed(
     source: ByteSource,
     how: Derived & { readonly from: string; readonly to: string },
     signal: AbortSignal,
@@ -64,8 +64,8 @@ export async function openPixels(options: PixelsOptions): Promise<Pixels> {
   const { lossyQuality: quality = 90 } = options
   return {
     transcode: (source, from, to, signal) => transcode(source, { from, to, signal }, { pool, spool }),
-    compress: (source, { from, to, ...derived }, signal) =>
-      transcode(source, { from, to, signal, compressing: { quality, ...derived } }, { pool, spool }),
+    recodeAsNamed: (source, { from, to, ...derived }, signal) =>
+      transcode(source, { from, to, signal, named: { quality, ...derived } }, { pool, spool }),
     decodeFrame: (source, layout, index, signal) => decodeFrame(source, layout, index, { pool, signal }),
     drawFrame: (source, layout, what, signal) => drawFrame(source, layout, what, { pool, signal }),
     readFrame: readStoredFrame,

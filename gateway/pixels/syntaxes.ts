@@ -61,15 +61,27 @@ export function pixelSyntax(uid: string): PixelSyntax | undefined {
   return pixelSyntaxes.get(uid)
 }
 
+/** True for transfer syntaxes whose objects have lost information: JPEG with a cosine transform. */
+export function hasLost(uid: string): boolean {
+  const known = pixelSyntax(uid)
+  return known?.mayBeLossy === true && known.compression === 'jpeg'
+}
+
 /**
  * True when objects of one transfer syntax can be had in another one, without loss of anything that is left in them: a
  * lossy source is only ever decompressed. A single object may still refuse, by TRANSCODE_UNSUPPORTED.
  */
 export function canTranscode(fromUid: string, toUid: string): boolean {
-  const from = pixelSyntax(fromUid)
-  const to = pixelSyntax(toUid)
-  if (fromUid === toUid || from === undefined || to === undefined || !to.isWritten) return false
-  return !from.mayBeLossy || to.compression === 'none'
+  if (!canRecode(fromUid, toUid)) return false
+  return pixelSyntax(fromUid)?.mayBeLossy === false || pixelSyntax(toUid)?.compression === 'none'
+}
+
+/**
+ * True when objects of one transfer syntax can be had in another one where a person has named it, without further loss:
+ * then a lossy source may be compressed again.
+ */
+export function canRecode(fromUid: string, toUid: string): boolean {
+  return fromUid !== toUid && pixelSyntax(fromUid) !== undefined && pixelSyntax(toUid)?.isWritten === true
 }
 
 /**

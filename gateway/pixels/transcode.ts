@@ -5,7 +5,7 @@
 import { type ByteSource, bufferSource } from '../dicom/byte-source.ts'
 import type { Encoding } from '../dicom/dataset.ts'
 import { spliceEdits } from '../dicom/part10-splice.ts'
-import { fileMeta, implementationClassUid, implementationVersionName, itemHeader } from '../dicom/part10-writer.ts'
+import { fileMeta, implementationClassUid, implementationVersionName } from '../dicom/part10-writer.ts'
 import { type Change, type Hole, recode, topLevel } from '../dicom/recode.ts'
 import type { Tag } from '../dicom/tag.ts'
 import { transferSyntax } from '../dicom/uid.ts'
@@ -14,12 +14,13 @@ import type { CodecPool } from './codec-pool.ts'
 import { readDisplay } from './display.ts'
 import type { LossyTask } from './encode-lossy.ts'
 import { formatChanges, writtenFormat } from './formats.ts'
-import { codedFrames, decodedFormat } from './frame-coder.ts'
+import { decodedFormat } from './frame-coder.ts'
 import { frameBits, type ImageFormat } from './image.ts'
 import { datasetSource, type PixelElement, type PixelLayout, readPixelLayout } from './layout.ts'
 import { type Derived, lossyChanges, lossyFormat, nearestSamples } from './lossy.ts'
+import { copyTo, type PixelPlan, type Reading, writePixels } from './pixel-writer.ts'
 import type { Spool, SpoolFile } from './spool.ts'
-import { type Compression, canCompress, canTranscode, pixelSyntax } from './syntaxes.ts'
+import { type Compression, canCompress, canRecode, canTranscode, hasLost, pixelSyntax } from './syntaxes.ts'
 
 /** An object in its new transfer syntax. It must be closed. */
 export interface Transcoded {
@@ -37,14 +38,14 @@ export interface TranscodeTools {
   readonly spool: Spool
 }
 
-/** A compression with loss. */
-export interface Compressing extends Derived {
+/** For a transfer syntax that a person has named: it may lose something, and the result is another object then. */
+export interface Named extends Derived {
   /** Of JPEG, 1 to 100. */
   readonly quality: number
 }
 
 /**
- * Transcodes a Part 10 file, without loss of anything that is left in it, unless `compressing` wants it with loss.
+ * Transcodes a Part 10 file, without loss of anything that is left in it, unless one is `named` that loses something.
  *
  * @param from  the transfer syntax of the source as the store knows it
  * @throws GatewayError TRANSCODE_UNSUPPORTED, PIXELS_UNREADABLE, DICOM_UNREADABLE, DICOM_LIMIT, STORAGE_FULL,
@@ -56,19 +57,22 @@ export async function transcode(
     readonly from: string
     readonly to: string
     readonly signal: AbortSignal
-    readonly compressing?: Compressing
+    readonly named?: Named
   },
   tools: TranscodeTools,
 ): Promise<Transcoded> {
-  const { from, to, signal, compressing } = how
+  const { from, to, signal, named } = how
   const target = transferSyntax(to)
-  const isPossible = compressing ? canCompress(from, to) : canTranscode(from, to)
+  const compressing = canCompress(from, to) ? named : undefined
+  const isPossible = compressing !== undefined || (named ? canRecode(from, to) : canTranscode(from, to))
   if (!isPossible || target === undefined) throw unsupported('no codec between these transfer syntaxes')
   const layout = await readPixelLayout(source)
   const written = compressing ? (native: ImageFormat) => lossyFormat(native, to) : undefined
   const plans = await planPixels(source, layout, { from: compressionOf(from), to: compressionOf(to), target, written })
   const reading = { source, layout, signal, pool: tools.pool }
   const changes = changesOf(plans)
+  // What has lost something says so, also when its transfer syntax does no longer (PS3.3 §C.7.6.1.1.5).
+  if (hasLost(from)) changes.get(topLevel)?.set(0x00282110, { tag: 0x00282110, value: '01' })
   const file = tools.spool.create()
   // How far it was compressed stands before the frames: they are made first.
   const frames = compressing && (await compressed(plans, target, { ...reading, ...compressing, to }, tools.spool))
@@ -105,17 +109,6 @@ export async function transcode(
 }
 
 // ---- what to do with pixels -------------------------------------------------------------------------
-
-/** Pixel Data whose compression changes. */
-interface PixelPlan {
-  readonly pixels: PixelElement
-  readonly hole: Hole
-  readonly from: Compression
-  readonly to: Compression
-  readonly stored: ImageFormat
-  readonly native: ImageFormat
-  readonly written: ImageFormat
-}
 
 function compressionOf(uid: string): Compression {
   const known = pixelSyntax(uid)
@@ -214,20 +207,11 @@ async function metaOf(
   return Buffer.concat(chunks)
 }
 
-interface Reading {
-  readonly source: ByteSource
-  readonly layout: PixelLayout
-  readonly pool: CodecPool
-  readonly signal: AbortSignal
-  /** Of an image that is compressed with loss. */
-  readonly loss?: LossyTask
-}
-
 /** The frames of an image, compressed with loss, and what the object says of that. The file must be closed. */
 async function compressed(
   plans: readonly PixelPlan[],
   target: Encoding,
-  reading: Reading & Compressing & { readonly to: string },
+  reading: Reading & Named & { readonly to: string },
   spool: Spool,
 ): Promise<{ readonly plan: PixelPlan; readonly file: SpoolFile; readonly changes: ReadonlyMap<Tag, Change> }> {
   const { source, quality } = reading
@@ -258,76 +242,10 @@ async function paletteOf(source: ByteSource): Promise<LossyTask['palette']> {
   }
 }
 
-async function copyTo(file: SpoolFile, source: ByteSource): Promise<void> {
-  for (let at = 0; at < source.sizeBytes; at += copyBytes) {
-    await file.append(new Uint8Array(await source.read(at, Math.min(copyBytes, source.sizeBytes - at))))
-  }
-}
-
-async function writePixels(file: SpoolFile, plan: PixelPlan, target: Encoding, reading: Reading): Promise<void> {
-  const dataset = datasetSource(reading.source, reading.layout)
-  try {
-    const { from, to, stored, native, written } = plan
-    const { loss } = reading
-    const task = { from, to, stored, native, written, ...(loss && { loss }) }
-    const frames = codedFrames(dataset, plan.pixels, task, reading)
-    if (plan.to === 'none') await writeNative(file, frames, plan, target)
-    else await writeEncapsulated(file, frames, plan)
-  } finally {
-    await dataset[Symbol.asyncDispose]?.()
-  }
-}
-
-async function writeNative(
-  file: SpoolFile,
-  frames: AsyncIterable<Uint8Array>,
-  { hole }: PixelPlan,
-  target: Encoding,
-): Promise<void> {
-  const { length = 0 } = hole
-  let left = length
-  for await (const frame of frames) {
-    if (target.bigEndian && hole.vr === 'OW') Buffer.from(frame.buffer, frame.byteOffset, frame.length).swap16()
-    await file.append(frame)
-    left -= frame.length
-  }
-  if (left > 0) await file.append(new Uint8Array(left))
-}
-
-/** Items as PS3.5 §A.4 wants them: the Basic Offset Table, one fragment of even length for each frame, the delimiter. */
-async function writeEncapsulated(
-  file: SpoolFile,
-  frames: AsyncIterable<Uint8Array>,
-  { pixels, native }: PixelPlan,
-): Promise<void> {
-  const header = (tag: Tag, length: number): Uint8Array => itemHeader(tag, length, littleEndian)
-  // Offsets have 32 bits; the table stays empty where they might not do, as it may.
-  const hasTable = (frameBits(native) / 8) * pixels.frames * 1.5 < longestValue
-  const table = Buffer.alloc(hasTable ? 4 * pixels.frames : 0)
-  await file.append(header(itemTag, table.length))
-  const tableOffset = file.sizeBytes
-  await file.append(table)
-  const start = file.sizeBytes
-  let index = 0
-  for await (const frame of frames) {
-    if (hasTable) table.writeUInt32LE(file.sizeBytes - start, 4 * index++)
-    const padding = frame.length % 2
-    await file.append(header(itemTag, frame.length + padding))
-    await file.append(frame)
-    if (padding > 0) await file.append(new Uint8Array(padding))
-  }
-  await file.append(header(sequenceDelimiter, 0))
-  if (hasTable) await file.patch(tableOffset, table)
-}
-
 const pixelData = 0x7fe00010
-const copyBytes = 1_048_576
 /** Extended Offset Table and its lengths: they hold for the old fragments only. */
 const offsetTables = [0x7fe00001, 0x7fe00002]
-const itemTag = 0xfffee000
-const sequenceDelimiter = 0xfffee0dd
 const longestValue = 0xfffffffe
-const littleEndian: Encoding = { explicitVr: true, bigEndian: false }
 
 function unsupported(why: string): GatewayError {
   return new GatewayError('TRANSCODE_UNSUPPORTED', `cannot transcode: ${why}`)

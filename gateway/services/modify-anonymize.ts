@@ -202,7 +202,7 @@ async function rewriter(
       await close()
       // What it comes of is not named: nobody is to find the way back.
       const derived = kept.has('instance') && !keys.instance ? lossyUid(source, source.sopInstanceUid, job.seed) : {}
-      return await transcoded(pixels, edited, { from, to, derived, isStrict: false }, signal)
+      return await transcoded(pixels, edited, { from, to, isStrict: false, ...derived }, signal)
     } catch (error) {
       await close()
       throw error

@@ -22,7 +22,7 @@ import {
   sourceInstances,
 } from './modify-sources.ts'
 import { derivedUid } from './modify-uids.ts'
-import { inNamedSyntax, isLeftAsItIs, type NamedPixels } from './named-syntax.ts'
+import { isLeftAsItIs, type NamedPixels } from './named-syntax.ts'
 
 /** Modifies instances as Orthanc's API asks for it. */
 export interface Modifications {
@@ -144,7 +144,7 @@ export function rewriter(
       await blob.close()
       const uid = keys.find(({ path }) => path.tag === keyTags.instance)?.value ?? source.sopInstanceUid
       const derived = { ...lossyUid(source, uid, seed), predecessor: source.sopInstanceUid }
-      const how = { from: source.transferSyntaxUid, to: transcode, derived, isStrict }
+      const how = { from: source.transferSyntaxUid, to: transcode, isStrict, ...derived }
       return await transcoded(pixels, edited, how, signal)
     } catch (error) {
       await blob.close().catch(() => undefined)
@@ -161,16 +161,16 @@ export function lossyUid(source: SourceInstance, uid: string, seed: string): Der
 /**
  * A rewritten file in the transfer syntax that was named; takes the file over.
  *
- * @throws GatewayError as `Pixels.transcode`
+ * @throws GatewayError as `Pixels.recodeAsNamed`
  */
 export async function transcoded(
   pixels: NamedPixels,
   edited: ByteSource & Pick<StagedFile, 'discard'>,
-  how: { readonly from: string; readonly to: string; readonly derived: Derived; readonly isStrict: boolean },
+  how: Derived & { readonly from: string; readonly to: string; readonly isStrict: boolean },
   signal: AbortSignal,
 ): Promise<Rewritten> {
   try {
-    const result = await inNamedSyntax(pixels, edited, how, signal)
+    const result = await pixels.recodeAsNamed(edited, how, signal)
     return {
       chunks: chunksOf(result.open()),
       close: async () => {

@@ -10,7 +10,7 @@ import { transferSyntax } from '../dicom/uid.ts'
 import { GatewayError, isGatewayError } from '../errors.ts'
 import type { Principal } from '../principal.ts'
 import type { Blobs } from '../store/blobs.ts'
-import { derivedFrom, inNamedSyntax, isLeftAsItIs, type NamedPixels } from './named-syntax.ts'
+import { derivedFrom, isLeftAsItIs, type NamedPixels } from './named-syntax.ts'
 import type { OutsideSends } from './outside-sends.ts'
 import type { RemoteInstance } from './remote.ts'
 import { assertKnown } from './remote-store.ts'
@@ -74,8 +74,7 @@ export function openRestStore(options: {
   ) => {
     if (to === undefined || from === to) return undefined
     try {
-      const derived = derivedFrom(sopInstanceUid, from, to) ?? {}
-      const made = await inNamedSyntax(pixels, file, { from, to, derived }, signal)
+      const made = await pixels.recodeAsNamed(file, { from, to, ...derivedFrom(sopInstanceUid, from, to) }, signal)
       return { source: made.open(), [Symbol.asyncDispose]: () => made.close() }
     } catch (error) {
       if (isLeftAsItIs(error)) return undefined

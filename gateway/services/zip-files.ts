@@ -18,7 +18,7 @@ import {
   type ZipContentOptions,
 } from '../zip/zip-content.ts'
 import type { ZipWriter } from '../zip/zip-writer.ts'
-import { derivedFrom, inNamedSyntax, type NamedPixels } from './named-syntax.ts'
+import { derivedFrom, type NamedPixels } from './named-syntax.ts'
 import type { ZipInstance } from './zip-plan.ts'
 
 /** How the files of an archive are written. */
@@ -114,9 +114,9 @@ export class ZipFiles {
     const derived = derivedFrom(sopInstanceUid, from, transcodeTo)
     await checksums(blob, { sha256: fileSha256, signal })
     try {
-      const made = await inNamedSyntax(this.#pixels, blob, { from, to: transcodeTo, derived: derived ?? {} }, signal)
+      const made = await this.#pixels.recodeAsNamed(blob, { from, to: transcodeTo, ...derived }, signal)
       const { transferSyntaxUid, sizeBytes } = made
-      const uid = derived?.sopInstanceUid ?? sopInstanceUid
+      const uid = derived.sopInstanceUid ?? sopInstanceUid
       return { transferSyntaxUid, sopInstanceUid: uid, sizeBytes, source: made.open(), close: () => made.close() }
     } catch (error) {
       const isKept = ['TRANSCODE_UNSUPPORTED', 'PIXELS_UNREADABLE', 'DICOM_UNREADABLE', 'DICOM_LIMIT'] as const

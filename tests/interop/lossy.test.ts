@@ -20,6 +20,7 @@ const names = {
   color: 'modalities/US/pydicom__examples_rgb_color.dcm',
   palette: 'modalities/US/pydicom__examples_palette.dcm',
   ybr: 'modalities/US/weasis-dicom-tools__ybr422-raw.dcm',
+  lossy: 'transfer-syntaxes/JPEG-Baseline/dicom-test-files__SC_rgb_dcmtk_+eb+cy+s2.dcm',
   deep: 'modalities/MR/dicom__3.dcm',
   signed: 'modalities/CT/cornerstone3D__CTImage.dcm_LittleEndianExplicitTransferSyntax_1.2.840.10008.1.2.1.dcm',
 } as const
@@ -88,6 +89,7 @@ async function both(t: TestContext): Promise<Both | undefined> {
     ybr: await upload('ybr'),
     deep: await upload('deep'),
     signed: await upload('signed'),
+    lossy: await upload('lossy'),
   }
   return { ours, theirs, uploaded }
 }
@@ -156,6 +158,24 @@ test('requests that name a lossy transfer syntax get what Orthanc gives', { skip
           assert.equal(sourcesOf(made).at(-1), uidOf(uploaded[name].file), about)
         }
       }
+    }
+    for (const syntax of [plain, '1.2.840.10008.1.2.4.70', '1.2.840.10008.1.2.4.80', extended, nearLossless]) {
+      const body = { Transcode: syntax, Keep: ['SOPInstanceUID'], Force: true }
+      const [mine, other] = await Promise.all(
+        [ours, theirs].map(side => side.ask('POST', `/instances/${uploaded.lossy.ID}/modify`, body)),
+      )
+      assert.deepEqual([mine?.status, other?.status], [200, 200], syntax)
+      const [made, reference] = [await read(mine?.bytes ?? Buffer.of()), await read(other?.bytes ?? Buffer.of())]
+      assert.equal(made.transferSyntaxUid, syntax)
+      const isNew = [extended, nearLossless].includes(syntax)
+      // Of a new one DCMTK drops earlier sources, and applies the modality transformation.
+      if (!isNew) assert.deepEqual(comparable(made), comparable(reference), syntax)
+      else assert.equal(sourcesOf(made).length, sourcesOf(uploaded.lossy.file).length + 1, syntax)
+      assert.deepEqual(
+        [made, reference].map(file => uidOf(file) !== uidOf(uploaded.lossy.file)),
+        [isNew, isNew],
+        syntax,
+      )
     }
     // Orthanc 1.10.1 anonymizes an instance in its own transfer syntax only; what is asked for is done here.
     for (const [name, syntax] of [

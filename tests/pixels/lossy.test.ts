@@ -12,6 +12,7 @@ import { isGatewayError } from '../../gateway/errors.ts'
 import { readDisplay } from '../../gateway/pixels/display.ts'
 import { readPixelLayout } from '../../gateway/pixels/layout.ts'
 import type { Pixels } from '../../gateway/pixels/pixels.ts'
+import { preferredSyntaxes } from '../../gateway/pixels/syntaxes.ts'
 import { temporaryDir } from '../support/blobs.ts'
 import { openCorpus, transferSyntaxUids } from '../support/corpus.ts'
 import { missing, runOk } from '../support/dcmtk.ts'
@@ -23,10 +24,10 @@ const extended = '1.2.840.10008.1.2.4.51'
 const nearLossless = '1.2.840.10008.1.2.4.81'
 const skip = missing('dcmdjpeg', 'dcmdjpls', 'dcmdump')
 
-type How = Omit<Parameters<Pixels['compress']>[1], 'from'> & { from?: string }
+type How = Omit<Parameters<Pixels['recodeAsNamed']>[1], 'from'> & { from?: string }
 
 async function compressed(pixels: Pixels, bytes: Uint8Array, how: How): Promise<Buffer> {
-  const made = await pixels.compress(bufferSource(bytes), { from: explicitVrLittleEndian, ...how }, never)
+  const made = await pixels.recodeAsNamed(bufferSource(bytes), { from: explicitVrLittleEndian, ...how }, never)
   try {
     return await allOf(made.open())
   } finally {
@@ -188,7 +189,17 @@ test('nothing is compressed with loss unless it is asked for so, and only what a
   for (const to of [baseline, extended, nearLossless]) {
     await assert.rejects(pixels.transcode(bufferSource(image), explicitVrLittleEndian, to, never), refused)
   }
-  await assert.rejects(compressed(pixels, image, { to: '1.2.840.10008.1.2.4.80' }), refused)
+  assert.deepEqual(preferredSyntaxes(explicitVrLittleEndian, [baseline, extended, nearLossless]), [])
+  const jpegLossless = '1.2.840.10008.1.2.4.70'
+  const lossy = await compressed(pixels, image, { to: baseline })
+  assert.deepEqual(preferredSyntaxes(baseline, [jpegLossless, extended]), [])
+  // Whoever names another syntax for it gets it, but loses no more.
+  const again = await readPart10(bufferSource(await compressed(pixels, lossy, { from: baseline, to: jpegLossless })))
+  assert.deepEqual([again.transferSyntaxUid, said(again).lossy], [jpegLossless, '01'])
+  assert.equal(
+    (await difference(pixels, lossy, await compressed(pixels, lossy, { from: baseline, to: jpegLossless }))).most,
+    0,
+  )
   for (const [name, to] of [
     ['modalities/MR/dicom__3.dcm', baseline],
     ['modalities/US/pydicom__examples_palette.dcm', nearLossless],
