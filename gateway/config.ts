@@ -171,6 +171,8 @@ const shape = {
   orthanc: section({
     checkRevisions: optional(boolean, false),
     overwriteInstances: optional(boolean, false),
+    /** Of JPEG, 1 to 100: where a request names a transfer syntax that loses something. */
+    lossyTranscodingQuality: optional(integer({ min: 1, max: 100 }), 90),
     logExportedResources: optional(boolean, false),
     userMetadata: optional(record(integer({ min: 1024, max: 65_535 }), { max: 1000 }), {}),
     userContentTypes: optional(record(integer({ min: 1024, max: 65_535 }), { max: 1000 }), {}),

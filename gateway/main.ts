@@ -223,7 +223,11 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
   const retrieve = openRetrieve({ db, blobs, ownIssuers })
   const pixels = use(
     starting,
-    await openPixels({ dir: join(config.data, 'spool'), assertRoom: bytes => blobs.assertRoom(bytes) }),
+    await openPixels({
+      dir: join(config.data, 'spool'),
+      assertRoom: bytes => blobs.assertRoom(bytes),
+      lossyQuality: config.orthanc.lossyTranscodingQuality,
+    }),
   )
   const rendering = openRendering({ retrieve, pixels })
   const backgroundJobs = openBackgroundJobs({

@@ -137,7 +137,7 @@ ${table(
 #### 3.2.3 Transfer syntaxes
 
 "Read" and "written" are about pixels: what can be converted for a receiver that does not take the stored transfer syntax. Nothing is
-compressed with loss.
+compressed with loss but where a request of the REST API names JPEG Baseline, JPEG Extended or JPEG-LS near-lossless.
 
 ${table(
   ['Name', 'UID', 'Stored and sent', 'Read', 'Written'],

@@ -65,7 +65,8 @@ function textOf(dataset: Dataset, tag: Tag): string | undefined {
   return dataset.charset.decode(element.value, element.vr === 'PN' ? 'names' : 'text').replace(/[ \0]+$/, '')
 }
 
-const asWritten = (dataset: Dataset): NewElement[] => dataset.elements.map(elementAsWritten)
+/** The elements of a data set with their bytes. @throws GatewayError DICOM_LIMIT where a value was too long to be read */
+export const asWritten = (dataset: Dataset): NewElement[] => dataset.elements.map(elementAsWritten)
 
 /** An element with its bytes, little endian as the writer takes them. */
 function elementAsWritten(element: Element): NewElement {

@@ -10,7 +10,8 @@ import { levelNames } from './query-retrieve.ts'
 const specificCharacterSet = 0x00080005
 const queryRetrieveLevel = 0x00080052
 const retrieveAeTitle = 0x00080054
-const instanceAvailability = 0x00080056
+/** Instance Availability. */
+export const instanceAvailability = 0x00080056
 
 /** Elements of an identifier that say how to ask, not what for. */
 export const notKeys: ReadonlySet<Tag> = new Set([
@@ -24,19 +25,19 @@ export const notKeys: ReadonlySet<Tag> = new Set([
 
 /** Makes the identifier of a match: what was asked for, empty where the match has none. */
 export function matchEncoder(
-  options: AnswerOptions & { readonly level: Level; readonly aeTitle: string },
+  options: AnswerOptions & { readonly level: Level; readonly aeTitle: string; readonly isAvailabilityAsked: boolean },
 ): (attributes: DicomJson) => Uint8Array {
   return answerEncoder(options, [
     { tag: queryRetrieveLevel, value: levelNames[options.level] },
     { tag: retrieveAeTitle, value: options.aeTitle },
-    { tag: instanceAvailability, value: 'ONLINE' },
+    ...(options.isAvailabilityAsked ? [{ tag: instanceAvailability, value: 'ONLINE' }] : []),
   ])
 }
 
 /** How the identifiers of answers are made. */
 export interface AnswerOptions {
   readonly keys: DicomJson
-  /** The request's character set, which the answer keeps where it can. */
+  /** The request's character set, which the answer keeps where it can; where it has none, Latin-1 is tried first. */
   readonly terms: readonly string[]
   readonly transferSyntaxUid: string
 }
@@ -51,22 +52,16 @@ export function answerEncoder(
     variable: Object.entries(keys).map(([name, { vr }]) => ({ tag: tagOfName(name), vr })),
     transferSyntaxUid,
   }
-  const asked = identifierWriter(form, terms)
+  const asked = identifierWriter(form, terms.length > 0 ? terms : ['ISO_IR 100'])
   const unicode = identifierWriter(form, ['ISO_IR 192'])
   return attributes => {
     const answer = project(keys, attributes)
-    // In the default repertoire Latin-1 would be written, which it is not.
-    if (terms.length === 0 && !isAscii(answer)) return unicode(answer)
     try {
       return asked(answer)
     } catch {
       return unicode(answer)
     }
   }
-}
-
-function isAscii(answer: DicomJson): boolean {
-  return /^[\0-~]*$/.test(JSON.stringify(answer))
 }
 
 /** The attributes that `keys` names; of a sequence's items those that its item names, or all. */

@@ -1,6 +1,6 @@
 /** C-FIND as its provider, PS3.4 §C.4.1: the store's matches as pending responses. */
 
-import { stringOf } from '../dicom/dataset.ts'
+import { findElement, stringOf } from '../dicom/dataset.ts'
 import { type DicomJson, tagOfName, toJson } from '../dicom/json.ts'
 import type { Level } from '../dicom/levels.ts'
 import { matchKeys } from '../dicom/matching.ts'
@@ -9,7 +9,7 @@ import type { Query } from '../services/query.ts'
 import type { FindLimits } from '../services/resource-find.ts'
 import { isSearchable } from '../store/searchable.ts'
 import { commandField } from './command.ts'
-import { matchEncoder, notKeys } from './find-answer.ts'
+import { instanceAvailability, matchEncoder, notKeys } from './find-answer.ts'
 import { identifierSyntaxes, readIdentifier } from './find-scu.ts'
 import { type InformationModel, levelOf, modelOf, queryRetrieveSopClass } from './query-retrieve.ts'
 import type { ServiceChannel, ServiceClass, ServiceRequest, ServiceResponse } from './service.ts'
@@ -70,7 +70,14 @@ async function answer(
     Object.entries(keys).filter(([tag]) => isSearchable(tagOfName(tag), level)),
   )
   const hasUnsupported = Object.keys(supported).length < Object.keys(keys).length
-  const encode = matchEncoder({ keys, level, aeTitle, terms: identifier.charset.terms, transferSyntaxUid })
+  const encode = matchEncoder({
+    keys,
+    level,
+    aeTitle,
+    isAvailabilityAsked: findElement(identifier, instanceAvailability) !== undefined,
+    terms: identifier.charset.terms,
+    transferSyntaxUid,
+  })
   const returned = new Set(Object.keys(supported).map(tagOfName))
   const spec = { level, keys: matchKeys(supported) }
   let left = limits?.(level) ?? Number.POSITIVE_INFINITY

@@ -5,6 +5,7 @@
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { type ErrorCode, errorLine, errorTable, isGatewayError, outwardMessage } from '../errors.ts'
 import type { Log } from '../log.ts'
+import { watchMethods } from './allowed-methods.ts'
 import { isOwnRoute } from './auth.ts'
 import { drain } from './drain.ts'
 import type { HttpRefusal } from './refusals.ts'
@@ -70,9 +71,15 @@ export function installProblems(
     if (problem.status === 401) await drain(request.raw)
     return sendProblem(request, reply, problem)
   })
-  app.setNotFoundHandler((request, reply) =>
-    sendProblem(request, reply, ofCode('NOT_FOUND', 'no such resource', request.id)),
-  )
+  const methodsOf = watchMethods(app)
+  app.setNotFoundHandler((request, reply) => {
+    const allowed = methodsOf(request.url.split('?', 1)[0] ?? '')
+    if (allowed.length === 0) return sendProblem(request, reply, ofCode('NOT_FOUND', 'no such resource', request.id))
+    reply.header('allow', allowed.join(', '))
+    if (isOrthancRoute(request)) return reply.code(405).send() // as Orthanc has it, without a body
+    const expected = `expected one of the methods ${allowed.join(', ')}`
+    return sendProblem(request, reply, ofStatus(405, expected, request.id))
+  })
 }
 
 /** Sends a problem document; the connection is closed where the request's body was left unread. */
@@ -138,6 +145,7 @@ const titles: Readonly<Record<number, string>> = {
   401: 'Unauthorized',
   403: 'Forbidden',
   404: 'Not Found',
+  405: 'Method Not Allowed',
   406: 'Not Acceptable',
   408: 'Request Timeout',
   409: 'Conflict',

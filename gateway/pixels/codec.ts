@@ -2,6 +2,7 @@
 import { inflateRawSync } from 'node:zlib'
 import { GatewayError } from '../errors.ts'
 import { type Codestream, checkCodestream, isYcc, readCodestream, unreadable } from './codestream.ts'
+import { encodeWithLoss, type LossyTask } from './encode-lossy.ts'
 import { frameBytes, type ImageFormat, rearranged } from './image.ts'
 import { decodeJpegLs } from './jpeg-ls.ts'
 import { jpegXlPrecision } from './jpeg-xl.ts'
@@ -24,6 +25,8 @@ export interface FrameTask {
   readonly native: ImageFormat
   /** As the data set to come describes the frame. */
   readonly written: ImageFormat
+  /** To compress with loss. */
+  readonly loss?: LossyTask
   /** To have a picture of the frame instead of the frame. */
   readonly picture?: PictureTask
 }
@@ -35,6 +38,8 @@ export interface FrameTask {
  * @throws GatewayError PIXELS_UNREADABLE, TRANSCODE_UNSUPPORTED; Error, after which the codecs are unusable
  */
 export function recodeFrame(task: FrameTask, codecs: () => NativeCodecs): Uint8Array {
+  const { loss } = task
+  if (loss !== undefined) return encodeWithLoss(nativeFrame(task, codecs), task, loss, codecs())
   return encode(nativeFrame(task, codecs), task, codecs)
 }
 

@@ -28,7 +28,11 @@ export function grayValues(native: Uint8Array, format: ImageFormat): Values {
  *
  * @returns rows x columns x 3 bytes
  */
-export function colorOf(native: Uint8Array, format: ImageFormat, display: Display): Uint8Array | undefined {
+export function colorOf(
+  native: Uint8Array,
+  format: ImageFormat,
+  display: Pick<Display, 'palette'>,
+): Uint8Array | undefined {
   const { samplesPerPixel, bitsAllocated, photometric } = format
   if (display.palette && samplesPerPixel === 1) return paletteColor(grayValues(native, format), display.palette)
   if (samplesPerPixel < 3) return undefined

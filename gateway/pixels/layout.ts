@@ -92,7 +92,9 @@ export async function readPixelLayout(source: ByteSource): Promise<PixelLayout> 
 
 /** The data set as bytes that are read forward; must be disposed. Offsets are those of the layout. */
 export function datasetSource(source: ByteSource, layout: PixelLayout): ByteSource & Partial<AsyncDisposable> {
-  return layout.isDeflated ? inflated(source, layout) : source
+  if (layout.isDeflated) return inflated(source, layout)
+  // The source stays its owner's, who may have given it a way to be disposed.
+  return { sizeBytes: source.sizeBytes, read: (offset, length) => source.read(offset, length) }
 }
 
 function inflated(source: ByteSource, { datasetOffset }: PixelLayout): InflateSource {

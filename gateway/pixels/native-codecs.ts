@@ -16,12 +16,20 @@ export interface Samples
   readonly isRgb: boolean
 }
 
+/** How much an encoder may lose. */
+export interface Loss {
+  /** Of JPEG, 1 to 100, as libjpeg scales its quantization tables. */
+  readonly quality: number
+  /** Of JPEG-LS: by how much a sample may differ (NEAR of ITU-T T.87). */
+  readonly near: number
+}
+
 /** Codecs with a memory of their own. After an error they are unusable. */
 export interface NativeCodecs {
   /** @throws Error what the library says */
   decode(codec: CodecName, bytes: Uint8Array, samples: Samples): Uint8Array
-  /** Without loss. @throws Error what the library says */
-  encode(codec: CodecName, bytes: Uint8Array, samples: Samples): Uint8Array
+  /** Without loss, unless some is allowed. @throws Error what the library says */
+  encode(codec: CodecName, bytes: Uint8Array, samples: Samples, loss?: Loss): Uint8Array
   /** What the memory has grown to. */
   memoryBytes(): number
 }
@@ -103,14 +111,19 @@ export function startCodecs(module: CompiledCodecs): NativeCodecs {
       call('ReleaseCodecsContext', pointer)
       return decoded
     },
-    encode(codec, bytes, samples) {
+    encode(codec, bytes, samples, loss) {
       const pointer = context(samples)
       put('Decoded', pointer, bytes)
       const parameters = call('CreateEncoderParameters')
-      call('SetLossy', parameters, 0)
+      call('SetLossy', parameters, loss === undefined ? 0 : 1)
+      if (loss !== undefined) {
+        call('SetQuality', parameters, loss.quality)
+        call('SetSmoothingFactor', parameters, 0)
+        call('SetSampleFactor', parameters, halfColor)
+      }
       call('SetPredictor', parameters, 1)
       call('SetPointTransform', parameters, 0)
-      call('SetAllowedLossyError', parameters, 0)
+      call('SetAllowedLossyError', parameters, loss?.near ?? 0)
       call('SetProgressionOrder', parameters, resolutionFirst)
       call('SetRate', parameters, 0)
       call('SetAllowMct', parameters, 1)
@@ -126,6 +139,9 @@ export function startCodecs(module: CompiledCodecs): NativeCodecs {
 
 /** Their numbers of photometric interpretations; only RGB makes a difference. */
 const photometric = { monochrome2: 1, rgb: 3 } as const
+
+/** 4:2:2: one pair of color samples for two pixels of a row, as YBR_FULL_422 has it. */
+const halfColor = 1
 
 /** RPCL, which the RPCL syntaxes of HTJ2K want and the others allow (PS3.5 §A.4.4, §A.4.6). */
 const resolutionFirst = 2

@@ -4,12 +4,16 @@ import { type CodecPoolOptions, openCodecPool } from './codec-pool.ts'
 import { type DecodedFrame, decodeFrame, drawFrame, readStoredFrame } from './decode-frame.ts'
 import type { ImageFormat } from './image.ts'
 import type { PixelLayout } from './layout.ts'
+import type { Derived } from './lossy.ts'
 import type { PictureTask } from './picture.ts'
 import { openSpool, type SpoolOptions } from './spool.ts'
 import { type Transcoded, transcode } from './transcode.ts'
 
 /** Settings: the spool's and the threads'. */
-export type PixelsOptions = SpoolOptions & CodecPoolOptions
+export interface PixelsOptions extends SpoolOptions, CodecPoolOptions {
+  /** Of JPEG with loss, 1 to 100; default 90. */
+  readonly lossyQuality?: number
+}
 
 /** What can be done with pixels. It must be closed. */
 export interface Pixels {
@@ -20,6 +24,17 @@ export interface Pixels {
    *   DICOM_UNREADABLE, DICOM_LIMIT, STORAGE_FULL, STORAGE_IO, UNAVAILABLE; the reason of `signal`
    */
   transcode(source: ByteSource, from: string, to: string, signal: AbortSignal): Promise<Transcoded>
+  /**
+   * A Part 10 file compressed with loss, where a person has named such a transfer syntax (`canCompress`); must be closed.
+   * It becomes another object, with a UID of its own (PS3.3 §C.7.6.1.1.5).
+   *
+   * @throws GatewayError as `transcode`
+   */
+  compress(
+    source: ByteSource,
+    how: Derived & { readonly from: string; readonly to: string },
+    signal: AbortSignal,
+  ): Promise<Transcoded>
   /**
    * One frame, decompressed; `index` counts from 0. The layout is that of `readPixelLayout`.
    *
@@ -46,8 +61,11 @@ export interface Pixels {
 export async function openPixels(options: PixelsOptions): Promise<Pixels> {
   const spool = await openSpool(options)
   const pool = openCodecPool(options)
+  const { lossyQuality: quality = 90 } = options
   return {
     transcode: (source, from, to, signal) => transcode(source, { from, to, signal }, { pool, spool }),
+    compress: (source, { from, to, ...derived }, signal) =>
+      transcode(source, { from, to, signal, compressing: { quality, ...derived } }, { pool, spool }),
     decodeFrame: (source, layout, index, signal) => decodeFrame(source, layout, index, { pool, signal }),
     drawFrame: (source, layout, what, signal) => drawFrame(source, layout, what, { pool, signal }),
     readFrame: readStoredFrame,

@@ -16,12 +16,17 @@ export interface PixelSyntax {
   readonly mayBeLossy: boolean
   /** We write it, without loss. */
   readonly isWritten: boolean
+  /** We write it with loss, where a person has named it. */
+  readonly isNamed: boolean
 }
 
-const syntax = (compression: Compression, how: '' | 'lossy' | 'write' | 'lossy write'): PixelSyntax => ({
+type Ways = '' | 'lossy' | 'write' | 'lossy write' | 'lossy named'
+
+const syntax = (compression: Compression, how: Ways): PixelSyntax => ({
   compression,
   mayBeLossy: how.includes('lossy'),
   isWritten: how.includes('write'),
+  isNamed: how.includes('named'),
 })
 
 /** In the order in which they are offered to a receiver: first those that cost least and that everybody reads. */
@@ -39,11 +44,11 @@ const pixelSyntaxes: ReadonlyMap<string, PixelSyntax> = new Map([
   ['1.2.840.10008.1.2.5', syntax('rle', 'write')],
   ['1.2.840.10008.1.2.4.203', syntax('htj2k', 'lossy write')],
   ['1.2.840.10008.1.2.4.91', syntax('jpeg-2000', 'lossy write')],
-  ['1.2.840.10008.1.2.4.50', syntax('jpeg', 'lossy')],
-  ['1.2.840.10008.1.2.4.51', syntax('jpeg', 'lossy')],
+  ['1.2.840.10008.1.2.4.50', syntax('jpeg', 'lossy named')],
+  ['1.2.840.10008.1.2.4.51', syntax('jpeg', 'lossy named')],
   ['1.2.840.10008.1.2.4.53', syntax('jpeg', 'lossy')],
   ['1.2.840.10008.1.2.4.55', syntax('jpeg', 'lossy')],
-  ['1.2.840.10008.1.2.4.81', syntax('jpeg-ls', 'lossy')],
+  ['1.2.840.10008.1.2.4.81', syntax('jpeg-ls', 'lossy named')],
   ['1.2.840.10008.1.2.4.110', syntax('jpeg-xl', '')],
   ['1.2.840.10008.1.2.4.111', syntax('jpeg-xl', 'lossy')],
   ['1.2.840.10008.1.2.4.112', syntax('jpeg-xl', 'lossy')],
@@ -65,6 +70,15 @@ export function canTranscode(fromUid: string, toUid: string): boolean {
   const to = pixelSyntax(toUid)
   if (fromUid === toUid || from === undefined || to === undefined || !to.isWritten) return false
   return !from.mayBeLossy || to.compression === 'none'
+}
+
+/**
+ * True when objects of one transfer syntax can be compressed with loss into another one. Nobody but a person who names
+ * that syntax may choose it: it is no part of `canTranscode`, thus of no negotiation. A single object may still refuse,
+ * by TRANSCODE_UNSUPPORTED.
+ */
+export function canCompress(fromUid: string, toUid: string): boolean {
+  return fromUid !== toUid && pixelSyntax(fromUid) !== undefined && pixelSyntax(toUid)?.isNamed === true
 }
 
 /**

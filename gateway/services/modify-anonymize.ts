@@ -11,13 +11,14 @@ import { decodeProfile, type Profile } from '../../policy/deid/profile.ts'
 import { isObject } from '../decode.ts'
 import { fileSource } from '../dicom/byte-source.ts'
 import { planModification } from '../dicom/modification.ts'
+import { findLayout } from '../dicom/part10-layout.ts'
 import { spliceEdits } from '../dicom/part10-splice.ts'
 import { formatTag, isPrivateTag } from '../dicom/tag.ts'
 import { GatewayError, isGatewayError } from '../errors.ts'
 import type { Principal } from '../principal.ts'
 import type { Blobs, StagedFile } from '../store/blobs.ts'
 import type { Deidentify, Session } from './deidentify.ts'
-import { firstInstance, type ModifyParts } from './modify.ts'
+import { firstInstance, lossyUid, type ModifyParts, transcoded } from './modify.ts'
 import { newSeed, type RewriteWishes } from './modify-jobs.ts'
 import { keyTags, type ModifyRequest, readFlag, readIds, readModifyRequest, readText } from './modify-request.ts'
 import { allResults, type Rewriter, singleResult } from './modify-run.ts'
@@ -61,6 +62,7 @@ export function openAnonymizations(parts: AnonymizeParts): Anonymizations {
       issuerOf: () => undefined,
       fields: made => ({
         IsAnonymization: true,
+        ...(request.transcode !== undefined && { Transcode: request.transcode }),
         ...(resultLevel ? singleResult(made, resultLevel) : allResults(made)),
       }),
     }
@@ -145,7 +147,7 @@ function readAnonymization(body: unknown): Anonymization {
  * those of its whole study.
  */
 async function rewriter(
-  { db, blobs, deidentify, spoolDir }: AnonymizeParts,
+  { db, blobs, pixels, deidentify, spoolDir }: AnonymizeParts,
   request: Anonymization,
   job: { readonly selection: Selection; readonly seed: string; readonly signal: AbortSignal },
 ): Promise<Rewriter> {
@@ -168,7 +170,7 @@ async function rewriter(
     })
   }
 
-  return async source => {
+  return async (source, signal) => {
     const targetPath = join(spoolDir, `anonymized-${randomUUID()}`)
     const remove = (): Promise<void> => rm(targetPath, { force: true })
     const { patientId, issuer, studyInstanceUid, fileSha256, orthancId } = source
@@ -192,7 +194,15 @@ async function rewriter(
     try {
       const made = fileSource(file, (await file.stat()).size)
       const { edits, isRecoded } = await planModification(made, wantedOf(request))
-      return { chunks: spliceEdits(made, edits, isRecoded ? 'recoded' : 'kept'), close }
+      const chunks = spliceEdits(made, edits, isRecoded ? 'recoded' : 'kept')
+      const { transferSyntaxUid: from } = await findLayout(made)
+      const { transcode: to, keys, kept } = request
+      if (to === undefined || to === from) return { chunks, close }
+      const edited = await blobs.stageFrom(chunks, { expectedBytes: made.sizeBytes })
+      await close()
+      // What it comes of is not named: nobody is to find the way back.
+      const derived = kept.has('instance') && !keys.instance ? lossyUid(source, source.sopInstanceUid, job.seed) : {}
+      return await transcoded(pixels, edited, { from, to, derived, isStrict: false }, signal)
     } catch (error) {
       await close()
       throw error

@@ -5,7 +5,7 @@ import type { ByteSource } from '../dicom/byte-source.ts'
 import { planModification } from '../dicom/modification.ts'
 import { spliceEdits } from '../dicom/part10-splice.ts'
 import { GatewayError } from '../errors.ts'
-import type { Pixels } from '../pixels/pixels.ts'
+import type { Derived } from '../pixels/lossy.ts'
 import type { Principal } from '../principal.ts'
 import type { Blobs, StagedFile } from '../store/blobs.ts'
 import type { Level } from '../store/query.ts'
@@ -22,6 +22,7 @@ import {
   sourceInstances,
 } from './modify-sources.ts'
 import { derivedUid } from './modify-uids.ts'
+import { inNamedSyntax, isLeftAsItIs, type NamedPixels } from './named-syntax.ts'
 
 /** Modifies instances as Orthanc's API asks for it. */
 export interface Modifications {
@@ -40,7 +41,7 @@ export interface Modifications {
 /** What modifying takes. */
 export interface ModifyParts extends RunParts {
   readonly blobs: Pick<Blobs, 'open' | 'stageFrom'>
-  readonly pixels: Pick<Pixels, 'transcode'>
+  readonly pixels: NamedPixels
   readonly rewrites: RewriteJobs
 }
 
@@ -57,6 +58,7 @@ export function openModifications(parts: ModifyParts): Modifications {
       issuerOf: keepsIssuer(request) ? issuerOfSource : () => undefined,
       fields: made => ({
         IsAnonymization: false,
+        ...(request.transcode !== undefined && { Transcode: request.transcode }),
         ...(resultLevel ? singleResult(made, resultLevel) : allResults(made)),
       }),
     }
@@ -71,7 +73,7 @@ export function openModifications(parts: ModifyParts): Modifications {
       const resources = await findResources(db, [orthancId], 'instance')
       const selection = await selectInstances(db, resources)
       const source = await firstInstance(parts, principal, selection, 'modification')
-      const rewrite = rewriter(parts, request, { level, seed: newSeed() })
+      const rewrite = rewriter(parts, request, { level, seed: newSeed(), isStrict: true })
       const rewritten = await rewrite(source, signal)
       try {
         return await blobs.stageFrom(rewritten.chunks, { expectedBytes: source.sizeBytes })
@@ -119,15 +121,19 @@ export const issuerOfSource = ({ issuer }: SourceInstance): string | undefined =
 const keepsIssuer = ({ modification }: ModifyRequest): boolean =>
   !modification.replace.some(({ path }) => path.tag === 0x00100021 && path.within.length === 0)
 
-/** Writes instances as a request wants them, with the keys that it gives them at a level. */
+/**
+ * Writes instances as a request wants them, with the keys that it gives them at a level. What the transfer syntax has no
+ * room for stays in its own, as Orthanc's jobs have it, unless strict.
+ */
 export function rewriter(
   { blobs, pixels }: Pick<ModifyParts, 'blobs' | 'pixels'>,
   request: Pick<ModifyRequest, 'modification' | 'transcode' | 'keys' | 'kept'>,
-  { level, seed }: { readonly level: Level; readonly seed: string },
+  { level, seed, isStrict = false }: { readonly level: Level; readonly seed: string; readonly isStrict?: boolean },
 ): Rewriter {
   return async (source, signal) => {
     const { modification, transcode } = request
-    const replace = [...modification.replace, ...keyChanges(request, source, level, seed)]
+    const keys = keyChanges(request, source, level, seed)
+    const replace = [...modification.replace, ...keys]
     const blob = await blobs.open(source.fileSha256)
     try {
       const { edits, isRecoded } = await planModification(blob, { ...modification, replace })
@@ -136,7 +142,10 @@ export function rewriter(
         return { chunks, close: () => blob.close() }
       const edited = await blobs.stageFrom(chunks, { expectedBytes: source.sizeBytes })
       await blob.close()
-      return await transcoded(pixels, edited, source.transferSyntaxUid, transcode, signal)
+      const uid = keys.find(({ path }) => path.tag === keyTags.instance)?.value ?? source.sopInstanceUid
+      const derived = { ...lossyUid(source, uid, seed), predecessor: source.sopInstanceUid }
+      const how = { from: source.transferSyntaxUid, to: transcode, derived, isStrict }
+      return await transcoded(pixels, edited, how, signal)
     } catch (error) {
       await blob.close().catch(() => undefined)
       throw error
@@ -144,15 +153,24 @@ export function rewriter(
   }
 }
 
-async function transcoded(
-  pixels: Pick<Pixels, 'transcode'>,
-  edited: StagedFile,
-  from: string,
-  to: string,
+/** The UID of what is compressed with loss: a new one where the modification has kept that of its source. */
+export function lossyUid(source: SourceInstance, uid: string, seed: string): Derived {
+  return uid === source.sopInstanceUid ? { sopInstanceUid: derivedUid(seed, 'lossy', uid) } : {}
+}
+
+/**
+ * A rewritten file in the transfer syntax that was named; takes the file over.
+ *
+ * @throws GatewayError as `Pixels.transcode`
+ */
+export async function transcoded(
+  pixels: NamedPixels,
+  edited: ByteSource & Pick<StagedFile, 'discard'>,
+  how: { readonly from: string; readonly to: string; readonly derived: Derived; readonly isStrict: boolean },
   signal: AbortSignal,
 ): Promise<Rewritten> {
   try {
-    const result = await pixels.transcode(edited, from, to, signal)
+    const result = await inNamedSyntax(pixels, edited, how, signal)
     return {
       chunks: chunksOf(result.open()),
       close: async () => {
@@ -161,6 +179,7 @@ async function transcoded(
       },
     }
   } catch (error) {
+    if (!how.isStrict && isLeftAsItIs(error)) return { chunks: chunksOf(edited), close: () => edited.discard() }
     await edited.discard()
     throw error
   }

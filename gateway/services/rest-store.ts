@@ -8,10 +8,9 @@ import type { Db } from '../db/db.ts'
 import type { ByteSource } from '../dicom/byte-source.ts'
 import { transferSyntax } from '../dicom/uid.ts'
 import { GatewayError, isGatewayError } from '../errors.ts'
-import type { Pixels } from '../pixels/pixels.ts'
-import { canTranscode } from '../pixels/syntaxes.ts'
 import type { Principal } from '../principal.ts'
 import type { Blobs } from '../store/blobs.ts'
+import { derivedFrom, inNamedSyntax, isLeftAsItIs, type NamedPixels } from './named-syntax.ts'
 import type { OutsideSends } from './outside-sends.ts'
 import type { RemoteInstance } from './remote.ts'
 import { assertKnown } from './remote-store.ts'
@@ -19,7 +18,7 @@ import { callRest, readJson } from './rest-client.ts'
 import type { RestPeers } from './rest-peers.ts'
 import { destinationOfPeer, sendFileTo } from './rest-send.ts'
 import type { Retrieve } from './retrieve.ts'
-import { belowResources } from './retrieve-plan.ts'
+import { belowResources, type PlannedInstance } from './retrieve-plan.ts'
 
 /** A send that is planned. */
 export interface RestStorePlan {
@@ -54,7 +53,7 @@ export interface RestStore {
 export function openRestStore(options: {
   readonly db: Db
   readonly blobs: Pick<Blobs, 'open'>
-  readonly pixels: Pick<Pixels, 'transcode'>
+  readonly pixels: NamedPixels
   readonly retrieve: Retrieve
   readonly peers: RestPeers
   readonly outside: OutsideSends
@@ -67,13 +66,19 @@ export function openRestStore(options: {
   })
 
   /** The file in another transfer syntax; undefined where it is to go, or can only go, as it is. */
-  const transcoded = async (file: ByteSource, from: string, to: string | undefined, signal: AbortSignal) => {
-    if (to === undefined || from === to || !canTranscode(from, to)) return undefined
+  const transcoded = async (
+    file: ByteSource,
+    { transferSyntaxUid: from, sopInstanceUid }: PlannedInstance,
+    to: string | undefined,
+    signal: AbortSignal,
+  ) => {
+    if (to === undefined || from === to) return undefined
     try {
-      const made = await pixels.transcode(file, from, to, signal)
+      const derived = derivedFrom(sopInstanceUid, from, to) ?? {}
+      const made = await inNamedSyntax(pixels, file, { from, to, derived }, signal)
       return { source: made.open(), [Symbol.asyncDispose]: () => made.close() }
     } catch (error) {
-      if (isGatewayError(error, 'TRANSCODE_UNSUPPORTED') || isGatewayError(error, 'PIXELS_UNREADABLE')) return undefined
+      if (isLeftAsItIs(error)) return undefined
       throw error
     }
   }
@@ -113,10 +118,11 @@ export function openRestStore(options: {
           let [done, failed] = [0, 0]
           await plan.begin(parties)
           try {
-            for await (const { fileSha256, study, transferSyntaxUid } of plan.instances()) {
+            for await (const instance of plan.instances()) {
+              const { fileSha256, study } = instance
               await using blob = closing(await blobs.open(fileSha256))
               try {
-                await using made = await transcoded(blob, transferSyntaxUid, transcodeTo, signal)
+                await using made = await transcoded(blob, instance, transcodeTo, signal)
                 await sendFileTo(target, made?.source ?? blob, { compress }, signal)
                 sent.set(study, (sent.get(study) ?? 0) + 1)
               } catch (error) {

@@ -11,10 +11,10 @@ import { instanceRecord, levelRecord } from '../dicom/directory-records.ts'
 import type { Level } from '../dicom/levels.ts'
 import { isUid, transferSyntax } from '../dicom/uid.ts'
 import { GatewayError } from '../errors.ts'
-import type { Pixels } from '../pixels/pixels.ts'
 import type { Principal } from '../principal.ts'
 import type { Blobs } from '../store/blobs.ts'
 import { ZipWriter } from '../zip/zip-writer.ts'
+import type { NamedPixels } from './named-syntax.ts'
 import { type ZipFile, type ZipFileOptions, ZipFiles } from './zip-files.ts'
 import { instanceFile, patientFolder, seriesFolder, studyFolder, UniqueNames } from './zip-names.ts'
 import { loadZipAttributes, loadZipInstances, planZip, type ZipInstance, type ZipSeries } from './zip-plan.ts'
@@ -64,7 +64,7 @@ const fileSetId = 'HANSE_MEDIA'
 export function openZipArchives(options: {
   readonly db: Db
   readonly blobs: Pick<Blobs, 'open'>
-  readonly pixels: Pick<Pixels, 'transcode'>
+  readonly pixels: NamedPixels
 }): ZipArchives {
   const { db, blobs, pixels } = options
   const files = new ZipFiles(blobs, pixels)
@@ -189,8 +189,8 @@ async function* zip(
     }
     if (levels === undefined) continue
     for (const [level, attributes] of levels) directory.add(levelRecord(level, attributes, keys))
-    const { sopClassUid, sopInstanceUid } = instance
-    const { transferSyntaxUid } = file
+    const { sopClassUid } = instance
+    const { sopInstanceUid, transferSyntaxUid } = file
     const path = name.split('/')
     directory.add(instanceRecord(instance.attributes, { path, sopClassUid, sopInstanceUid, transferSyntaxUid }))
   }

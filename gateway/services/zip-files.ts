@@ -8,7 +8,6 @@ import { crc32, deflateRaw } from 'node:zlib'
 import type { ByteSource } from '../dicom/byte-source.ts'
 import { transferSyntax } from '../dicom/uid.ts'
 import { isGatewayError } from '../errors.ts'
-import type { Pixels } from '../pixels/pixels.ts'
 import type { Blobs } from '../store/blobs.ts'
 import {
   checksums,
@@ -19,19 +18,24 @@ import {
   type ZipContentOptions,
 } from '../zip/zip-content.ts'
 import type { ZipWriter } from '../zip/zip-writer.ts'
+import { derivedFrom, inNamedSyntax, type NamedPixels } from './named-syntax.ts'
 import type { ZipInstance } from './zip-plan.ts'
 
 /** How the files of an archive are written. */
 export interface ZipFileOptions {
   /** `fast` deflates what is not compressed already, at the level that costs least, where that gains something. */
   readonly compression: 'stored' | 'fast'
-  /** Instances that can be transcoded without loss leave in this transfer syntax, the others as they are. */
+  /**
+   * Instances that can be had in this transfer syntax leave in it, the others as they are. One that is compressed with
+   * loss is another object, with a new UID.
+   */
   readonly transcodeTo?: string
 }
 
 /** A file of an archive, ready to be written. It must be closed. */
 export interface ZipFile {
   readonly transferSyntaxUid: string
+  readonly sopInstanceUid: string
   /** Header and bytes; each part is valid until the next one is asked for. */
   parts(writer: ZipWriter, name: string): AsyncIterable<Uint8Array>
   close(): Promise<void>
@@ -44,10 +48,10 @@ const buffersKept = 16
 /** Opens the files of archives. */
 export class ZipFiles {
   readonly #blobs: Pick<Blobs, 'open'>
-  readonly #pixels: Pick<Pixels, 'transcode'>
+  readonly #pixels: NamedPixels
   readonly #free: Buffer[] = []
 
-  constructor(blobs: Pick<Blobs, 'open'>, pixels: Pick<Pixels, 'transcode'>) {
+  constructor(blobs: Pick<Blobs, 'open'>, pixels: NamedPixels) {
     this.#blobs = blobs
     this.#pixels = pixels
   }
@@ -58,12 +62,18 @@ export class ZipFiles {
    * @throws GatewayError STORAGE_CORRUPT, STORAGE_IO, UNAVAILABLE; the reason of `signal`
    */
   async open(instance: ZipInstance, options: ZipFileOptions, signal: AbortSignal): Promise<ZipFile> {
-    const { fileSha256, sizeBytes, transferSyntaxUid } = instance
+    const { fileSha256, sizeBytes, transferSyntaxUid, sopInstanceUid } = instance
     const blob = await this.#blobs.open(fileSha256)
     try {
       if (blob.sizeBytes !== sizeBytes) throw damagedFile()
       const transcoded = await this.#transcoded(blob, instance, options, signal)
-      const from = transcoded ?? { transferSyntaxUid, sizeBytes, source: blob, close: async () => undefined }
+      const from = transcoded ?? {
+        transferSyntaxUid,
+        sopInstanceUid,
+        sizeBytes,
+        source: blob,
+        close: async () => undefined,
+      }
       try {
         const sha256 = transcoded ? undefined : fileSha256
         const isPlain = transferSyntax(from.transferSyntaxUid)?.encapsulated === false
@@ -77,7 +87,12 @@ export class ZipFiles {
           await from.close()
           await blob.close()
         }
-        return { transferSyntaxUid: from.transferSyntaxUid, parts: file.parts, close }
+        return {
+          transferSyntaxUid: from.transferSyntaxUid,
+          sopInstanceUid: from.sopInstanceUid,
+          parts: file.parts,
+          close,
+        }
       } catch (error) {
         await from.close()
         throw error
@@ -94,13 +109,15 @@ export class ZipFiles {
     { transcodeTo }: ZipFileOptions,
     signal: AbortSignal,
   ): Promise<Source | undefined> {
-    const { transferSyntaxUid: from, fileSha256 } = instance
+    const { transferSyntaxUid: from, fileSha256, sopInstanceUid } = instance
     if (transcodeTo === undefined || transcodeTo === from) return undefined
+    const derived = derivedFrom(sopInstanceUid, from, transcodeTo)
     await checksums(blob, { sha256: fileSha256, signal })
     try {
-      const made = await this.#pixels.transcode(blob, from, transcodeTo, signal)
+      const made = await inNamedSyntax(this.#pixels, blob, { from, to: transcodeTo, derived: derived ?? {} }, signal)
       const { transferSyntaxUid, sizeBytes } = made
-      return { transferSyntaxUid, sizeBytes, source: made.open(), close: () => made.close() }
+      const uid = derived?.sopInstanceUid ?? sopInstanceUid
+      return { transferSyntaxUid, sopInstanceUid: uid, sizeBytes, source: made.open(), close: () => made.close() }
     } catch (error) {
       const isKept = ['TRANSCODE_UNSUPPORTED', 'PIXELS_UNREADABLE', 'DICOM_UNREADABLE', 'DICOM_LIMIT'] as const
       if (isKept.some(code => isGatewayError(error, code))) return undefined
@@ -142,6 +159,7 @@ export class ZipFiles {
 
 interface Source {
   readonly transferSyntaxUid: string
+  readonly sopInstanceUid: string
   readonly sizeBytes: number
   readonly source: ReusingSource
   close(): Promise<void>

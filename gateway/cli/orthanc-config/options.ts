@@ -98,6 +98,10 @@ export const appliedOptions: Readonly<Record<string, Applied>> = {
   LimitFindResults: number('`orthanc.limitFindResults`', into('orthanc.limitFindResults')),
   LimitFindInstances: number('`orthanc.limitFindInstances`', into('orthanc.limitFindInstances')),
   CheckRevisions: flag('`orthanc.checkRevisions`', into('orthanc.checkRevisions')),
+  DicomLossyTranscodingQuality: number(
+    '`orthanc.lossyTranscodingQuality`: where a request names a transfer syntax that loses something',
+    into('orthanc.lossyTranscodingQuality'),
+  ),
   LogExportedResources: flag('`orthanc.logExportedResources`', into('orthanc.logExportedResources')),
   Dictionary: map(
     '`orthanc.dictionary`: names of private elements; those without a creator are left out',
@@ -150,7 +154,6 @@ export const ignoredOptions: Readonly<Record<string, string>> = {
   DicomCheckCalledAet: 'the called title is not compared',
   DicomCheckModalityHost: 'a modality that is registered with a host is always compared with it',
   DicomEchoChecksFind: 'ask for `CheckFind` where it is wanted',
-  DicomLossyTranscodingQuality: 'nothing is compressed with loss',
   DicomScpTimeout: 'each modality has `limits.idleSeconds`',
   DicomScuPreferredTransferSyntax: 'each modality has `transferSyntaxes`',
   DicomScuTimeout: 'each modality has `Timeout`',

@@ -15,7 +15,7 @@ const querystring = {
     transcode: {
       type: 'string',
       maxLength: 64,
-      description: 'Transfer syntax for what can be transcoded without loss',
+      description: 'Transfer syntax for what can be had in it; one that loses something makes new objects',
     },
     extended: { type: 'string', description: 'Descriptions in the DICOMDIR beside the keys' },
     compression: {
