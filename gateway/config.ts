@@ -4,6 +4,7 @@
  * database. Secrets are named by file path only. `config.schema.json` describes the file for editors;
  * a test keeps the two in agreement.
  */
+
 import { readFileSync, statSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import {
@@ -22,6 +23,7 @@ import {
   record,
   text,
 } from './decode.ts'
+import { encodingNames } from './dicom/charset.ts'
 import { GatewayError } from './errors.ts'
 
 const GiB = 1024 ** 3
@@ -139,6 +141,8 @@ const shape = {
     port: optional(port, 4242),
     aeTitle: optional(aeTitle, 'HANSE'),
     unknownCallers: optional(oneOf('refuse', 'loopback', 'all'), 'loopback'),
+    /** What text without Specific Character Set is read as: Orthanc's name for the encoding. */
+    defaultEncoding: optional(oneOf(...encodingNames), 'Latin1'),
     privateSopClasses: optional(list(uid, { max: 1000 }), []),
     /** Without a port there is no TLS listener; certificate and authorities are also those with which we call. */
     tls: section({
@@ -235,6 +239,11 @@ export const variables: Readonly<Record<string, Variable>> = {
     path: 'dicom.unknownCallers',
     kind: 'text',
     help: 'who may send without being registered: refuse, loopback or all',
+  },
+  HANSE_DICOM_DEFAULT_ENCODING: {
+    path: 'dicom.defaultEncoding',
+    kind: 'text',
+    help: 'encoding of text without a character set (default: Latin1)',
   },
   HANSE_DICOM_TLS_PORT: {
     path: 'dicom.tls.port',

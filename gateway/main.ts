@@ -2,6 +2,7 @@
  * The composition root: the only place where services are built. They are opened in the order of
  * their needs and closed in reverse: listeners first, the database last.
  */
+
 import { mkdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { signCard } from '../peers/card.ts'
@@ -20,6 +21,7 @@ import { appendAudit } from './audit/log.ts'
 import type { Config } from './config.ts'
 import type { Db, Tx } from './db/db.ts'
 import { migrate } from './db/migrations.ts'
+import { readUndeclaredAs } from './dicom/charset.ts'
 import { archiveWire } from './dimse/archive-wire.ts'
 import { commitmentWire } from './dimse/commitment.ts'
 import { pixelConverter } from './dimse/converter.ts'
@@ -405,6 +407,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
   const worklistFolder = await followWorklistFolder(config, worklist, log)
   if (worklistFolder) use(starting, worklistFolder)
 
+  readUndeclaredAs(config.dicom.defaultEncoding)
   const receptionTerms = openReceptionTerms({ db })
   const scp = use(
     starting,

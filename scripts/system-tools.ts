@@ -27,6 +27,9 @@ const tools: readonly Tool[] = [
   { program: '/usr/lib/proftpd/mod_tls.so', aptPackage: 'proftpd-mod-crypto' },
   { program: 'age', aptPackage: 'age' },
   { program: 'gpg', aptPackage: 'gpg' },
+  { program: '/usr/share/imagej/plugins/Orthanc_Import.jar', aptPackage: 'orthanc-imagej' },
+  { program: '/usr/share/java/rhino.jar', aptPackage: 'librhino-java' },
+  { program: 'Xvfb', aptPackage: 'xvfb' },
   { program: `${unpackedDir}/vsftpd/usr/sbin/vsftpd`, aptPackage: 'vsftpd', unpackedWith: ['libwrap0'] },
 ]
 

@@ -161,3 +161,64 @@ const known: ReadonlyMap<string, Charset> = new Map(
     build(terms),
   ]),
 )
+
+// ---- data sets without (0008,0005) --------------------------------------------------------------
+
+/** Encodings that text without a character set may be in, by the names that Orthanc has for them. */
+const encodings = new Map<string, readonly string[]>([
+  ['Ascii', ['ISO_IR 6']],
+  ['Utf8', ['ISO_IR 192']],
+  ['Latin1', ['ISO_IR 100']],
+  ['Latin2', ['ISO_IR 101']],
+  ['Latin3', ['ISO_IR 109']],
+  ['Latin4', ['ISO_IR 110']],
+  ['Latin5', ['ISO_IR 148']],
+  ['Latin9', ['ISO_IR 203']],
+  ['Cyrillic', ['ISO_IR 144']],
+  ['Windows1251', []],
+  ['Arabic', ['ISO_IR 127']],
+  ['Greek', ['ISO_IR 126']],
+  ['Hebrew', ['ISO_IR 138']],
+  ['Thai', ['ISO_IR 166']],
+  ['Japanese', ['ISO_IR 13']],
+  ['JapaneseKanji', ['', 'ISO 2022 IR 87']],
+  ['Chinese', ['GB18030']],
+  ['SimplifiedChinese', ['', 'ISO 2022 IR 58']],
+  ['Korean', ['', 'ISO 2022 IR 149']],
+])
+
+/** Their names. */
+export const encodingNames: readonly string[] = [...encodings.keys()]
+
+/**
+ * The one setting of this process that readers of data sets share: modalities that declare no character set are those of
+ * a region, so it is the same for all that a gateway reads.
+ */
+const undeclared = { charset: charsetOf([]), name: 'Latin1' }
+
+/** The character set that the value of a (0008,0005) declares; an empty one declares none. */
+export function charsetOfValue(value: Uint8Array): Charset {
+  const terms = parseTerms(value)
+  return terms.length > 0 ? charsetOf(terms) : undeclared.charset
+}
+
+/** The character set of a data set that declares none; it writes ASCII only where it is not Latin-1. */
+export const undeclaredCharset = (): Charset => undeclared.charset
+
+/** The name of its encoding, and the defined terms for it; none for one that DICOM has not. */
+export function undeclaredEncoding(): { readonly name: string; readonly terms: readonly string[] } {
+  return { name: undeclared.name, terms: encodings.get(undeclared.name) ?? [] }
+}
+
+/** From now on text without a character set is read in the encoding of this name. @returns false for an unknown one */
+export function readUndeclaredAs(name: string): boolean {
+  const terms = encodings.get(name)
+  if (terms === undefined) return false
+  const read = terms.length > 0 ? charsetOf(terms) : singleCharset([], tableSet('windows-1251'))
+  undeclared.name = name
+  undeclared.charset = name === 'Latin1' ? charsetOf([]) : { ...read, terms: [], encode: asciiOnly }
+  return true
+}
+
+const asciiOnly = (text: string): Uint8Array | undefined =>
+  /^[\0-\x7f]*$/.test(text) ? Buffer.from(text, 'latin1') : undefined

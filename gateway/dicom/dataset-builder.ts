@@ -1,5 +1,5 @@
 /** Builds a data set from a walk. */
-import { type Charset, charsetOf, parseTerms } from './charset.ts'
+import { type Charset, charsetOfValue, undeclaredCharset } from './charset.ts'
 import type { ByteRange, Dataset, Element, Item } from './dataset.ts'
 import type { Action, Visitor, WalkedElement } from './element-visitor.ts'
 
@@ -35,7 +35,7 @@ export class DatasetBuilder implements Visitor {
   ) {
     this.#choose = choose
     this.#keep = keep
-    this.#level = { elements: [], charset: charsetOf([]), item: undefined }
+    this.#level = { elements: [], charset: undeclaredCharset(), item: undefined }
     this.#levels = [this.#level]
   }
 
@@ -59,7 +59,7 @@ export class DatasetBuilder implements Visitor {
 
   value(element: WalkedElement, bytes: Uint8Array): void {
     element.value = this.#keep(bytes)
-    if (element.tag === specificCharacterSet) this.#level.charset = charsetOf(parseTerms(bytes))
+    if (element.tag === specificCharacterSet) this.#level.charset = charsetOfValue(bytes)
   }
 
   beginItem(offset: number, valueOffset: number, length: number | undefined): void {

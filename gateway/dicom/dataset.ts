@@ -1,5 +1,5 @@
 /** A data set as it was read: elements with their place in the bytes, values or ranges, items, fragments. */
-import { type Charset, charsetOf, parseTerms } from './charset.ts'
+import { type Charset, charsetOfValue } from './charset.ts'
 import { latin1 } from './code-table.ts'
 import type { Tag } from './tag.ts'
 import { type Vr, vrFacts } from './vr.ts'
@@ -114,7 +114,7 @@ export function decodeNumbers(element: Element): (number | bigint)[] {
 /** The character set that a data set declares, by its (0008,0005); undefined when it declares none. */
 export function declaredCharset(elements: readonly Element[]): Charset | undefined {
   for (const { tag, value } of elements) {
-    if (tag === 0x00080005) return value === undefined ? undefined : charsetOf(parseTerms(value))
+    if (tag === 0x00080005) return value === undefined ? undefined : charsetOfValue(value)
     if (tag > 0x00080005) return undefined
   }
   return undefined

@@ -9,7 +9,7 @@ import { pipeline, Readable } from 'node:stream'
 import { createDeflateRaw } from 'node:zlib'
 import { GatewayError } from '../errors.ts'
 import type { ByteSource } from './byte-source.ts'
-import { type Charset, charsetOf, parseTerms } from './charset.ts'
+import { type Charset, charsetOfValue, undeclaredCharset } from './charset.ts'
 import type { Encoding } from './dataset.ts'
 import type { Action, Visitor, WalkedElement } from './element-visitor.ts'
 import { type WalkStart, walk } from './element-walker.ts'
@@ -165,7 +165,7 @@ class Planner implements Visitor {
   #cutting: { readonly element: WalkedElement; readonly bytes: Uint8Array } | undefined
 
   constructor(edits: ItemEdits, encoding: Encoding) {
-    this.#items = [openItem(edits, encoding, charsetOf([]), undefined)]
+    this.#items = [openItem(edits, encoding, undeclaredCharset(), undefined)]
   }
 
   /** The plan, ascending, after a walk that ended at `end`. */
@@ -196,7 +196,7 @@ class Planner implements Visitor {
   value(element: WalkedElement, bytes: Uint8Array): void {
     const item = this.#items.at(-1)
     if (item === undefined) return
-    if (element.tag === specificCharacterSet) item.charset = charsetOf(parseTerms(bytes))
+    if (element.tag === specificCharacterSet) item.charset = charsetOfValue(bytes)
     else {
       const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
       const value = view.getUint32(0, !element.encoding.bigEndian)

@@ -9,7 +9,7 @@
  */
 import { GatewayError } from '../errors.ts'
 import type { ByteSource } from './byte-source.ts'
-import { type Charset, charsetOf, parseTerms } from './charset.ts'
+import { type Charset, charsetOfValue, undeclaredCharset } from './charset.ts'
 import type { Encoding } from './dataset.ts'
 import { type Action, undefinedLength, type Visitor, type WalkedElement } from './element-visitor.ts'
 import { type WalkStart, walk, walkInSteps } from './element-walker.ts'
@@ -143,7 +143,7 @@ class Recoder implements Visitor {
     this.#plan = plan
     this.#isSame = isSameEncoding(plan)
     this.#entersSequences = entersSequences(plan)
-    this.#items = [openItem(plan, plan.from, topLevel, charsetOf([]), undefined)]
+    this.#items = [openItem(plan, plan.from, topLevel, undeclaredCharset(), undefined)]
   }
 
   /** What came together since it was last taken, when the walk has come to `position`. */
@@ -192,7 +192,7 @@ class Recoder implements Visitor {
   value(element: WalkedElement, bytes: Uint8Array): void {
     const item = this.#items.at(-1)
     if (item === undefined) return
-    if (element.tag === specificCharacterSet) item.charset = charsetOf(parseTerms(bytes))
+    if (element.tag === specificCharacterSet) item.charset = charsetOfValue(bytes)
     if (this.#isSame) return
     const unitBytes = this.#unitBytes(element, element.encoding !== item.encoding)
     this.#put(unitBytes > 1 ? swapped(bytes, unitBytes) : bytes)
@@ -203,7 +203,7 @@ class Recoder implements Visitor {
     const encoding = this.#elements.at(-1)?.element.encoding ?? this.#plan.from
     const measure = length === undefined ? undefined : this.#beginLength()
     this.#put(itemHeader(itemTag, this.#lengthOf(measure), this.#plan.to))
-    const charset = around?.charset ?? charsetOf([])
+    const charset = around?.charset ?? undeclaredCharset()
     this.#items.push(openItem(this.#plan, encoding, offset, charset, this.#afterHeader(measure)))
   }
 

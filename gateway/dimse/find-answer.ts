@@ -1,5 +1,6 @@
 /** Matches as the identifiers of C-FIND responses, PS3.4 §C.4.1.1.3.2. */
 import { isObject } from '../decode.ts'
+import { undeclaredEncoding } from '../dicom/charset.ts'
 import { type DicomJson, type JsonElement, tagOfName } from '../dicom/json.ts'
 import type { Level } from '../dicom/levels.ts'
 import type { NewElement } from '../dicom/part10-writer.ts'
@@ -37,7 +38,7 @@ export function matchEncoder(
 /** How the identifiers of answers are made. */
 export interface AnswerOptions {
   readonly keys: DicomJson
-  /** The request's character set, which the answer keeps where it can; where it has none, Latin-1 is tried first. */
+  /** The request's character set, which the answer keeps where it can; where it has none, the site's default encoding is tried first. */
   readonly terms: readonly string[]
   readonly transferSyntaxUid: string
 }
@@ -52,7 +53,7 @@ export function answerEncoder(
     variable: Object.entries(keys).map(([name, { vr }]) => ({ tag: tagOfName(name), vr })),
     transferSyntaxUid,
   }
-  const asked = identifierWriter(form, terms.length > 0 ? terms : ['ISO_IR 100'])
+  const asked = identifierWriter(form, terms.length > 0 ? terms : usualTerms())
   const unicode = identifierWriter(form, ['ISO_IR 192'])
   return attributes => {
     const answer = project(keys, attributes)
@@ -62,6 +63,12 @@ export function answerEncoder(
       return unicode(answer)
     }
   }
+}
+
+/** What those read who name no character set. */
+function usualTerms(): readonly string[] {
+  const { terms } = undeclaredEncoding()
+  return terms.length > 0 ? terms : ['ISO_IR 192']
 }
 
 /** The attributes that `keys` names; of a sequence's items those that its item names, or all. */

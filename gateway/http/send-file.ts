@@ -7,12 +7,12 @@ import type { OpenBlob } from '../store/blobs.ts'
 
 const chunkBytes = 256 * 1024
 
-/** Sends and closes a blob as `type` under `filename`; the answer to HEAD has no body. */
+/** Sends and closes a blob as `type` under `filename`, to be saved unless it `isShown`; the answer to HEAD has no body. */
 export async function sendFile(
   request: FastifyRequest,
   reply: FastifyReply,
   file: OpenBlob,
-  options: { readonly sha256: string; readonly type: string; readonly filename: string },
+  options: { readonly sha256: string; readonly type: string; readonly filename: string; readonly isShown?: boolean },
 ): Promise<FastifyReply> {
   const etag = `"${options.sha256}"`
   reply.headers({
@@ -20,7 +20,7 @@ export async function sendFile(
     'accept-ranges': 'bytes',
     // Bytes under one URL change when a conflict is decided: caches must ask again.
     'cache-control': 'private, no-cache',
-    'content-disposition': `attachment; filename="${options.filename}"`,
+    'content-disposition': `${options.isShown ? 'inline' : 'attachment'}; filename="${options.filename}"`,
   })
   if (request.headers['if-none-match'] === etag) {
     await file.close()

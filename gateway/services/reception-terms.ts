@@ -1,11 +1,12 @@
 /**
  * What C-STORE takes, where an administrator narrows or widens it while the gateway runs, as scripts for Orthanc do: until
- * the next start, which takes everything again. Each change is in the audit log.
+ * the next start, which goes by the configuration again. Each change is in the audit log.
  */
 import { authorize } from '../../policy/authorize.ts'
 import { eventTypes, requestorOf, securityAlert } from '../audit/event.ts'
 import { appendAudit } from '../audit/log.ts'
 import type { Db } from '../db/db.ts'
+import { encodingNames, readUndeclaredAs, undeclaredEncoding } from '../dicom/charset.ts'
 import { transferSyntaxes } from '../dicom/uid.ts'
 import { GatewayError } from '../errors.ts'
 import type { Principal } from '../principal.ts'
@@ -23,6 +24,10 @@ export interface ChangeableTerms extends ReceptionTerms {
   /** @param patterns  UIDs, also with `*` at the end. @throws GatewayError BAD_REQUEST where none is left */
   takeOnly(principal: Principal, patterns: readonly string[]): Promise<void>
   takeUnknownClasses(principal: Principal, isTaken: boolean): Promise<void>
+  /** What text without a character set is read as, by Orthanc's name for the encoding. */
+  readonly encoding: string
+  /** @throws GatewayError BAD_REQUEST for an unknown encoding */
+  readAs(principal: Principal, encoding: string): Promise<void>
 }
 
 /** Everything is taken. */
@@ -53,6 +58,9 @@ export function openReceptionTerms({ db }: { db: Db }): ChangeableTerms {
     get takesUnknownClasses() {
       return takesUnknownClasses
     },
+    get encoding() {
+      return undeclaredEncoding().name
+    },
     syntaxes: () => all.filter(uid => taken.has(uid)),
     async takeOnly(principal, patterns) {
       authorize(principal, 'gateway.administer')
@@ -65,6 +73,13 @@ export function openReceptionTerms({ db }: { db: Db }): ChangeableTerms {
       authorize(principal, 'gateway.administer')
       await record(principal, 'unknown-sop-class-accepted', String(isTaken))
       takesUnknownClasses = isTaken
+    },
+    async readAs(principal, encoding) {
+      authorize(principal, 'gateway.administer')
+      if (!encodingNames.includes(encoding)) throw new GatewayError('BAD_REQUEST', 'unknown encoding')
+      if (encoding === undeclaredEncoding().name) return
+      await record(principal, 'default-encoding', encoding)
+      readUndeclaredAs(encoding)
     },
   }
 }

@@ -85,3 +85,32 @@ test("OHIF's slide microscope gets tiles and colour profiles", async t => {
   assert.equal(bulk.status, 200)
   assert.ok((await bulk.bytes()).length > 100)
 })
+
+test('OHIF shows an encapsulated PDF in the page, by its URL alone or as bulk data', async t => {
+  const web = await webApp(t)
+  const pdf = Buffer.from(`%PDF-1.4\r\n${'%padding\n'.repeat(10_000)}%%EOF\n`)
+  const uids = { studyInstanceUid: study, seriesInstanceUid: '1.2.3.1.0', sopInstanceUid: '1.2.3.1.0.1' }
+  const built = buildInstance({
+    ...{ ...uids, modality: 'OT', sopClassUid: '1.2.840.10008.5.1.4.1.1.104.1' },
+    extra: [
+      { tag: 0x00420011, vr: 'OB', value: pdf },
+      { tag: 0x00420012, value: 'application/pdf' },
+    ],
+  })
+  await web.store(built.bytes)
+
+  // The browser asks, as for any page.
+  const accept = 'text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8'
+  const shown = await web.call(`${series}/instances/1.2.3.1.0.1/rendered`, { headers: { accept } })
+  assert.equal(shown.status, 200)
+  assert.equal(shown.headers.get('content-type'), 'application/pdf')
+  assert.match(shown.headers.get('content-disposition') ?? '', /^inline;/)
+  assert.deepEqual(Buffer.from(await shown.bytes()), pdf)
+  const picture = await web.call(`${series}/instances/1.2.3.1.0.1/rendered`, { headers: { accept: 'image/png' } })
+  assert.equal(picture.status, 406)
+
+  const [metadata] = Object.values(Object(await (await web.call(`${series}/metadata`, json)).json()))
+  const bulkDataUri = /"(https?:[^"]*00420011)"/.exec(JSON.stringify(metadata))?.[1]
+  assert.ok(bulkDataUri)
+  assert.deepEqual(Buffer.from(await (await fetch(bulkDataUri)).bytes()), pdf)
+})

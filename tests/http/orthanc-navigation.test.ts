@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { isObject } from '../../gateway/decode.ts'
+import { readUndeclaredAs } from '../../gateway/dicom/charset.ts'
 import { buildInstance } from '../support/dicom-builder.ts'
 import { missingOrthanc } from '../support/orthanc.ts'
 import { orthancPair } from './orthanc-pair.ts'
@@ -101,6 +102,36 @@ test('tags, headers, modules, shared tags and raw values are those that Orthanc 
     }
   }
 })
+
+test('text without a character set is read as the default encoding says, like Orthanc does', {
+  skip: missingOrthanc,
+}, async t => {
+  const pair = await orthancPair(t, { files: [] })
+  t.after(() => readUndeclaredAs('Latin1'))
+  const texts = { Windows1251: 'Рентгенография', Greek: 'Διονύσιος', Latin2: 'Wałęsa', Utf8: '山田', Latin1: 'Müller' }
+  for (const [seed, [encoding, expected]] of Object.entries(texts).entries()) {
+    await pair.same({ method: 'PUT', path: '/tools/default-encoding', body: encoding })
+    const label = { Windows1251: 'windows-1251', Greek: 'iso-8859-7', Latin2: 'iso-8859-2' }[encoding]
+    const bytes = label ? encodedAs(label, expected) : Buffer.from(expected, encoding === 'Utf8' ? 'utf8' : 'latin1')
+    const file = Buffer.from(buildInstance({ seed, charset: [] }).bytes)
+    const description = 'Synthetic study '
+    Buffer.from(bytes.toString('latin1').padEnd(description.length), 'latin1').copy(
+      file,
+      file.indexOf(description.trim()),
+    )
+    await pair.both(file)
+    const { ID } = pair.instances.at(-1) ?? assert.fail()
+    const { body } = await pair.same(`/instances/${ID}/study`)
+    assert.match(JSON.stringify(body), new RegExp(expected))
+    await pair.same(`/instances/${ID}/tags?simplify`)
+  }
+})
+
+/** The bytes of a text in a single-byte encoding. */
+function encodedAs(label: string, text: string): Buffer {
+  const all = new TextDecoder(label).decode(Uint8Array.from({ length: 256 }, (_, i) => i))
+  return Buffer.from([...text].map(character => all.indexOf(character)))
+}
 
 test('tools answer as Orthanc’s do', { skip: missingOrthanc }, async t => {
   const pair = await orthancPair(t, { files: [] })

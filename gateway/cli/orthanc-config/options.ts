@@ -58,6 +58,7 @@ const elsewhere = (): void => undefined
 /** Options that have a meaning here. */
 export const appliedOptions: Readonly<Record<string, Applied>> = {
   Name: text('`site.name`', into('site.name')),
+  DefaultEncoding: text('`dicom.defaultEncoding`', into('dicom.defaultEncoding')),
   HttpPort: number('`http.port`', into('http.port')),
   RemoteAccessAllowed: flag('`http.host`: every address, or this machine only', (value, { config }) =>
     set(config, 'http.host', value ? '0.0.0.0' : '127.0.0.1'),
@@ -144,7 +145,6 @@ export const metOptions: Readonly<Record<string, string>> = {
 /** Options without an equivalent, and why; they are named in one warning. */
 export const ignoredOptions: Readonly<Record<string, string>> = {
   AcceptedTransferSyntaxes: 'every transfer syntax is taken',
-  DefaultEncoding: 'text without a character set is read as ISO_IR 6 and kept as it is',
   DefaultPrivateCreator: 'private elements come from their creators only',
   DicomAlwaysAllowFind: 'who asks must be registered',
   DicomAlwaysAllowFindWorklist: 'who asks must be registered',

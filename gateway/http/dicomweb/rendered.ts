@@ -4,8 +4,9 @@ import { newBoundary, type Part, partsBody } from '../../dicom/multipart-writer.
 import { GatewayError, isGatewayError } from '../../errors.ts'
 import type { RenderedPicture, Rendering } from '../../services/rendering.ts'
 import type { Retrieve } from '../../services/retrieve.ts'
-import type { PlannedInstance } from '../../services/retrieve-plan.ts'
+import type { PlannedInstance, RetrievePlan } from '../../services/retrieve-plan.ts'
 import { goneSignal } from '../gone.ts'
+import { sendFile } from '../send-file.ts'
 import { acceptOf } from './data-sets.ts'
 import { frameNumbers } from './frames.ts'
 import { type PictureQuery, readPicture } from './picture-query.ts'
@@ -33,8 +34,9 @@ const formats = [
   { type: 'image/png', format: 'png' },
 ] as const
 const description =
-  'image/jpeg or image/png, single part or multipart. viewport=columns,rows fits the picture in, ' +
+  'image/jpeg or image/png, single part or multipart; an encapsulated PDF as application/pdf. viewport=columns,rows fits the picture in, ' +
   'window=center,width,function and quality are as PS3.18 §8.3.5 has them. Audited.'
+const encapsulatedPdf = '1.2.840.10008.5.1.4.1.1.104.1'
 const thumbnailSide = 128
 /** Instances that are looked at for one that is an image. */
 const maxTries = 20
@@ -76,11 +78,14 @@ async function sendRendered(
   request: PictureRequest,
   reply: FastifyReply,
 ): Promise<FastifyReply> {
+  const plan = await retrieve.plan(keysOf(request.params))
+  if (plan.instanceCount === 0) throw new GatewayError('NOT_FOUND', 'no such instances')
+  if (plan.instanceCount === 1 && plan.kinds[0]?.sopClassUid === encapsulatedPdf) {
+    return await sendPdf(rendering, plan, request, reply)
+  }
   const { format, accepted } = chosenFormat(request)
   const picture = readPicture(request.query)
   const numbers = request.params['frames'] === undefined ? [1] : frameNumbers(request.params['frames'])
-  const plan = await retrieve.plan(keysOf(request.params))
-  if (plan.instanceCount === 0) throw new GatewayError('NOT_FOUND', 'no such instances')
   const isOne = plan.instanceCount === 1 && numbers.length === 1
   if (!isOne && accepted.isMultipart === false) {
     throw new GatewayError('NOT_ACCEPTABLE', 'expected multipart/related to be accepted for several pictures')
@@ -97,6 +102,25 @@ async function sendRendered(
   const boundary = newBoundary()
   reply.type(`multipart/related; type="image/${format}"; boundary=${boundary}`)
   return await streamAnswer(reply, partsBody(pictures(plan.instances(), numbers, render), boundary))
+}
+
+/** A document is its own rendering (PS3.18 §8.7.4); shown where it is asked for, not saved. */
+async function sendPdf(
+  rendering: Rendering,
+  plan: RetrievePlan,
+  request: PictureRequest,
+  reply: FastifyReply,
+): Promise<FastifyReply> {
+  const type = 'application/pdf'
+  if (!ofType(representations(acceptOf(request)), type).some(({ isMultipart }) => isMultipart !== true)) {
+    throw new GatewayError('NOT_ACCEPTABLE', `expected ${type} to be accepted`)
+  }
+  for await (const { orthancId, sopInstanceUid } of plan.instances()) {
+    const { blob, fileSha256 } = await rendering.openPdf(request.principal, orthancId)
+    const filename = `${sopInstanceUid}.pdf`
+    return await sendFile(request, reply, blob, { sha256: fileSha256.toString('hex'), type, filename, isShown: true })
+  }
+  throw new GatewayError('NOT_FOUND', 'no such instances')
 }
 
 /** What is no image is passed over where there are others. */

@@ -53,13 +53,6 @@ const toolNames: readonly string[] = [
   'unknown-sop-class-accepted',
 ]
 
-/** What data sets without Specific Character Set are read as, in Orthanc's words: all bytes mean something in it. */
-const defaultEncoding = 'Latin1'
-const encodings: ReadonlySet<string> = new Set(
-  `Ascii Utf8 Latin1 Latin2 Latin3 Latin4 Latin5 Latin9 Cyrillic Windows1251 Arabic Greek Hebrew Thai Japanese
-   JapaneseKanji Chinese SimplifiedChinese Korean`.split(/\s+/),
-)
-
 const tags = ['Orthanc']
 const text = (reply: FastifyReply, body: string): FastifyReply => reply.type('text/plain').send(body)
 const stamp = (iso: string): string => iso.slice(0, 19).replace(/[-:]/g, '')
@@ -165,14 +158,17 @@ function settingRoutes(scope: FastifyInstance, terms: ChangeableTerms): void {
   scope.get(
     '/tools/default-encoding',
     schema('What text without a character set is read as'),
-    async (_request, reply) => text(reply, defaultEncoding),
+    async (_request, reply) => text(reply, terms.encoding),
   )
-  scope.put('/tools/default-encoding', schema('Refused, unless it is so anyway'), async (request, reply) => {
-    const asked = textBody(request.body).trim()
-    if (!encodings.has(asked)) throw new GatewayError('BAD_REQUEST', 'unknown encoding')
-    if (asked !== defaultEncoding) throw fixed()
-    return text(reply, asked)
-  })
+  scope.put(
+    '/tools/default-encoding',
+    schema('Read text without a character set as this, until the next start'),
+    async (request, reply) => {
+      const asked = textBody(request.body).trim()
+      await terms.readAs(request.principal, asked)
+      return text(reply, asked)
+    },
+  )
   scope.get('/tools/accepted-transfer-syntaxes', schema('Transfer syntaxes taken by C-STORE'), async () => listed())
   scope.put(
     '/tools/accepted-transfer-syntaxes',
