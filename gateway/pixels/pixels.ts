@@ -15,6 +15,13 @@ export interface PixelsOptions extends SpoolOptions, CodecPoolOptions {
   readonly lossyQuality?: number
 }
 
+/** A transfer syntax that a person has named. */
+export interface NamedSyntax {
+  readonly to: string
+  /** Of JPEG with loss, 1 to 100; default: that of the settings. */
+  readonly quality?: number | undefined
+}
+
 /** What can be done with pixels. It must be closed. */
 export interface Pixels {
   /**
@@ -32,7 +39,7 @@ export interface Pixels {
    */
   recodeAsNamed(
     source: ByteSource,
-    how: Derived & { readonly from: string; readonly to: string },
+    how: Derived & NamedSyntax & { readonly from: string },
     signal: AbortSignal,
   ): Promise<Transcoded>
   /**
@@ -61,10 +68,10 @@ export interface Pixels {
 export async function openPixels(options: PixelsOptions): Promise<Pixels> {
   const spool = await openSpool(options)
   const pool = openCodecPool(options)
-  const { lossyQuality: quality = 90 } = options
+  const { lossyQuality = 90 } = options
   return {
     transcode: (source, from, to, signal) => transcode(source, { from, to, signal }, { pool, spool }),
-    recodeAsNamed: (source, { from, to, ...derived }, signal) =>
+    recodeAsNamed: (source, { from, to, quality = lossyQuality, ...derived }, signal) =>
       transcode(source, { from, to, signal, named: { quality, ...derived } }, { pool, spool }),
     decodeFrame: (source, layout, index, signal) => decodeFrame(source, layout, index, { pool, signal }),
     drawFrame: (source, layout, what, signal) => drawFrame(source, layout, what, { pool, signal }),

@@ -196,13 +196,13 @@ async function rewriter(
       const { edits, isRecoded } = await planModification(made, wantedOf(request))
       const chunks = spliceEdits(made, edits, isRecoded ? 'recoded' : 'kept')
       const { transferSyntaxUid: from } = await findLayout(made)
-      const { transcode: to, keys, kept } = request
+      const { transcode: to, lossyQuality: quality, keys, kept } = request
       if (to === undefined || to === from) return { chunks, close }
       const edited = await blobs.stageFrom(chunks, { expectedBytes: made.sizeBytes })
       await close()
       // What it comes of is not named: nobody is to find the way back.
       const derived = kept.has('instance') && !keys.instance ? lossyUid(source, source.sopInstanceUid, job.seed) : {}
-      return await transcoded(pixels, edited, { from, to, isStrict: false, ...derived }, signal)
+      return await transcoded(pixels, edited, { from, to, quality, isStrict: false, ...derived }, signal)
     } catch (error) {
       await close()
       throw error

@@ -34,6 +34,8 @@ export interface ModifyRequest {
   readonly keepSource: boolean
   /** UID of the transfer syntax to write in. */
   readonly transcode: string | undefined
+  /** Of JPEG with loss, 1 to 100. */
+  readonly lossyQuality: number | undefined
 }
 
 const maxEdits = 10_000
@@ -69,6 +71,7 @@ export function readModifyRequest(body: unknown): ModifyRequest {
     force,
     keepSource: readFlag(body, 'KeepSource') ?? true,
     transcode: readTranscode(body),
+    lossyQuality: readLossyQuality(body),
   }
 }
 
@@ -201,6 +204,14 @@ function readValue(raw: unknown, name: string, binary: 'decoded' | 'kept', depth
 function dataOf(text: string): Uint8Array | undefined {
   const match = /^data:[\w.+/-]*;base64,([A-Za-z0-9+/\s]*={0,2})$/.exec(text)
   return match ? Buffer.from(match[1] ?? '', 'base64') : undefined
+}
+
+/** `LossyQuality`, as newer Orthancs have it. @throws GatewayError BAD_REQUEST unless it is a number of 1 to 100 */
+export function readLossyQuality(body: Readonly<Record<string, unknown>>): number | undefined {
+  const value = body['LossyQuality']
+  if (value === undefined) return undefined
+  if (typeof value === 'number' && Number.isInteger(value) && value >= 1 && value <= 100) return value
+  throw bad('LossyQuality: expected a whole number of 1 to 100')
 }
 
 function readTranscode(body: Record<string, unknown>): string | undefined {

@@ -6,6 +6,7 @@ import { planModification } from '../dicom/modification.ts'
 import { spliceEdits } from '../dicom/part10-splice.ts'
 import { GatewayError } from '../errors.ts'
 import type { Derived } from '../pixels/lossy.ts'
+import type { NamedSyntax } from '../pixels/pixels.ts'
 import type { Principal } from '../principal.ts'
 import type { Blobs, StagedFile } from '../store/blobs.ts'
 import type { Level } from '../store/query.ts'
@@ -127,11 +128,12 @@ const keepsIssuer = ({ modification }: ModifyRequest): boolean =>
  */
 export function rewriter(
   { blobs, pixels }: Pick<ModifyParts, 'blobs' | 'pixels'>,
-  request: Pick<ModifyRequest, 'modification' | 'transcode' | 'keys' | 'kept'>,
+  request: Pick<ModifyRequest, 'modification' | 'keys' | 'kept'> &
+    Partial<Pick<ModifyRequest, 'transcode' | 'lossyQuality'>>,
   { level, seed, isStrict = false }: { readonly level: Level; readonly seed: string; readonly isStrict?: boolean },
 ): Rewriter {
   return async (source, signal) => {
-    const { modification, transcode } = request
+    const { modification, transcode, lossyQuality: quality } = request
     const keys = keyChanges(request, source, level, seed)
     const replace = [...modification.replace, ...keys]
     const blob = await blobs.open(source.fileSha256)
@@ -144,7 +146,7 @@ export function rewriter(
       await blob.close()
       const uid = keys.find(({ path }) => path.tag === keyTags.instance)?.value ?? source.sopInstanceUid
       const derived = { ...lossyUid(source, uid, seed), predecessor: source.sopInstanceUid }
-      const how = { from: source.transferSyntaxUid, to: transcode, isStrict, ...derived }
+      const how = { from: source.transferSyntaxUid, to: transcode, quality, isStrict, ...derived }
       return await transcoded(pixels, edited, how, signal)
     } catch (error) {
       await blob.close().catch(() => undefined)
@@ -166,7 +168,7 @@ export function lossyUid(source: SourceInstance, uid: string, seed: string): Der
 export async function transcoded(
   pixels: NamedPixels,
   edited: ByteSource & Pick<StagedFile, 'discard'>,
-  how: Derived & { readonly from: string; readonly to: string; readonly isStrict: boolean },
+  how: Derived & NamedSyntax & { readonly from: string; readonly isStrict: boolean },
   signal: AbortSignal,
 ): Promise<Rewritten> {
   try {

@@ -8,6 +8,7 @@ import type { Db } from '../db/db.ts'
 import type { ByteSource } from '../dicom/byte-source.ts'
 import { transferSyntax } from '../dicom/uid.ts'
 import { GatewayError, isGatewayError } from '../errors.ts'
+import type { NamedSyntax } from '../pixels/pixels.ts'
 import type { Principal } from '../principal.ts'
 import type { Blobs } from '../store/blobs.ts'
 import { derivedFrom, isLeftAsItIs, type NamedPixels } from './named-syntax.ts'
@@ -44,6 +45,8 @@ export interface RestStore {
       readonly permissive: boolean
       /** What cannot be had in it goes as it is stored. */
       readonly transcodeTo?: string | undefined
+      /** Of JPEG with loss, 1 to 100. */
+      readonly lossyQuality?: number | undefined
     },
   ): Promise<RestStorePlan>
   /** Sends an instance that is in no store; the peer's answer. @throws GatewayError FORBIDDEN for a peer outside */
@@ -69,12 +72,16 @@ export function openRestStore(options: {
   const transcoded = async (
     file: ByteSource,
     { transferSyntaxUid: from, sopInstanceUid }: PlannedInstance,
-    to: string | undefined,
+    { to, quality }: Partial<NamedSyntax>,
     signal: AbortSignal,
   ) => {
     if (to === undefined || from === to) return undefined
     try {
-      const made = await pixels.recodeAsNamed(file, { from, to, ...derivedFrom(sopInstanceUid, from, to) }, signal)
+      const made = await pixels.recodeAsNamed(
+        file,
+        { from, to, quality, ...derivedFrom(sopInstanceUid, from, to) },
+        signal,
+      )
       return { source: made.open(), [Symbol.asyncDispose]: () => made.close() }
     } catch (error) {
       if (isLeftAsItIs(error)) return undefined
@@ -89,10 +96,11 @@ export function openRestStore(options: {
       return await readJson(await callRest(target, { method: 'GET', path: '/system' }, signal), name)
     },
 
-    async plan(principal, name, { resources, compress, permissive, transcodeTo }) {
+    async plan(principal, name, { resources, compress, permissive, transcodeTo, lossyQuality }) {
       authorize(principal, 'study.send')
       if (transcodeTo !== undefined && !transferSyntax(transcodeTo))
         throw new GatewayError('BAD_REQUEST', 'Transcode: expected a transfer syntax')
+      const wanted = { ...(transcodeTo !== undefined && { to: transcodeTo }), quality: lossyQuality }
       const target = peers.target(name)
       await assertKnown(db, resources)
       const plan = await retrieve.plan({ level: 'instance', resources })
@@ -121,7 +129,7 @@ export function openRestStore(options: {
               const { fileSha256, study } = instance
               await using blob = closing(await blobs.open(fileSha256))
               try {
-                await using made = await transcoded(blob, instance, transcodeTo, signal)
+                await using made = await transcoded(blob, instance, wanted, signal)
                 await sendFileTo(target, made?.source ?? blob, { compress }, signal)
                 sent.set(study, (sent.get(study) ?? 0) + 1)
               } catch (error) {

@@ -30,6 +30,8 @@ export interface ZipFileOptions {
    * loss is another object, with a new UID.
    */
   readonly transcodeTo?: string
+  /** Of JPEG with loss, 1 to 100. */
+  readonly lossyQuality?: number | undefined
 }
 
 /** A file of an archive, ready to be written. It must be closed. */
@@ -106,7 +108,7 @@ export class ZipFiles {
   async #transcoded(
     blob: ByteSource,
     instance: ZipInstance,
-    { transcodeTo }: ZipFileOptions,
+    { transcodeTo, lossyQuality: quality }: ZipFileOptions,
     signal: AbortSignal,
   ): Promise<Source | undefined> {
     const { transferSyntaxUid: from, fileSha256, sopInstanceUid } = instance
@@ -114,7 +116,7 @@ export class ZipFiles {
     const derived = derivedFrom(sopInstanceUid, from, transcodeTo)
     await checksums(blob, { sha256: fileSha256, signal })
     try {
-      const made = await this.#pixels.recodeAsNamed(blob, { from, to: transcodeTo, ...derived }, signal)
+      const made = await this.#pixels.recodeAsNamed(blob, { from, to: transcodeTo, quality, ...derived }, signal)
       const { transferSyntaxUid, sizeBytes } = made
       const uid = derived.sopInstanceUid ?? sopInstanceUid
       return { transferSyntaxUid, sopInstanceUid: uid, sizeBytes, source: made.open(), close: () => made.close() }

@@ -235,6 +235,33 @@ test('requests that name a lossy transfer syntax get what Orthanc gives', { skip
     }
   })
 
+  await t.test('a quality in the request, as newer Orthancs have it', async () => {
+    const { ID: id, ParentStudy: study } = uploaded.gray
+    const ratioOf = async (bytes: Buffer): Promise<number> =>
+      numbersOf((await read(bytes)).dataset, 0x00282112).at(-1) ?? 0
+    const unzipped = async ({ bytes }: Answer): Promise<Buffer> => (await unzip(bytes))[0]?.bytes ?? Buffer.of()
+    const ratios = []
+    for (const LossyQuality of [20, 60, 95]) {
+      const body = { Transcode: baseline, LossyQuality }
+      const asked = `/studies/${study}/archive?transcode=${baseline}&lossy-quality=${LossyQuality}`
+      const [modified, archived, posted] = [
+        (await ours.ask('POST', `/instances/${id}/modify`, body)).bytes,
+        await unzipped(await ours.ask('GET', asked)),
+        await unzipped(await ours.ask('POST', '/tools/create-archive', { Resources: [id], ...body })),
+      ]
+      const [ratio, second, third] = await Promise.all([modified, archived, posted].map(ratioOf))
+      assert.deepEqual([second, third], [ratio, ratio])
+      ratios.push(ratio ?? 0)
+    }
+    assert.ok((ratios[0] ?? 0) > 1.5 * (ratios[1] ?? 0) && (ratios[1] ?? 0) > 1.5 * (ratios[2] ?? 0), `${ratios}`)
+    for (const LossyQuality of [0, 101, 'x', 2.5]) {
+      const body = { Transcode: baseline, LossyQuality }
+      assert.equal((await ours.ask('POST', `/instances/${id}/modify`, body)).status, 400)
+      assert.equal((await ours.ask('POST', `/studies/${study}/archive`, body)).status, 400)
+    }
+    assert.equal((await ours.ask('GET', `/studies/${study}/media?transcode=${baseline}&lossy-quality=0`)).status, 400)
+  })
+
   await t.test('a REST peer', async () => {
     for (const name of ['gray', 'deep', 'color'] as const) {
       const sent = []

@@ -17,6 +17,7 @@ const querystring = {
       maxLength: 64,
       description: 'Transfer syntax for what can be had in it; one that loses something makes new objects',
     },
+    'lossy-quality': { type: 'integer', minimum: 1, maximum: 100, description: 'Of JPEG that loses something' },
     extended: { type: 'string', description: 'Descriptions in the DICOMDIR beside the keys' },
     compression: {
       enum: ['stored', 'fast'],
@@ -27,6 +28,7 @@ const querystring = {
 
 interface Query {
   readonly transcode?: string
+  readonly 'lossy-quality'?: number
   readonly extended?: string
   readonly compression?: 'stored' | 'fast'
 }
@@ -36,6 +38,7 @@ const flags = {
   Synchronous: optional(boolean),
   Priority: optional(integer({ min: -(2 ** 31), max: 2 ** 31 - 1 })),
   Transcode: optional(text({ max: 64 })),
+  LossyQuality: optional(integer({ min: 1, max: 100 })),
   Extended: optional(boolean),
   Compression: optional(oneOf('stored', 'fast'), 'stored'),
 }
@@ -100,7 +103,7 @@ export async function archiveRoutes(app: FastifyInstance, services: ArchiveServi
             schema: { tags, summary: `A ${level} as a ${what}; audited`, params, querystring },
           },
           async (request, reply) => {
-            const { transcode, extended, compression = 'stored' } = request.query
+            const { transcode, extended, compression = 'stored', 'lossy-quality': lossyQuality } = request.query
             return await send(
               request,
               reply,
@@ -108,6 +111,7 @@ export async function archiveRoutes(app: FastifyInstance, services: ArchiveServi
               {
                 layout: layoutOf(kind, extended !== undefined),
                 compression,
+                lossyQuality,
                 ...(transcode !== undefined && { transcodeTo: transcode }),
               },
             )
@@ -150,6 +154,7 @@ interface BodyOptions {
   readonly Synchronous?: boolean | undefined
   readonly Priority?: number | undefined
   readonly Transcode?: string | undefined
+  readonly LossyQuality?: number | undefined
   readonly Extended?: boolean | undefined
   readonly Compression: 'stored' | 'fast'
 }
@@ -158,6 +163,7 @@ function optionsOf(kind: 'archive' | 'media', body: BodyOptions, isExtended: boo
   return {
     layout: layoutOf(kind, body.Extended ?? isExtended),
     compression: body.Compression,
+    lossyQuality: body.LossyQuality,
     ...(body.Transcode !== undefined && { transcodeTo: body.Transcode }),
   }
 }

@@ -5,6 +5,7 @@ import { GatewayError } from '../../errors.ts'
 import type { BackgroundJobs } from '../../services/background-jobs.ts'
 import type { ExportLog } from '../../services/export-log.ts'
 import type { Ingest } from '../../services/ingest.ts'
+import { readLossyQuality } from '../../services/modify-request.ts'
 import { readRestPeer, writeRestPeer } from '../../services/rest-peer.ts'
 import type { RestPeers } from '../../services/rest-peers.ts'
 import type { RestStore } from '../../services/rest-store.ts'
@@ -122,8 +123,10 @@ export async function restPeerRoutes(app: FastifyInstance, services: RestPeerSer
         const transcodeTo = isObject(body) && body['Transcode'] !== '' ? body['Transcode'] : undefined
         if (transcodeTo !== undefined && typeof transcodeTo !== 'string')
           throw new GatewayError('BAD_REQUEST', 'Transcode: expected a transfer syntax')
+        const lossyQuality = isObject(body) ? readLossyQuality(body) : undefined
         return await answerJob(request, reply, answers, async ({ priority, permissive }) => {
-          const plan = await restStore.plan(principal, name, { resources, compress, permissive, transcodeTo })
+          const wanted = { resources, compress, permissive, transcodeTo, lossyQuality }
+          const plan = await restStore.plan(principal, name, wanted)
           await exportLog.note(name, resources)
           const content = (failed: number) => ({
             Compress: compress,
