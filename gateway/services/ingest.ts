@@ -6,12 +6,14 @@
  * Receptions that finish while a transaction is under way are committed together by the next one:
  * a lone instance never waits, a busy gateway pays one commit for up to 64 instances.
  */
+
 import type { AuditEvent } from '../audit/event.ts'
 import { instancesTransferred } from '../audit/event.ts'
 import { appendAudits, sealEvent } from '../audit/log.ts'
 import type { Db, RemovingTx, Tx } from '../db/db.ts'
 import { type InstanceHeader, readInstanceHeader } from '../dicom/instance-header.ts'
 import { GatewayError, isGatewayError } from '../errors.ts'
+import { arrivedAgain } from '../store/arrived-again.ts'
 import type { Blobs, Staged, StagedFile } from '../store/blobs.ts'
 import { holdConflict, type InstanceRef, insertInstances, insertUnknown, type NewInstance } from '../store/instances.ts'
 import type { Origin } from '../store/origin.ts'
@@ -210,6 +212,7 @@ async function write(tx: Tx, items: readonly NewInstance[], removing: RemovingTx
       results.push({ kind, instance, header: item.header, held })
     } else results.push({ kind, instance, header: item.header })
   }
+  if (removing) await arrivedAgain(tx, againOf(items, results))
   await appendAudits(
     tx,
     auditOf(
@@ -219,6 +222,13 @@ async function write(tx: Tx, items: readonly NewInstance[], removing: RemovingTx
   )
   return results
 }
+
+/** What users and modalities sent once more, as it is stored. */
+const againOf = (items: readonly NewInstance[], results: readonly IngestResult[]) =>
+  items.flatMap(({ origin, dueAt }, index) => {
+    const { kind, instance } = need(results[index])
+    return kind === 'duplicate' && isFromHere(origin) ? [{ instance: instance.id, dueAt }] : []
+  })
 
 /** What peers send, or was taken over, is never let overwrite. */
 const isFromHere = ({ kind, purpose }: Origin): boolean =>

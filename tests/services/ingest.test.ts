@@ -5,6 +5,7 @@ import type { Db } from '../../gateway/db/db.ts'
 import { isGatewayError } from '../../gateway/errors.ts'
 import { type Ingest, type IngestResult, openIngest } from '../../gateway/services/ingest.ts'
 import type { Blobs } from '../../gateway/store/blobs.ts'
+import { recordStable, sequenceChanges } from '../../gateway/store/changes.ts'
 import type { Origin } from '../../gateway/store/origin.ts'
 import { testBlobs } from '../support/blobs.ts'
 import { testDatabase } from '../support/database.ts'
@@ -20,7 +21,10 @@ interface Fixture {
   counts(): Promise<Record<string, number>>
 }
 
-async function open(t: TestContext, options: { ownIssuers?: ReadonlySet<string> } = {}): Promise<Fixture> {
+async function open(
+  t: TestContext,
+  options: { ownIssuers?: ReadonlySet<string>; overwrites?: boolean } = {},
+): Promise<Fixture> {
   const db = await testDatabase(t)
   const blobs = await testBlobs(t)
   const ingest = openIngest({ db, blobs, dueAt: () => new Date('2026-01-02T03:04:05Z'), ...options })
@@ -83,6 +87,35 @@ test('the same data set again is a duplicate, whatever file meta it came with', 
 
   assert.deepEqual([again.kind, otherMeta.kind], ['duplicate', 'duplicate'])
   assert.equal((await counts())['instances'], 1)
+})
+
+test('what is sent again where a site overwrites is awaited and told stable again, once', async t => {
+  const { store, db } = await open(t, { overwrites: true })
+  const told = async (): Promise<number[]> => {
+    await sequenceChanges(db)
+    const { rows } = await sql<{ seq: number }>`
+      select seq::float8 as seq from changes where kind = 'StableStudy' order by seq
+    `.execute(db.kysely)
+    return rows.map(({ seq }) => seq)
+  }
+  const settle = async (): Promise<void> => {
+    const { id } = await db.kysely.selectFrom('studies').select('id').executeTakeFirstOrThrow()
+    await db.inTransaction(tx => recordStable(tx, Number(id)))
+    await db.kysely.updateTable('studies').set({ due_at: null }).execute()
+  }
+  const instance = buildInstance({ seed: 9 })
+  await store(instance)
+  await settle()
+  const [first = 0] = await told()
+
+  assert.equal((await store(instance)).kind, 'duplicate')
+
+  const study = await db.kysely.selectFrom('studies').selectAll().executeTakeFirstOrThrow()
+  assert.equal(study.due_at?.toISOString(), '2026-01-02T03:04:05.000Z')
+  await settle()
+  const [second = 0, ...others] = await told()
+  assert.deepEqual(others, [])
+  assert.ok(second > first && first > 0)
 })
 
 test('other content under a known SOP Instance UID is held beside it, once, and never overwrites', async t => {
