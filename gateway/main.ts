@@ -83,6 +83,7 @@ import { openAnonymizations } from './services/modify-anonymize.ts'
 import { openRewriteJobs } from './services/modify-jobs.ts'
 import { openStudyChanges } from './services/modify-studies.ts'
 import { openMpps } from './services/mpps.ts'
+import { openNamedFiles } from './services/named-file.ts'
 import { nativePixels } from './services/native-pixels.ts'
 import { openOrthancImports } from './services/orthanc-import.ts'
 import { openOutbound } from './services/outbound.ts'
@@ -460,6 +461,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         jobs: { jobs: backgroundJobs, modalityJobs },
         retrieve,
         datasets: openResourceDatasets({ db, blobs }),
+        namedFiles: openNamedFiles({ retrieve, pixels }),
         changes,
         exportLog,
         privateNames: readPrivateNames(config.orthanc.dictionary),

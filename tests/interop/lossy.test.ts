@@ -253,6 +253,22 @@ test('requests that name a lossy transfer syntax get what Orthanc gives', { skip
       assert.deepEqual([second, third], [ratio, ratio])
       ratios.push(ratio ?? 0)
     }
+    const file = async (query: string): Promise<Answer> => await ours.ask('GET', `/instances/${id}/file${query}`)
+    const lossless = await read((await file('?transcode=1.2.840.10008.1.2.4.80')).bytes)
+    assert.deepEqual(
+      [lossless.transferSyntaxUid, uidOf(lossless)],
+      ['1.2.840.10008.1.2.4.80', uidOf(uploaded.gray.file)],
+    )
+    const coarse = await file(`?transcode=${baseline}&lossy-quality=20`)
+    assert.equal(await ratioOf(coarse.bytes), ratios[0])
+    assert.notEqual(uidOf(await read(coarse.bytes)), uidOf(uploaded.gray.file))
+    assert.ok((await file(`?transcode=${plain}`)).bytes.equals((await file('')).bytes))
+    assert.deepEqual(
+      [(await file('?transcode=1.2.3')).status, (await file(`?transcode=${baseline}&lossy-quality=x`)).status],
+      [400, 400],
+    )
+    assert.equal((await ours.ask('GET', `/instances/${uploaded.deep.ID}/file?transcode=${baseline}`)).status, 406)
+    assert.equal((await ours.ask('GET', `/instances/nope/file?transcode=${baseline}`)).status, 404)
     assert.ok((ratios[0] ?? 0) > 1.5 * (ratios[1] ?? 0) && (ratios[1] ?? 0) > 1.5 * (ratios[2] ?? 0), `${ratios}`)
     for (const LossyQuality of [0, 101, 'x', 2.5]) {
       const body = { Transcode: baseline, LossyQuality }

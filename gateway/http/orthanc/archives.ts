@@ -6,18 +6,14 @@ import type { ZipArchives, ZipOptions } from '../../services/zip-archive.ts'
 import { submitZip, type ZipJobs } from '../../services/zip-jobs.ts'
 import type { Level } from '../../store/query.ts'
 import { sendChunks } from '../send-chunks.ts'
+import { namedSyntaxQuery } from './named-syntax-query.ts'
 
 const tags = ['Orthanc']
 const params = { type: 'object', properties: { id: { type: 'string', maxLength: 64 } }, required: ['id'] } as const
 const querystring = {
   type: 'object',
   properties: {
-    transcode: {
-      type: 'string',
-      maxLength: 64,
-      description: 'Transfer syntax for what can be had in it; one that loses something makes new objects',
-    },
-    'lossy-quality': { type: 'integer', minimum: 1, maximum: 100, description: 'Of JPEG that loses something' },
+    ...namedSyntaxQuery,
     extended: { type: 'string', description: 'Descriptions in the DICOMDIR beside the keys' },
     compression: {
       enum: ['stored', 'fast'],

@@ -10,11 +10,13 @@ import { toJson } from '../../dicom/json.ts'
 import type { LogThreshold } from '../../log.ts'
 import type { ChangeFeed } from '../../services/change-feed.ts'
 import type { ExportLog } from '../../services/export-log.ts'
+import type { NamedFiles } from '../../services/named-file.ts'
 import type { ChangeableTerms } from '../../services/reception-terms.ts'
 import type { Removal } from '../../services/removal.ts'
 import type { ResourceDatasets } from '../../services/resource-datasets.ts'
 import type { Reconstruction } from '../../services/resource-reconstruct.ts'
 import type { Retrieve } from '../../services/retrieve.ts'
+import { sendChunks } from '../send-chunks.ts'
 import { sendFile } from '../send-file.ts'
 import { type AttachmentServices, attachmentRoutes } from './attachments.ts'
 import { bulkRoutes } from './bulk.ts'
@@ -26,6 +28,7 @@ import { type FindServices, findRoutes } from './find.ts'
 import { type OrthancJobServices, orthancJobRoutes } from './jobs.ts'
 import { type MetadataServices, metadataRoutes } from './metadata.ts'
 import { type ModifyServices, modifyRoutes } from './modify.ts'
+import { namedSyntaxQuery } from './named-syntax-query.ts'
 import { idParams, navigationRoutes } from './navigation.ts'
 import { reconstructRoutes } from './reconstruct.ts'
 import { slicesRoute } from './slices.ts'
@@ -42,6 +45,8 @@ export interface OrthancServices extends MetadataServices, AttachmentServices, F
   readonly db: Db
   readonly retrieve: Retrieve
   readonly datasets: ResourceDatasets
+  /** Files in other transfer syntaxes; where there are none they are sent as received. */
+  readonly namedFiles?: NamedFiles
   readonly changes: ChangeFeed
   readonly exportLog: ExportLog
   /** Names of private elements. */
@@ -92,19 +97,31 @@ const jsonBounds = { maxValueBytes: 65_536, maxTotalBytes: 16 * 1024 ** 2 } as c
 
 function fileRoute(
   app: FastifyInstance,
-  { retrieve, datasets }: { readonly retrieve: Retrieve; readonly datasets: ResourceDatasets },
+  { retrieve, datasets, namedFiles }: Pick<OrthancServices, 'retrieve' | 'datasets' | 'namedFiles'>,
 ): void {
-  app.route<{ Params: { id: string } }>({
+  app.route<{ Params: { id: string }; Querystring: { transcode?: string; 'lossy-quality'?: number } }>({
     // HEAD by ourselves: the framework's own would read the whole file for its length.
     method: ['GET', 'HEAD'],
     url: '/instances/:id/file',
-    schema: { tags: ['Orthanc'], summary: 'The file as received, whole or a range; audited', params: idParams },
+    schema: {
+      tags: ['Orthanc'],
+      summary: 'The file as received, whole or a range, or in another transfer syntax; audited',
+      params: idParams,
+      querystring: { type: 'object', properties: namedSyntaxQuery },
+    },
     handler: async (request, reply) => {
       if (/\bapplication\/dicom\+json\b/.test(request.headers.accept ?? '')) {
         const resource = { level: 'instance', orthancId: request.params.id } as const
         for await (const { file } of datasets.read(request.principal, resource, { ...jsonBounds, limit: 1 })) {
           return reply.type('application/dicom+json').send(JSON.stringify(toJson(file.dataset)))
         }
+      }
+      const { transcode: to, 'lossy-quality': quality } = request.query
+      if (to !== undefined && namedFiles !== undefined && request.method === 'GET') {
+        const { principal, params } = request
+        return await sendChunks(reply, { type: 'application/dicom', filename: `${params.id}.dcm` }, signal =>
+          namedFiles.read(principal, params.id, { to, quality }, signal),
+        )
       }
       const { blob, fileSha256, sopInstanceUid } = await retrieve.openInstance(request.principal, request.params.id)
       return await sendFile(request, reply, blob, {
