@@ -27,6 +27,8 @@ export interface RemoteNodeOptions {
   readonly converter?: (to: NodeTarget) => Converter | undefined
 }
 
+const specificCharacterSet = '00080005'
+
 /** How long a node may take to end in order what was cancelled. */
 const stopGraceMs = 5_000
 
@@ -38,7 +40,10 @@ export function remoteNode({ store, ownMoves, converter }: RemoteNodeOptions): D
     async *find(to, { level, keys }, signal) {
       using grace = stopGrace(signal, stopGraceMs)
       const request = { ...(level === 'worklist' ? worklistQuery(keys) : hierarchyQuery(level, keys)), cancel: signal }
-      for await (const match of findScu({ ...to, signal: grace.hard }, request)) yield toJson(match)
+      for await (const match of findScu({ ...to, signal: grace.hard }, request)) {
+        const { terms } = match.charset
+        yield { ...toJson(match), ...(terms.length > 0 && { [specificCharacterSet]: { vr: 'CS', Value: [...terms] } }) }
+      }
     },
 
     async retrieve(from, { keys, method, purpose }, onProgress, signal) {

@@ -85,7 +85,7 @@ export type RetrievePurpose = 'manual' | 'prefetch'
 export interface DicomNode {
   /** @throws GatewayError PEER_UNREACHABLE, ASSOCIATION_REFUSED, PEER_PROTOCOL */
   echo(to: NodeTarget, signal: AbortSignal): Promise<NodeOutcome>
-  /** Matches as they come; who stops reading cancels. @throws also REMOTE_STATUS */
+  /** Matches as they come, with the character set that the node said they had; who stops reading cancels. @throws also REMOTE_STATUS */
   find(to: NodeTarget, query: NodeQuery, signal: AbortSignal): AsyncIterable<DicomJson>
   /**
    * Retrieves into our own store, by C-GET or by C-MOVE to ourselves.

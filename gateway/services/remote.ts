@@ -154,7 +154,8 @@ export function openRemote(options: {
       const matches: DicomJson[] = []
       for await (const match of ask(principal, name, { level, keys }, signal)) {
         if (matches.length === limit) return { matches, truncated: true }
-        matches.push(match)
+        const { '00080005': _, ...unicode } = match
+        matches.push(unicode)
       }
       return { matches, truncated: false }
     },
