@@ -59,6 +59,16 @@ test('what Orthanc ships is taken over, and every option of it has its place in 
   assert.ok(ignored.includes('LuaScripts') && !ignored.includes('CaseSensitivePN'))
 })
 
+test('the quality of lossy compression is taken over, if it is one', () => {
+  const checked = (DicomLossyTranscodingQuality: number) =>
+    checkConfig({ env: {}, base: takeOver({ DicomLossyTranscodingQuality }, '/').taken.config, data: '/nowhere' })
+
+  const taken = checked(55)
+  assert.ok(taken.ok)
+  assert.equal(taken.value.config.orthanc.lossyTranscodingQuality, 55)
+  assert.equal(checked(101).ok, false)
+})
+
 test('values of another type are named, all of them, and none is quoted', () => {
   const given = { HttpPort: 'x', StableAge: true, AuthenticationEnabled: true, RegisteredUsers: { a: ['secret'] } }
   assert.throws(
