@@ -122,8 +122,9 @@ interface CreationRequest {
   readonly isSeries: boolean
 }
 
-function readRequest(body: unknown): CreationRequest {
-  if (!isObject(body)) throw bad('expected a JSON object')
+function readRequest(given: unknown): CreationRequest {
+  if (!isObject(given)) throw bad('expected a JSON object')
+  const body = 'Tags' in given ? given : newForm(given)
   const binary = (readFlag(body, 'InterpretBinaryTags') ?? true) ? 'decoded' : 'kept'
   const tagsOf = (raw: unknown): Tags => (raw === undefined ? [] : readTagValues(raw, 'Tags', binary))
   const content = body['Content']
@@ -142,6 +143,27 @@ function readRequest(body: unknown): CreationRequest {
       return { content: inner, tags: tagsOf(item['Tags']) }
     }),
     isSeries: list !== undefined && list.length > 0,
+  }
+}
+
+/** Names of a request that are no tags. */
+const optionNames: ReadonlySet<string> = new Set([
+  'Content',
+  'Force',
+  'InterpretBinaryTags',
+  'Parent',
+  'PixelData',
+  'PrivateCreator',
+])
+
+/** The older form, which has the tags beside the options, and the image as `PixelData`. */
+function newForm(given: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  const options = Object.entries(given).filter(([name]) => optionNames.has(name) && name !== 'PixelData')
+  const tags = Object.entries(given).filter(([name]) => !optionNames.has(name))
+  return {
+    ...('PixelData' in given && { Content: given['PixelData'] }),
+    ...Object.fromEntries(options),
+    Tags: Object.fromEntries(tags),
   }
 }
 

@@ -49,8 +49,8 @@ export interface OpenAttachment {
 export interface ResourceAttachments {
   /** Numbers in ascending order. @throws GatewayError NOT_FOUND */
   list(resource: ResourceName): Promise<readonly number[]>
-  /** With the digests of the instance's own file where they are asked for. @throws GatewayError NOT_FOUND */
-  get(resource: ResourceName, name: number, options?: { readonly withDigests?: boolean }): Promise<Attachment>
+  /** With the digests of an instance's own file of up to `digestsUpTo` bytes, 0 by default. @throws GatewayError NOT_FOUND */
+  get(resource: ResourceName, name: number, options?: { readonly digestsUpTo?: number }): Promise<Attachment>
   /** Opens it uncompressed (`content`) or as it is stored; audited. @throws GatewayError NOT_FOUND, STORAGE_CORRUPT */
   open(principal: Principal, resource: ResourceName, name: number, form: 'content' | 'stored'): Promise<OpenAttachment>
   /**
@@ -151,9 +151,9 @@ export function openResourceAttachments(options: {
       return [...names].sort((one, other) => one - other)
     },
 
-    async get(resource, name, { withDigests = false } = {}) {
+    async get(resource, name, { digestsUpTo = 0 } = {}) {
       const attachment = await load(await need(db, resource), name)
-      if (!withDigests || attachment.contentMd5 !== undefined) return attachment
+      if (attachment.contentMd5 !== undefined || attachment.contentBytes > digestsUpTo) return attachment
       const md5 = await md5OfAll((await open(attachment, 'content')).bytes)
       return { ...attachment, contentMd5: md5, storedMd5: attachment.storedMd5 ?? md5 }
     },

@@ -10,6 +10,7 @@ import { type Part10, type ReadOptions, readPart10 } from '../dicom/part10-reade
 import { GatewayError } from '../errors.ts'
 import type { Principal } from '../principal.ts'
 import type { Blobs } from '../store/blobs.ts'
+import { findResource, levelOrder } from '../store/hierarchy.ts'
 import type { Level } from '../store/query.ts'
 
 /** One instance, read. */
@@ -25,12 +26,13 @@ export interface ResourceDatasets {
   /**
    * The instances of a resource in order of arrival, one at a time.
    *
+   * @param resource  without a level that of any level
    * @param limit  at most so many
    * @throws GatewayError NOT_FOUND, STORAGE_CORRUPT, DICOM_UNREADABLE
    */
   read(
     principal: Principal,
-    resource: { readonly level: Level; readonly orthancId: string },
+    resource: { readonly level?: Level; readonly orthancId: string },
     options?: ReadOptions & { readonly limit?: number },
   ): AsyncGenerator<ReadInstance, void, void>
 }
@@ -51,8 +53,9 @@ export function openResourceDatasets({ db, blobs }: { readonly db: Db; readonly 
     async *read(principal, { level, orthancId }, options = {}) {
       authorize(principal, 'study.read')
       const { limit = mostInstances, ...reading } = options
-      const studies = await loadStudies(db, level, orthancId, limit)
-      if (studies.length === 0) throw new GatewayError('NOT_FOUND', `no such ${level}`)
+      const found = level ?? (await levelOf(db, orthancId))
+      const studies = found === undefined ? [] : await loadStudies(db, found, orthancId, limit)
+      if (studies.length === 0) throw new GatewayError('NOT_FOUND', `no such ${level ?? 'resource'}`)
       await db.inTransaction(tx =>
         appendAudits(
           tx,
@@ -81,6 +84,11 @@ export function openResourceDatasets({ db, blobs }: { readonly db: Db; readonly 
       }
     },
   }
+}
+
+async function levelOf(db: Db, orthancId: string): Promise<Level | undefined> {
+  for (const level of levelOrder) if (await findResource(db, level, orthancId)) return level
+  return undefined
 }
 
 async function loadStudies(db: Db, level: Level, orthancId: string, limit: number): Promise<StudyRow[]> {

@@ -10,7 +10,7 @@ import { callRest, type RestTarget, readJson } from './rest-client.ts'
 const readBytes = 1024 * 1024
 
 /**
- * Sends one Part 10 file; resolves with its answer when it is stored there.
+ * Sends one Part 10 file; resolves with its answer, and the length of the body, when it is stored there.
  *
  * @throws GatewayError PEER_UNREACHABLE, PEER_PROTOCOL, and REMOTE_STATUS when it was not stored
  */
@@ -19,9 +19,15 @@ export async function sendFileTo(
   file: ByteSource,
   options: { readonly compress: boolean },
   signal: AbortSignal,
-): Promise<Readonly<Record<string, unknown>>> {
+): Promise<{ readonly answer: Readonly<Record<string, unknown>>; readonly sentBytes: number }> {
   const plain = Readable.from(blocksOf(file), { objectMode: false })
-  const body = options.compress ? plain.pipe(createGzip({ level: 1 })) : plain
+  const gzip = options.compress ? createGzip({ level: 1 }) : undefined
+  let sentBytes = gzip ? 0 : file.sizeBytes
+  gzip?.on('data', (chunk: Buffer) => {
+    sentBytes += chunk.length
+  })
+  gzip?.pause()
+  const body = gzip ? plain.pipe(gzip) : plain
   plain.once('error', error => body.destroy(error))
   const answer = await callRest(
     target,
@@ -39,7 +45,7 @@ export async function sendFileTo(
   if (!isObject(said) || (status !== 'Success' && status !== 'AlreadyStored')) {
     throw new GatewayError('REMOTE_STATUS', `${target.name} has not stored the instance`)
   }
-  return said
+  return { answer: said, sentBytes }
 }
 
 async function* blocksOf(file: ByteSource): AsyncGenerator<Uint8Array> {

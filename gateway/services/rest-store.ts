@@ -27,8 +27,16 @@ export interface RestStorePlan {
   readonly username: string
   readonly instanceCount: number
   readonly sizeBytes: number
-  /** @returns how many instances were not stored there; those are thrown unless permissive */
-  run(onProgress: (done: number, total: number) => void, signal: AbortSignal): Promise<number>
+  /** Failures are thrown unless permissive. */
+  run(onProgress: (done: number, total: number) => void, signal: AbortSignal): Promise<RestStoreOutcome>
+}
+
+/** What became of a send. */
+export interface RestStoreOutcome {
+  /** Instances that were not stored there. */
+  readonly failed: number
+  /** What went over the line, compressed where that was asked for. */
+  readonly sentBytes: number
 }
 
 /** What REST peers are used for. */
@@ -114,23 +122,25 @@ export function openRestStore(options: {
         instanceCount,
         sizeBytes: Number(rows[0]?.bytes ?? 0),
         async run(onProgress, signal) {
-          if (instanceCount === 0) return 0
+          const sizeBytes = Number(rows[0]?.bytes ?? 0)
+          if (instanceCount === 0) return { failed: 0, sentBytes: 0 }
           if (isOutside(name)) {
             await outside.send(principal, { modality: destinationOfPeer(name) }, resources, signal)
             onProgress(instanceCount, instanceCount)
-            return 0
+            return { failed: 0, sentBytes: sizeBytes }
           }
           const parties = partiesOf(principal, name)
           const sent = new Map<number, number>()
-          let [done, failed] = [0, 0]
+          let [done, failed, sentBytes] = [0, 0, 0]
           await plan.begin(parties)
           try {
             for await (const instance of plan.instances()) {
               const { fileSha256, study } = instance
-              await using blob = closing(await blobs.open(fileSha256))
+              const blob = await blobs.open(fileSha256)
+              await using _closing = closing(blob)
               try {
                 await using made = await transcoded(blob, instance, wanted, signal)
-                await sendFileTo(target, made?.source ?? blob, { compress }, signal)
+                sentBytes += (await sendFileTo(target, made?.source ?? blob, { compress }, signal)).sentBytes
                 sent.set(study, (sent.get(study) ?? 0) + 1)
               } catch (error) {
                 if (!permissive || !isGatewayError(error, 'REMOTE_STATUS')) throw error
@@ -142,7 +152,7 @@ export function openRestStore(options: {
           } finally {
             await plan.end(parties, sent)
           }
-          return failed
+          return { failed, sentBytes }
         },
       }
     },
@@ -164,7 +174,7 @@ export function openRestStore(options: {
       await db.inTransaction(tx => appendAudit(tx, beginTransferring(event)))
       let outcome: 'success' | 'serious-failure' = 'serious-failure'
       try {
-        const answer = await sendFileTo(target, source, { compress: false }, signal)
+        const { answer } = await sendFileTo(target, source, { compress: false }, signal)
         outcome = 'success'
         return answer
       } finally {
@@ -174,6 +184,7 @@ export function openRestStore(options: {
   }
 }
 
-function closing<T extends { close(): Promise<void> }>(blob: T): T & AsyncDisposable {
-  return Object.assign(blob, { [Symbol.asyncDispose]: () => blob.close() })
+/** Beside the blob, not of it: what disposes of the source that it reads would close it early. */
+function closing(blob: { close(): Promise<void> }): AsyncDisposable {
+  return { [Symbol.asyncDispose]: () => blob.close() }
 }

@@ -106,6 +106,12 @@ test('OHIF shows an encapsulated PDF in the page, by its URL alone or as bulk da
   assert.equal(shown.headers.get('content-type'), 'application/pdf')
   assert.match(shown.headers.get('content-disposition') ?? '', /^inline;/)
   assert.deepEqual(Buffer.from(await shown.bytes()), pdf)
+  const uri = `${web.url.replace('/dicom-web', '/wado')}?requestType=WADO&studyUID=${study}&seriesUID=1.2.3.1.0&objectUID=1.2.3.1.0.1`
+  for (const contentType of ['', '&contentType=application/pdf']) {
+    const document = await fetch(`${uri}${contentType}`)
+    assert.equal(document.headers.get('content-type'), 'application/pdf')
+    assert.deepEqual(Buffer.from(await document.bytes()), pdf)
+  }
   const picture = await web.call(`${series}/instances/1.2.3.1.0.1/rendered`, { headers: { accept: 'image/png' } })
   assert.equal(picture.status, 406)
 

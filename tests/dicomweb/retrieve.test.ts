@@ -96,13 +96,19 @@ test('one instance is had by query parameters', async t => {
   const web = await webApp(t)
   const built = buildInstance({ ...first, sopInstanceUid: '1.2.3.1.0.1' })
   await web.store(built.bytes)
-  const wado = (more: string): Promise<Response> =>
-    fetch(`${web.url.replace('/dicom-web', '')}/wado?studyUID=1.2.3.1&seriesUID=1.2.3.1.0&objectUID=1.2.3.1.0.1${more}`)
+  const uri = `${web.url.replace('/dicom-web', '')}/wado?studyUID=1.2.3.1&seriesUID=1.2.3.1.0&objectUID=1.2.3.1.0.`
+  const wado = (more: string, instance = 1): Promise<Response> => fetch(`${uri}${instance}${more}`)
   const dicom = '&requestType=WADO&contentType=application%2Fdicom'
   assert.deepEqual(Buffer.from(await (await wado(dicom)).arrayBuffer()), Buffer.from(built.bytes))
   const compressed = await wado(`${dicom}&transferSyntax=${jls}`)
   const read = await readPart10(bufferSource(Buffer.from(await compressed.arrayBuffer())))
   assert.equal(read.transferSyntaxUid, jls)
+  // As viewers ask that decode everything themselves.
+  await web.store(buildInstance({ ...first, sopInstanceUid: '1.2.3.1.0.2', seed: 2, transferSyntaxUid: jls }).bytes)
+  for (const stored of ['&transferSyntax=*', '%3Btransfer-syntax%3D*', `%3Btransfer-syntax%3D${jls}`]) {
+    const { headers } = await wado(`${dicom}${stored}`, 2)
+    assert.equal(headers.get('content-type'), `application/dicom; transfer-syntax=${jls}`)
+  }
   const picture = await wado('&requestType=WADO&columns=32')
   assert.equal(picture.headers.get('content-type'), 'image/jpeg')
   assert.equal((await picture.bytes()).at(0), 0xff)

@@ -86,6 +86,7 @@ test('instances are created as Orthanc creates them', { skip: missingOrthanc }, 
   const requests = [
     { Tags: { PatientID: 'P', PatientName: 'TEST^A', Modality: 'CT' } },
     { Tags: { PatientID: 'P' }, Content: grey },
+    { PatientID: 'P', PatientName: 'TEST^OLD', Modality: 'CT', PixelData: grey },
     { Tags: { PatientID: 'P' }, Content: png(0, 16) },
     { Tags: { PatientID: 'P' }, Content: png(2, 8) },
     { Tags: { PatientID: 'P' }, Content: png(6, 8) },

@@ -82,6 +82,10 @@ test('tags, headers, modules, shared tags and raw values are those that Orthanc 
       await pair.same(`/studies/${ParentStudy}/module${form}`, plainTags)
       await pair.same(`/studies/${ParentStudy}/module-patient${form}`, plainTags)
       await pair.same(`/patients/${ParentPatient}/module${form}`, plainTags)
+      // The level of the resource is not looked at.
+      await pair.same(`/studies/${ParentPatient}/module-patient${form}`, plainTags)
+      await pair.same(`/patients/${ParentStudy}/instances-tags${form}`, plainTags)
+      await pair.same(`/patients/${ID}/module${form}`, plainTags)
       await pair.same(`/series/${ParentSeries}/shared-tags${form}`, standardTags)
       await pair.same(`/studies/${ParentStudy}/instances-tags${form}`, standardTags)
     }

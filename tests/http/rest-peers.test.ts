@@ -67,6 +67,8 @@ test('servers that are called by REST are registered and sent to as Orthanc does
   await same('POST', '/peers/far/store', study)
   const squeezed = await call(gateway.url, 'POST', '/peers/far/store', { Resources: [study], Compress: true })
   assert.deepEqual([squeezed.status, Object(squeezed.body).FailedInstancesCount], [200, 0])
+  const plainBytes = instances.reduce((total, { bytes }) => total + bytes.length, 0)
+  assert.ok(Number(Object(squeezed.body).Size) < plainBytes, 'its size is what was sent')
   assert.equal(Object(await far.call('GET', '/instances')).length, 2)
   for (const id of Object(await far.call('GET', '/studies'))) await far.call('DELETE', `/studies/${id}`)
   const jpegLossless = '1.2.840.10008.1.2.4.70'

@@ -4,10 +4,10 @@ import { newBoundary, type Part, partsBody } from '../../dicom/multipart-writer.
 import { GatewayError, isGatewayError } from '../../errors.ts'
 import type { RenderedPicture, Rendering } from '../../services/rendering.ts'
 import type { Retrieve } from '../../services/retrieve.ts'
-import type { PlannedInstance, RetrievePlan } from '../../services/retrieve-plan.ts'
+import type { PlannedInstance } from '../../services/retrieve-plan.ts'
 import { goneSignal } from '../gone.ts'
-import { sendFile } from '../send-file.ts'
 import { acceptOf } from './data-sets.ts'
+import { isPdf, pdfType, sendPdf } from './document.ts'
 import { frameNumbers } from './frames.ts'
 import { type PictureQuery, readPicture } from './picture-query.ts'
 import { ofType, type Representation, representations } from './representation.ts'
@@ -36,7 +36,6 @@ const formats = [
 const description =
   'image/jpeg or image/png, single part or multipart; an encapsulated PDF as application/pdf. viewport=columns,rows fits the picture in, ' +
   'window=center,width,function and quality are as PS3.18 §8.3.5 has them. Audited.'
-const encapsulatedPdf = '1.2.840.10008.5.1.4.1.1.104.1'
 const thumbnailSide = 128
 /** Instances that are looked at for one that is an image. */
 const maxTries = 20
@@ -80,7 +79,9 @@ async function sendRendered(
 ): Promise<FastifyReply> {
   const plan = await retrieve.plan(keysOf(request.params))
   if (plan.instanceCount === 0) throw new GatewayError('NOT_FOUND', 'no such instances')
-  if (plan.instanceCount === 1 && plan.kinds[0]?.sopClassUid === encapsulatedPdf) {
+  if (isPdf(plan)) {
+    const isAccepted = ofType(representations(acceptOf(request)), pdfType).some(each => each.isMultipart !== true)
+    if (!isAccepted) throw new GatewayError('NOT_ACCEPTABLE', `expected ${pdfType} to be accepted`)
     return await sendPdf(rendering, plan, request, reply)
   }
   const { format, accepted } = chosenFormat(request)
@@ -102,25 +103,6 @@ async function sendRendered(
   const boundary = newBoundary()
   reply.type(`multipart/related; type="image/${format}"; boundary=${boundary}`)
   return await streamAnswer(reply, partsBody(pictures(plan.instances(), numbers, render), boundary))
-}
-
-/** A document is its own rendering (PS3.18 §8.7.4); shown where it is asked for, not saved. */
-async function sendPdf(
-  rendering: Rendering,
-  plan: RetrievePlan,
-  request: PictureRequest,
-  reply: FastifyReply,
-): Promise<FastifyReply> {
-  const type = 'application/pdf'
-  if (!ofType(representations(acceptOf(request)), type).some(({ isMultipart }) => isMultipart !== true)) {
-    throw new GatewayError('NOT_ACCEPTABLE', `expected ${type} to be accepted`)
-  }
-  for await (const { orthancId, sopInstanceUid } of plan.instances()) {
-    const { blob, fileSha256 } = await rendering.openPdf(request.principal, orthancId)
-    const filename = `${sopInstanceUid}.pdf`
-    return await sendFile(request, reply, blob, { sha256: fileSha256.toString('hex'), type, filename, isShown: true })
-  }
-  throw new GatewayError('NOT_FOUND', 'no such instances')
 }
 
 /** What is no image is passed over where there are others. */

@@ -1,7 +1,9 @@
 /** WADO-URI: one instance by query parameters, DICOM PS3.18 §9, at `/wado` as Orthanc's plugin has it. */
 import type { FastifyInstance } from 'fastify'
+import { includes, parseAccept } from '../../dicom/media-type.ts'
 import { GatewayError } from '../../errors.ts'
 import { goneSignal } from '../gone.ts'
+import { isPdf, pdfType, sendPdf } from './document.ts'
 import { type InstanceServices, sendInstance } from './instances.ts'
 import type { RenderedServices } from './rendered.ts'
 import { keysOf } from './uids.ts'
@@ -35,8 +37,9 @@ export function wadoUriRoute(app: FastifyInstance, services: InstanceServices & 
         tags: ['DICOMweb'],
         summary: 'One instance by query parameters (WADO-URI)',
         description:
-          'contentType=application/dicom; transferSyntax names the one that is wanted, else it is Explicit VR Little ' +
-          'Endian. image/jpeg, which is meant where there is no contentType, and image/png are pictures of a frame. ' +
+          'contentType=application/dicom; transferSyntax, or the parameter transfer-syntax of the content type, names ' +
+          'the one that is wanted, * the stored one; else it is Explicit VR Little Endian. application/pdf is an ' +
+          'encapsulated document, and is meant where there is one. image/jpeg, which is meant where there is no contentType, and image/png are pictures of a frame. ' +
           'anonymize is not offered here. Audited.',
         querystring: {
           type: 'object',
@@ -46,7 +49,7 @@ export function wadoUriRoute(app: FastifyInstance, services: InstanceServices & 
             seriesUID: uid,
             objectUID: uid,
             contentType: { type: 'string' },
-            transferSyntax: uid,
+            transferSyntax: { type: 'string', pattern: '^(?:[0-9.]{1,64}|[*])$' },
             anonymize: { type: 'string' },
             frameNumber: { type: 'integer', minimum: 1 },
             rows: { type: 'integer', minimum: 1 },
@@ -64,12 +67,20 @@ export function wadoUriRoute(app: FastifyInstance, services: InstanceServices & 
       if (requestType !== 'WADO') throw new GatewayError('BAD_REQUEST', 'expected requestType=WADO')
       // To send identified data to somebody who asked for others would be the worst answer.
       if (anonymize !== undefined) throw new GatewayError('NOT_ACCEPTABLE', 'de-identification is not offered here')
-      const types = (contentType ?? 'image/jpeg').split(',').map(type => type.split(';', 1)[0]?.trim().toLowerCase())
+      const ranges = contentType === undefined ? [] : parseAccept(contentType)
       const uids = { study: studyUID, series: seriesUID, instance: objectUID }
-      if (types.includes('application/dicom')) {
-        return await sendInstance(services, request, reply, { uids, transferSyntaxUid: transferSyntax })
+      const dicom = ranges.find(({ name }) => name === 'application/dicom')
+      if (dicom) {
+        const transferSyntaxUid = transferSyntax ?? dicom.parameters.get('transfer-syntax')
+        return await sendInstance(services, request, reply, { uids, transferSyntaxUid })
       }
-      const format = types.includes('image/jpeg') ? 'jpeg' : types.includes('image/png') ? 'png' : undefined
+      const plan = await services.retrieve.plan(keysOf(uids))
+      const isMeant = (type: string): boolean => ranges.some(({ name }) => includes(name, type))
+      if (isPdf(plan) && (contentType === undefined || isMeant(pdfType))) {
+        return await sendPdf(services.rendering, plan, request, reply)
+      }
+      const format =
+        contentType === undefined || isMeant('image/jpeg') ? 'jpeg' : isMeant('image/png') ? 'png' : undefined
       if (!format) throw new GatewayError('NOT_ACCEPTABLE', 'expected application/dicom, image/jpeg or image/png')
       const { frameNumber = 1, rows, columns, windowCenter, windowWidth, imageQuality } = request.query
       const window =
@@ -77,7 +88,6 @@ export function wadoUriRoute(app: FastifyInstance, services: InstanceServices & 
           ? undefined
           : { center: windowCenter, width: windowWidth, shape: 'linear' as const }
       const options = { mode: 'rendered', format, width: columns, height: rows, quality: imageQuality, window } as const
-      const plan = await services.retrieve.plan(keysOf(uids))
       const gone = goneSignal(reply)
       for await (const { orthancId } of plan.instances()) {
         const { principal } = request

@@ -3,6 +3,7 @@ import { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { GatewayError } from '../../errors.ts'
 import type { Attachment, ResourceAttachments } from '../../services/resource-attachments.ts'
+import type { SeenRevision } from '../../services/resource-metadata.ts'
 import { levelOrder } from '../../store/hierarchy.ts'
 import type { Level } from '../../store/query.ts'
 import { entityTag, isKnown, seenRevision } from './entity-tag.ts'
@@ -52,6 +53,9 @@ const operations = [
   'verify-md5',
   'uuid',
 ] as const
+
+/** Files up to this many bytes are read for the MD5 of their entity tag. */
+const digestsUpTo = 16 * 1024 ** 2
 
 type Fact = (attachment: Attachment) => string | number | object
 
@@ -107,12 +111,14 @@ export function attachmentRoutes(
       },
     )
     scope.get<Named>(path, schema('What can be asked of an attachment'), async (request, reply) => {
-      const found = await attachments.get(...nameOf(request))
+      const found = await attachments.get(...nameOf(request), { digestsUpTo })
       return answer(request, reply, found, () => reply.send(operations))
     })
     for (const [name, { withDigests, of }] of Object.entries(facts)) {
       scope.get<Named>(`${path}/${name}`, schema(`The ${name} of an attachment`), async (request, reply) => {
-        const found = await attachments.get(...nameOf(request), { withDigests })
+        const found = await attachments.get(...nameOf(request), {
+          digestsUpTo: withDigests ? Number.POSITIVE_INFINITY : digestsUpTo,
+        })
         const value = of(found)
         return answer(request, reply, found, () =>
           typeof value === 'object' ? reply.send(value) : reply.type('text/plain').send(String(value)),
@@ -127,7 +133,7 @@ export function attachmentRoutes(
         `${path}/${name}`,
         schema(`The bytes of an attachment, ${form}; audited`),
         async (request, reply) => {
-          const known = await attachments.get(...nameOf(request))
+          const known = await attachments.get(...nameOf(request), { digestsUpTo })
           return answer(request, reply, known, async () => {
             const { bytes, sizeBytes, attachment } = await attachments.open(request.principal, ...nameOf(request), form)
             const body = Readable.from(bytes, { objectMode: false })
@@ -153,7 +159,7 @@ export function attachmentRoutes(
           seen: seenRevision(request),
           ...(Number.isSafeInteger(announced) && { expectedBytes: announced }),
         })
-        return reply.header('etag', tagOf(made)).send({})
+        return reply.header('etag', entityTag(seenOf(made))).send({})
       },
     )
     scope.delete<Named>(path, schema('Remove an attachment; audited'), async (request, reply) => {
@@ -185,14 +191,14 @@ function answer(
   attachment: Attachment,
   send: () => FastifyReply | Promise<FastifyReply>,
 ): FastifyReply | Promise<FastifyReply> {
-  const tag = tagOf(attachment)
-  reply.header('etag', tag)
-  return isKnown(request, tag) ? reply.code(304).send() : send()
+  const current = seenOf(attachment)
+  reply.header('etag', entityTag(current))
+  return isKnown(request, current) ? reply.code(304).send() : send()
 }
 
-/** Of the instance's own file the tag holds a part of its SHA-256: its MD5 would have to be read from all its bytes. */
-function tagOf({ revision, contentMd5, fileSha256 }: Attachment): string {
-  return entityTag({ revision, md5: contentMd5 ?? fileSha256.toString('hex', 0, 16) })
+/** Of a large file of an instance the tag holds a part of its SHA-256: its MD5 would have to be read from all bytes. */
+function seenOf({ revision, contentMd5, fileSha256 }: Attachment): SeenRevision {
+  return { revision, md5: contentMd5 ?? fileSha256.toString('hex', 0, 16) }
 }
 
 async function* chunksOf(body: Readable): AsyncGenerator<Uint8Array> {

@@ -108,8 +108,9 @@ export function textOf(attributes: StoredAttributes, tag: string): string | unde
 }
 
 /** The value of an element that is no sequence, as one text. */
-export function textOfElement(element: { readonly Value?: readonly unknown[] }): string {
-  return (element.Value ?? []).map(valueText).join('\\')
+export function textOfElement(element: { readonly vr?: string; readonly Value?: readonly unknown[] }): string {
+  const texts = (element.Value ?? []).map(valueText)
+  return (element.vr === 'AT' ? texts.map(commaTag) : texts).join('\\')
 }
 
 const groups = ['Alphabetic', 'Ideographic', 'Phonetic'] as const

@@ -75,9 +75,9 @@ export function metadataRoutes(app: FastifyInstance, { metadata, metadataNames =
       const number = names.numberOf(name)
       const found = (await metadata.list({ level, orthancId: id })).find(entry => entry.name === number)
       if (!found) throw new GatewayError('NOT_FOUND', 'no such metadata')
-      const tag = entityTag({ revision: found.revision, md5: md5Of(found.value) })
-      reply.header('etag', tag)
-      return isKnown(request, tag) ? reply.code(304).send() : text(reply, found.value)
+      const current = { revision: found.revision, md5: md5Of(found.value) }
+      reply.header('etag', entityTag(current))
+      return isKnown(request, current) ? reply.code(304).send() : text(reply, found.value)
     })
     scope.put<Named>(
       path,

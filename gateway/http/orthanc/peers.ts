@@ -128,21 +128,28 @@ export async function restPeerRoutes(app: FastifyInstance, services: RestPeerSer
           const wanted = { resources, compress, permissive, transcodeTo, lossyQuality }
           const plan = await restStore.plan(principal, name, wanted)
           await exportLog.note(name, resources)
-          const content = (failed: number) => ({
+          const content = (failed: number, sizeBytes: number) => ({
             Compress: compress,
             Description: 'REST API',
             FailedInstancesCount: failed,
             InstancesCount: plan.instanceCount,
             ...(resources.length > 0 && { ParentResources: resources }),
             Peer: [plan.url, plan.username, ''],
-            Size: String(plan.sizeBytes),
-            SizeMB: Math.floor(plan.sizeBytes / 1024 ** 2),
+            Size: String(sizeBytes),
+            SizeMB: Math.floor(sizeBytes / 1024 ** 2),
             ...(transcodeTo !== undefined && { Transcode: transcodeTo }),
           })
-          const job = { type: 'OrthancPeerStore', description: 'REST API', priority, permissive, content: content(0) }
-          return await jobs.submit(principal, job, async (progress, signal) => ({
-            content: content(await plan.run(progress, signal)),
-          }))
+          const job = {
+            type: 'OrthancPeerStore',
+            description: 'REST API',
+            priority,
+            permissive,
+            content: content(0, plan.sizeBytes),
+          }
+          return await jobs.submit(principal, job, async (progress, signal) => {
+            const { failed, sentBytes } = await plan.run(progress, signal)
+            return { content: content(failed, sentBytes) }
+          })
         })
       },
     )

@@ -73,6 +73,7 @@ export function tagRoutes(
       throw new GatewayError('NOT_FOUND', 'no such instance')
     },
   )
+  // As in Orthanc these do not look at the level of the resource, but for its instances'.
   for (const level of levelOrder) moduleRoute(level, level, 'module')
   moduleRoute('study', 'patient', 'module-patient')
   for (const level of levelOrder.slice(0, -1)) {
@@ -80,7 +81,7 @@ export function tagRoutes(
     app.get<Route>(
       `${path}/instances-tags`,
       { schema: { tags, summary: `The tags of each instance of a ${level}; audited`, params: idParams, querystring } },
-      async (request, reply) => await sendEach(reply, level, request),
+      async (request, reply) => await sendEach(reply, request),
     )
     app.get<Route>(
       `${path}/shared-tags`,
@@ -92,7 +93,7 @@ export function tagRoutes(
           querystring,
         },
       },
-      async request => await shared(level, request),
+      async request => await shared(request),
     )
   }
 
@@ -116,17 +117,17 @@ export function tagRoutes(
 
   /** The data set of the first instance of a resource. */
   async function readOne(level: Level, { principal, params }: Asked, options: TagOptions): Promise<Dataset> {
-    const resource = { level, orthancId: params.id }
+    const resource = level === 'instance' ? instance(params.id) : { orthancId: params.id }
     for await (const { file } of datasets.read(principal, resource, { ...boundsOf(options), limit: 1 }))
       return file.dataset
     throw new GatewayError('NOT_FOUND', `no such ${level}`)
   }
 
   /** As in Orthanc, texts only: what is alike in binary values, or in sequences, is not told. */
-  async function shared(level: Level, { principal, params, query }: Asked): Promise<object> {
+  async function shared({ principal, params, query }: Asked): Promise<object> {
     const options = optionsFor(query)
     let common: Map<string, TagEntry> | undefined
-    for await (const { file } of datasets.read(principal, { level, orthancId: params.id }, boundsOf(options))) {
+    for await (const { file } of datasets.read(principal, { orthancId: params.id }, boundsOf(options))) {
       const here = new Map(Object.entries(fullTags(file.dataset, options)).filter(([, { Type }]) => Type === 'String'))
       if (!common) common = here
       else for (const [tag, { Value }] of common) if (here.get(tag)?.Value !== Value) common.delete(tag)
@@ -140,14 +141,10 @@ export function tagRoutes(
   }
 
   /** One object written instance by instance. */
-  async function sendEach(
-    reply: FastifyReply,
-    level: Level,
-    { principal, params, query }: Asked,
-  ): Promise<FastifyReply> {
+  async function sendEach(reply: FastifyReply, { principal, params, query }: Asked): Promise<FastifyReply> {
     const options = optionsFor(query)
     const format = readFormat(query)
-    const instances = datasets.read(principal, { level, orthancId: params.id }, boundsOf(options))
+    const instances = datasets.read(principal, { orthancId: params.id }, boundsOf(options))
     // What is wrong shows before the first byte has left.
     const first = await instances.next()
     async function* text(): AsyncGenerator<string> {
