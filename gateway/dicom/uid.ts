@@ -1,4 +1,5 @@
 /** Unique identifiers: their form, the registered ones, and the transfer syntaxes. */
+import { randomUUID } from 'node:crypto'
 import { GatewayError } from '../errors.ts'
 import type { Encoding } from './dataset.ts'
 import { uidLines } from './uid.data.ts'
@@ -23,6 +24,11 @@ const uidForm = /^(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*))*$/
 /** True for the form of PS3.5 §9.1. */
 export function isUid(text: string): text is Uid {
   return text.length <= 64 && uidForm.test(text)
+}
+
+/** A new UID: `2.25.` and a random UUID as a number (PS3.5 §B.2). */
+export function newUid(): Uid {
+  return toUid(`2.25.${BigInt(`0x${randomUUID().replaceAll('-', '')}`)}`)
 }
 
 /**

@@ -8,7 +8,7 @@ import { charsetOf } from '../dicom/charset.ts'
 import { isRepresentable, newElement } from '../dicom/modification.ts'
 import { encodeDataset, fileMeta, type NewElement } from '../dicom/part10-writer.ts'
 import { formatTag, isPrivateTag, type Tag } from '../dicom/tag.ts'
-import { explicitVrLittleEndian } from '../dicom/uid.ts'
+import { explicitVrLittleEndian, newUid } from '../dicom/uid.ts'
 import { GatewayError } from '../errors.ts'
 import { decodeImage } from '../pixels/image-import.ts'
 import type { Principal } from '../principal.ts'
@@ -273,7 +273,5 @@ function textOf(elements: Elements, tag: Tag): string {
 }
 
 const uidElement = (tag: Tag, value: string): NewElement => ({ tag, vr: 'UI', value })
-/** PS3.5 §B.2. */
-const newUid = (): string => `2.25.${BigInt(`0x${randomUUID().replaceAll('-', '')}`)}`
 const bad = (message: string): GatewayError => new GatewayError('BAD_REQUEST', message)
 const unreadable = (message: string): GatewayError => new GatewayError('DICOM_UNREADABLE', message)

@@ -1,5 +1,4 @@
 /** Workitems for somebody: created, claimed, changed, ended and searched; each is an audit event of its transaction. */
-import { randomUUID } from 'node:crypto'
 import { sql } from 'kysely'
 import { authorize } from '../../policy/authorize.ts'
 import { type AuditEvent, procedureRecord, queried } from '../audit/event.ts'
@@ -9,7 +8,7 @@ import type { DicomJson } from '../dicom/json.ts'
 import { jsonText } from '../dicom/json-read.ts'
 import { type MatchKey, matches } from '../dicom/matching.ts'
 import { formatTag } from '../dicom/tag.ts'
-import { isUid } from '../dicom/uid.ts'
+import { isUid, newUid } from '../dicom/uid.ts'
 import {
   problemOfNew,
   procedureStepState,
@@ -197,11 +196,6 @@ function eventOf({ id, address }: Principal, action: 'C' | 'R' | 'U', row: Pick<
     objects: patientId === '' ? [] : [{ kind: 'patient', patientId }],
     detail: { workitem: row.uid },
   })
-}
-
-/** A UID of the UUID form (PS3.5 §B.2). */
-function newUid(): string {
-  return `2.25.${BigInt(`0x${randomUUID().replaceAll('-', '')}`)}`
 }
 
 /** The transaction UID in a change of state. */

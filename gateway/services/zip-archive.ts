@@ -1,6 +1,5 @@
 /** ZIP archives of patients, studies, series and instances, with or without a DICOMDIR, streamed. */
 
-import { randomUUID } from 'node:crypto'
 import { crc32 } from 'node:zlib'
 import { authorize } from '../../policy/authorize.ts'
 import { dataExported, requestorOf } from '../audit/event.ts'
@@ -9,7 +8,7 @@ import type { Db } from '../db/db.ts'
 import { DicomDirectory } from '../dicom/dicomdir.ts'
 import { instanceRecord, levelRecord } from '../dicom/directory-records.ts'
 import type { Level } from '../dicom/levels.ts'
-import { isUid, transferSyntax } from '../dicom/uid.ts'
+import { isUid, newUid, transferSyntax } from '../dicom/uid.ts'
 import { GatewayError } from '../errors.ts'
 import type { Principal } from '../principal.ts'
 import type { Blobs } from '../store/blobs.ts'
@@ -195,8 +194,7 @@ async function* zip(
     directory.add(instanceRecord(instance.attributes, { path, sopClassUid, sopInstanceUid, transferSyntaxUid }))
   }
   if (layout !== 'folders') {
-    const uid = `2.25.${BigInt(`0x${randomUUID().replaceAll('-', '')}`)}`
-    const bytes = Buffer.concat([...directory.file(fileSetId, uid)])
+    const bytes = Buffer.concat([...directory.file(fileSetId, newUid())])
     const { length } = bytes
     yield writer.entry({
       name: 'DICOMDIR',
