@@ -22,7 +22,7 @@ export interface ReferencedFile {
   readonly transferSyntaxUid: string
 }
 
-/** The record of a patient, study or series. `extended` adds what a person wants to read beside the keys. */
+/** The record of a patient, study or series. `extended` adds the series' description, as Orthanc does. */
 export function levelRecord(
   level: 'patient' | 'study' | 'series',
   attributes: DicomJson,
@@ -62,9 +62,9 @@ const contentIdentification: readonly Tag[] = [instanceNumber, 0x00700080, 0x007
 const conceptName = 0x0040a043
 
 const levelKeys = {
-  patient: { required: [patientName, 0x00100020], described: [0x00100030, 0x00100040] },
+  patient: { required: [patientName, 0x00100020], described: [] },
   study: { required: [0x00080020, 0x00080030, 0x00080050, 0x00081030, 0x0020000d, 0x00200010], described: [] },
-  series: { required: [0x00080060, 0x0020000e, 0x00200011], described: [0x0008103e, 0x00180015] },
+  series: { required: [0x00080060, 0x0020000e, 0x00200011], described: [0x0008103e] },
 } as const
 
 const keysOf = (required: readonly Tag[], optional: readonly Tag[] = []): Keys => ({ required, optional })

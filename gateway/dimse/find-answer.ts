@@ -15,7 +15,7 @@ const retrieveAeTitle = 0x00080054
 export const instanceAvailability = 0x00080056
 
 /** Elements of an identifier that say how to ask, not what for. */
-export const notKeys: ReadonlySet<Tag> = new Set([
+const notKeys: ReadonlySet<Tag> = new Set([
   specificCharacterSet,
   queryRetrieveLevel,
   0x00080053, // Query/Retrieve View
@@ -23,6 +23,9 @@ export const notKeys: ReadonlySet<Tag> = new Set([
   instanceAvailability,
   0x00080201, // Timezone Offset From UTC
 ])
+
+/** Group lengths and file meta information are no part of a data set that is asked for. */
+export const isKey = (tag: Tag): boolean => tag >>> 16 > 2 && (tag & 0xffff) !== 0 && !notKeys.has(tag)
 
 /** Makes the identifier of a match: what was asked for, empty where the match has none. */
 export function matchEncoder(

@@ -9,7 +9,7 @@ import type { Query } from '../services/query.ts'
 import type { FindLimits } from '../services/resource-find.ts'
 import { isSearchable } from '../store/searchable.ts'
 import { commandField } from './command.ts'
-import { instanceAvailability, matchEncoder, notKeys } from './find-answer.ts'
+import { instanceAvailability, isKey, matchEncoder } from './find-answer.ts'
 import { identifierSyntaxes, readIdentifier } from './find-scu.ts'
 import { type InformationModel, levelOf, modelOf, queryRetrieveSopClass } from './query-retrieve.ts'
 import type { ServiceChannel, ServiceClass, ServiceRequest, ServiceResponse } from './service.ts'
@@ -64,7 +64,7 @@ async function answer(
     }
   }
   const keys = Object.fromEntries(
-    Object.entries(toJson(identifier, { decimals: 'text' })).filter(([tag]) => !notKeys.has(tagOfName(tag))),
+    Object.entries(toJson(identifier, { decimals: 'text' })).filter(([tag]) => isKey(tagOfName(tag))),
   )
   const supported: DicomJson = Object.fromEntries(
     Object.entries(keys).filter(([tag]) => isSearchable(tagOfName(tag), level)),

@@ -135,6 +135,49 @@ test('of an archive and of a form every DICOM file is stored, and the rest passe
   assert.deepEqual(store.staged(), [])
 })
 
+test('a form is read however its headers are spaced, and a file that comes in pieces is stored when it is whole', async t => {
+  const { app, get } = await storeApp(t)
+  const [first, second] = [buildInstance({ seed: 90 }).bytes, buildInstance({ seed: 91 }).bytes]
+  const boundary = '----WebKitFormBoundaryOfATest'
+  const part = (bytes: Uint8Array, name: string): Buffer =>
+    Buffer.concat([
+      Buffer.from(
+        `--${boundary}\r\nContent-Disposition  :   form-data  ; name ="files[]"   ; filename = "${name}"  \r\n\r\n`,
+      ),
+      bytes,
+      Buffer.from('\r\n'),
+    ])
+  const post = async (payload: Buffer, headers: Record<string, string> = {}): Promise<number> => {
+    const type = `multipart/form-data   ;    boundary  =  ${boundary}  `
+    const all = { host: 'localhost', 'content-type': type, ...headers }
+    return (await app.inject({ method: 'POST', url: '/instances', headers: all, payload })).statusCode
+  }
+  const stored = async (): Promise<number> => Object((await get('/instances')).body).length
+  const end = Buffer.from(`--${boundary}--`)
+  const open = Buffer.from(`--${boundary}`)
+
+  assert.equal(await post(Buffer.concat([part(first, 'a.dcm'), end])), 200)
+  assert.equal(await stored(), 1)
+
+  const of = (bytes: Uint8Array, name: string) => ({ 'x-file-name': name, 'x-file-size': String(bytes.length) })
+  const third = buildInstance({ seed: 92 }).bytes
+  const piece = (from: number, to: number) =>
+    post(Buffer.concat([part(second.subarray(from, to), 'b.dcm'), open]), of(second, 'b.dcm'))
+  assert.deepEqual([await piece(0, 1_000), await piece(1_000, 2_000), await stored()], [200, 200, 1])
+  assert.equal(await post(Buffer.concat([part(third, 'c.dcm'), open]), of(third, 'c.dcm')), 200)
+  assert.equal(await stored(), 2)
+  assert.equal(await piece(2_000, second.length), 200)
+  assert.equal(await stored(), 3)
+
+  // More bytes than were announced, and bytes that are no DICOM file.
+  const short = { 'x-file-name': 'd.dcm', 'x-file-size': '100' }
+  assert.equal(await post(Buffer.concat([part(first, 'd.dcm'), open]), short), 400)
+  const text = Buffer.alloc(200_000, 'text')
+  assert.equal(await post(Buffer.concat([part(text.subarray(0, 150_000), 'e'), open]), of(text, 'e')), 200)
+  assert.equal(await post(Buffer.concat([part(text.subarray(150_000), 'e'), open]), of(text, 'e')), 200)
+  assert.equal(await stored(), 3)
+})
+
 test('an archive that inflates beyond its bounds is given up, and nothing of it stays', async t => {
   const store = await storeApp(t, { limitBytes: 1024 * 1024 })
   const zeros = Buffer.alloc(900 * 1024)

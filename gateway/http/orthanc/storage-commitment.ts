@@ -1,4 +1,5 @@
 /** Storage commitment as Orthanc's API has it: asked of a modality, read by its transaction UID. */
+
 import type { FastifyInstance } from 'fastify'
 import type { Db } from '../../db/db.ts'
 import { GatewayError } from '../../errors.ts'
@@ -13,6 +14,7 @@ import {
   loadReport,
 } from '../../services/commitment-rows.ts'
 import type { Modalities } from '../../services/modalities.ts'
+import { readAnyBodyAsJson } from './json-body.ts'
 
 /** What the routes need. */
 export interface StorageCommitmentServices {
@@ -49,53 +51,56 @@ export function storageCommitmentRoutes(app: FastifyInstance, services: StorageC
     return row
   }
 
-  app.post<{ Params: { id: string }; Body: AskBody }>(
-    '/modalities/:id/storage-commitment',
-    {
-      schema: {
-        tags,
-        summary: 'Ask a modality for storage commitment; at most 2,000 instances in one call',
-        params,
-        body: {
-          type: 'object',
-          properties: {
-            DicomInstances: {
-              type: 'array',
-              maxItems: mostInstances,
-              items: {
-                anyOf: [
-                  {
-                    type: 'object',
-                    properties: { SOPClassUID: uid, SOPInstanceUID: uid },
-                    required: ['SOPClassUID', 'SOPInstanceUID'],
-                  },
-                  { type: 'array', items: uid, minItems: 2, maxItems: 2 },
-                ],
+  app.register(async scope => {
+    readAnyBodyAsJson(scope)
+    scope.post<{ Params: { id: string }; Body: AskBody }>(
+      '/modalities/:id/storage-commitment',
+      {
+        schema: {
+          tags,
+          summary: 'Ask a modality for storage commitment; at most 2,000 instances in one call',
+          params,
+          body: {
+            type: 'object',
+            properties: {
+              DicomInstances: {
+                type: 'array',
+                maxItems: mostInstances,
+                items: {
+                  anyOf: [
+                    {
+                      type: 'object',
+                      properties: { SOPClassUID: uid, SOPInstanceUID: uid },
+                      required: ['SOPClassUID', 'SOPInstanceUID'],
+                    },
+                    { type: 'array', items: uid, minItems: 2, maxItems: 2 },
+                  ],
+                },
               },
-            },
-            Resources: { type: 'array', maxItems: mostInstances, items: id },
-            Timeout: {
-              type: 'number',
-              minimum: 0,
-              description: "Taken as Orthanc does, but the modality's own limit counts",
+              Resources: { type: 'array', maxItems: mostInstances, items: id },
+              Timeout: {
+                type: 'number',
+                minimum: 0,
+                description: "Taken as Orthanc does, but the modality's own limit counts",
+              },
             },
           },
         },
       },
-    },
-    async request => {
-      const { name } = modalities.target(request.params.id)
-      const { DicomInstances = [], Resources = [] } = request.body
-      const instances: InstanceReference[] = [
-        ...DicomInstances.map(referenceOf),
-        ...(await findReferences(db, Resources)),
-      ]
-      if (instances.length === 0)
-        throw new GatewayError('BAD_REQUEST', 'expected instances in DicomInstances or Resources')
-      const transactionUid = await requestCommitment({ db, commitments }, name, instances)
-      return { ID: transactionUid, Path: `/storage-commitment/${transactionUid}` }
-    },
-  )
+      async request => {
+        const { name } = modalities.target(request.params.id)
+        const { DicomInstances = [], Resources = [] } = request.body
+        const instances: InstanceReference[] = [
+          ...DicomInstances.map(referenceOf),
+          ...(await findReferences(db, Resources)),
+        ]
+        if (instances.length === 0)
+          throw new GatewayError('BAD_REQUEST', 'expected instances in DicomInstances or Resources')
+        const transactionUid = await requestCommitment({ db, commitments }, name, instances)
+        return { ID: transactionUid, Path: `/storage-commitment/${transactionUid}` }
+      },
+    )
+  })
 
   app.get<{ Params: { id: string } }>(
     '/storage-commitment/:id',

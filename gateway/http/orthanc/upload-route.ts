@@ -1,9 +1,10 @@
 /** `POST /instances`: a DICOM file, a ZIP archive or a form as the body, streamed to ingest; the answer is Orthanc's. */
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { Db } from '../../db/db.ts'
 import { readMultipart } from '../../dicom/multipart.ts'
 import { GatewayError } from '../../errors.ts'
 import type { Ingest, IngestResult } from '../../services/ingest.ts'
+import { type PieceOf, PiecewiseUploads } from '../../services/piecewise-uploads.ts'
 import { storeFile } from '../../services/upload.ts'
 import { peek, storeArchive, storeIfDicom } from '../../services/upload-many.ts'
 import type { Origin } from '../../store/origin.ts'
@@ -48,6 +49,7 @@ const uploadSchema = {
 export function uploadRoute(app: FastifyInstance, upload: Upload): void {
   const { db, ingest, limitBytes, overwrites = false } = upload
   const gate = openGate(upload.concurrency)
+  const pieces = new PiecewiseUploads()
   app.register(async scope => {
     scope.removeAllContentTypeParsers()
     scope.addContentTypeParser('*', (_request, payload, done) => done(null, payload))
@@ -60,17 +62,20 @@ export function uploadRoute(app: FastifyInstance, upload: Upload): void {
         ...(principal.address && { remoteAddress: principal.address }),
       }
       const many = { ingest, origin, limitBytes }
+      const store = async (content: AsyncIterable<Uint8Array>): Promise<IngestResult[]> => {
+        const { isZip, bytes } = await peek(content)
+        if (isZip) return await storeArchive(bytes, many)
+        const result = await storeIfDicom(bytes, many)
+        return result ? [result] : []
+      }
       try {
         const boundary = formBoundary(request.headers['content-type'])
         if (boundary !== undefined) {
           const results: IngestResult[] = []
-          for await (const { content } of readMultipart(chunksOf(requestBody(decodedBody(request.raw))), boundary)) {
-            const { isZip, bytes } = await peek(content)
-            if (isZip) results.push(...(await storeArchive(bytes, many)))
-            else {
-              const result = await storeIfDicom(bytes, many)
-              if (result) results.push(result)
-            }
+          const body = chunksOf(requestBody(decodedBody(request.raw)))
+          for await (const { content } of readMultipart(body, boundary, formLimits)) {
+            const of = pieceOf(request)
+            results.push(...((of ? await pieces.take(of, content, store) : await store(content)) ?? []))
           }
           return await answersOf(db, overwrites, results)
         }
@@ -112,10 +117,19 @@ async function answerOf(db: Db, overwrites: boolean, result: IngestResult) {
   }
 }
 
+/** Widgets that send a file in pieces name it and its whole size, and leave the last boundary open. */
+const formLimits = { maxParts: 100_000, maxHeaderBytes: 16_384, mayEndOpen: true }
+
+function pieceOf({ headers, principal }: FastifyRequest): PieceOf | undefined {
+  const [name, size] = [headers['x-file-name'], headers['x-file-size']]
+  if (typeof name !== 'string' || typeof size !== 'string') return undefined
+  return { principal: principal.id, name, sizeBytes: Number(size) }
+}
+
 /** The boundary of a form's body; undefined for other bodies. @throws GatewayError BAD_REQUEST */
 function formBoundary(contentType: string | undefined): string | undefined {
   if (!/^multipart\/form-data\b/i.test(contentType ?? '')) return undefined
-  const found = /;\s*boundary=(?:"([^"]+)"|([^\s;]+))/i.exec(contentType ?? '')
+  const found = /;\s*boundary\s*=\s*(?:"([^"]+)"|([^\s;]+))/i.exec(contentType ?? '')
   const boundary = found?.[1] ?? found?.[2]
   if (boundary === undefined) throw new GatewayError('BAD_REQUEST', 'expected a boundary in the content type')
   return boundary
