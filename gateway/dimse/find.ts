@@ -4,6 +4,7 @@ import { findElement, stringOf } from '../dicom/dataset.ts'
 import { type DicomJson, tagOfName, toJson } from '../dicom/json.ts'
 import type { Level } from '../dicom/levels.ts'
 import { matchKeys } from '../dicom/matching.ts'
+import type { Tag } from '../dicom/tag.ts'
 import { isGatewayError } from '../errors.ts'
 import type { Query } from '../services/query.ts'
 import type { FindLimits } from '../services/resource-find.ts'
@@ -63,8 +64,10 @@ async function answer(
       comment: 'query/retrieve level is missing or not of this information model',
     }
   }
+  // File meta elements and those of commands are no attributes of what is stored.
+  const isKey = (tag: Tag): boolean => tag >>> 16 >= 0x0008 && !notKeys.has(tag)
   const keys = Object.fromEntries(
-    Object.entries(toJson(identifier, { decimals: 'text' })).filter(([tag]) => !notKeys.has(tagOfName(tag))),
+    Object.entries(toJson(identifier, { decimals: 'text' })).filter(([tag]) => isKey(tagOfName(tag))),
   )
   const supported: DicomJson = Object.fromEntries(
     Object.entries(keys).filter(([tag]) => isSearchable(tagOfName(tag), level)),

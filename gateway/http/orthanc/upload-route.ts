@@ -64,7 +64,10 @@ export function uploadRoute(app: FastifyInstance, upload: Upload): void {
         const boundary = formBoundary(request.headers['content-type'])
         if (boundary !== undefined) {
           const results: IngestResult[] = []
-          for await (const { content } of readMultipart(chunksOf(requestBody(decodedBody(request.raw))), boundary)) {
+          for await (const { content } of readMultipart(
+            closed(chunksOf(requestBody(decodedBody(request.raw)))),
+            boundary,
+          )) {
             const { isZip, bytes } = await peek(content)
             if (isZip) results.push(...(await storeArchive(bytes, many)))
             else {
@@ -115,10 +118,16 @@ async function answerOf(db: Db, overwrites: boolean, result: IngestResult) {
 /** The boundary of a form's body; undefined for other bodies. @throws GatewayError BAD_REQUEST */
 function formBoundary(contentType: string | undefined): string | undefined {
   if (!/^multipart\/form-data\b/i.test(contentType ?? '')) return undefined
-  const found = /;\s*boundary=(?:"([^"]+)"|([^\s;]+))/i.exec(contentType ?? '')
+  const found = /;\s*boundary\s*=\s*(?:"([^"]+)"|([^\s;]+))/i.exec(contentType ?? '')
   const boundary = found?.[1] ?? found?.[2]
   if (boundary === undefined) throw new GatewayError('BAD_REQUEST', 'expected a boundary in the content type')
   return boundary
+}
+
+/** Uploads of browsers may leave out the hyphens behind the last boundary; more behind them is passed over. */
+async function* closed(body: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+  yield* body
+  yield Buffer.from('--\r\n')
 }
 
 async function* chunksOf(groups: AsyncIterable<readonly Uint8Array[]>): AsyncGenerator<Uint8Array> {
