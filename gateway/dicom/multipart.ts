@@ -17,8 +17,6 @@ export interface MultipartLimits {
   readonly maxParts: number
   /** Of the headers of one part together, and of what stands before the first part. */
   readonly maxHeaderBytes: number
-  /** The body may end behind a boundary that does not say it is the last, as some upload widgets have it. */
-  readonly mayEndOpen?: boolean
 }
 
 const defaultLimits: MultipartLimits = { maxParts: 100_000, maxHeaderBytes: 16_384 }
@@ -42,7 +40,7 @@ export async function* readMultipart(
   limits: MultipartLimits = defaultLimits,
 ): AsyncGenerator<ReceivedPart, void, void> {
   if (!isBoundary(boundary)) throw malformed('a boundary of 1 to 200 characters')
-  const scanner = new Scanner(source, Buffer.from(`\r\n--${boundary}`, 'latin1'), limits.mayEndOpen ?? false)
+  const scanner = new Scanner(source, Buffer.from(`\r\n--${boundary}`, 'latin1'))
   let skipped = 0
   for await (const { length } of scanner.content()) {
     skipped += length
@@ -63,15 +61,13 @@ type Next = 'content' | 'part' | 'end'
 class Scanner {
   readonly #source: AsyncIterator<Uint8Array>
   readonly #delimiter: Buffer
-  readonly #mayEndOpen: boolean
   /** Begins with the line end that the first boundary does not need. */
   #held: Buffer = Buffer.from('\r\n')
   #next: Next = 'content'
 
-  constructor(source: AsyncIterable<Uint8Array>, delimiter: Buffer, mayEndOpen: boolean) {
+  constructor(source: AsyncIterable<Uint8Array>, delimiter: Buffer) {
     this.#source = source[Symbol.asyncIterator]()
     this.#delimiter = delimiter
-    this.#mayEndOpen = mayEndOpen
   }
 
   get follows(): Next {
@@ -127,7 +123,6 @@ class Scanner {
   /** What is behind a delimiter; undefined where it is content that looks like one. */
   async #delimiterAt(at: number): Promise<{ length: number; next: Next } | undefined> {
     const behind = at + this.#delimiter.length
-    if (this.#mayEndOpen && (await this.#endsAt(behind))) return { length: this.#delimiter.length + at, next: 'end' }
     await this.#fillTo(behind + 2)
     if (this.#held[behind] === dash && this.#held[behind + 1] === dash) return { length: behind + 2, next: 'end' }
     for (let padding = 0; padding <= maxPaddingBytes; padding += 1) {
@@ -139,30 +134,18 @@ class Scanner {
     return undefined
   }
 
-  /** True where the source has nothing more than a line end behind so many bytes. */
-  async #endsAt(length: number): Promise<boolean> {
-    while (this.#held.length < length + 3)
-      if (!(await this.#more())) return this.#held.subarray(length).toString().trim() === ''
-    return false
-  }
-
   async #fillTo(length: number): Promise<void> {
     while (this.#held.length < length) await this.#fill()
   }
 
   async #fill(): Promise<void> {
-    if (!(await this.#more())) throw malformed('a boundary at the end')
-  }
-
-  /** @returns false at the end of the source */
-  async #more(): Promise<boolean> {
     for (;;) {
       const { done, value } = await this.#source.next()
-      if (done) return false
+      if (done) throw malformed('a boundary at the end')
       if (value.length === 0) continue
       const chunk = Buffer.from(value.buffer, value.byteOffset, value.byteLength)
       this.#held = this.#held.length === 0 ? chunk : Buffer.concat([this.#held, chunk])
-      return true
+      return
     }
   }
 }

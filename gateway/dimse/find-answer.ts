@@ -24,8 +24,8 @@ const notKeys: ReadonlySet<Tag> = new Set([
   0x00080201, // Timezone Offset From UTC
 ])
 
-/** Group lengths and file meta information are no part of a data set that is asked for. */
-export const isKey = (tag: Tag): boolean => tag >>> 16 > 2 && (tag & 0xffff) !== 0 && !notKeys.has(tag)
+/** Group lengths, elements of commands and of file meta information are no attributes of what is stored. */
+export const isKey = (tag: Tag): boolean => tag >>> 16 >= 0x0008 && (tag & 0xffff) !== 0 && !notKeys.has(tag)
 
 /** Makes the identifier of a match: what was asked for, empty where the match has none. */
 export function matchEncoder(

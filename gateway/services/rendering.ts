@@ -232,5 +232,8 @@ async function pdfRange(blob: OpenBlob): Promise<ByteRange> {
   if (element === undefined || isDeflated || stringOf(dataset, mimeType) !== 'application/pdf') {
     throw new GatewayError('NOT_FOUND', 'the instance holds no PDF')
   }
-  return { offset: element.valueOffset, length: element.length }
+  const { valueOffset: offset, length } = element
+  // Without the byte that makes the length of the value even (PS3.5 §7.1.1).
+  const [last] = length > 0 ? await blob.read(offset + length - 1, 1) : []
+  return { offset, length: last === 0 ? length - 1 : length }
 }

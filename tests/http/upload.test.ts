@@ -130,6 +130,11 @@ test('of an archive and of a form every DICOM file is stored, and the rest passe
     formed.body.map((each: { Status: string }) => each.Status),
     ['AlreadyStored', 'AlreadyStored', 'Success'],
   )
+  // As browsers and their libraries write it, too.
+  const loose = Buffer.concat([part(three ?? zip), Buffer.from('--x')])
+  const looselyFormed = await post(loose, 'multipart/form-data   ;    boundary  =  x  ')
+  assert.deepEqual([looselyFormed.status, looselyFormed.body[0].Status], [200, 'AlreadyStored'])
+  assert.equal((await post(loose.subarray(0, -10), 'multipart/form-data; boundary=x')).status, 400)
   assert.deepEqual((await post(await archiveOf({ 'a.txt': 'nothing' }))).body, [])
   assert.equal((await post(zip.subarray(0, zip.length - 30))).status, 400)
   assert.deepEqual(store.staged(), [])

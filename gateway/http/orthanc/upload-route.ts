@@ -72,8 +72,8 @@ export function uploadRoute(app: FastifyInstance, upload: Upload): void {
         const boundary = formBoundary(request.headers['content-type'])
         if (boundary !== undefined) {
           const results: IngestResult[] = []
-          const body = chunksOf(requestBody(decodedBody(request.raw)))
-          for await (const { content } of readMultipart(body, boundary, formLimits)) {
+          const body = closed(chunksOf(requestBody(decodedBody(request.raw))))
+          for await (const { content } of readMultipart(body, boundary)) {
             const of = pieceOf(request)
             results.push(...((of ? await pieces.take(of, content, store) : await store(content)) ?? []))
           }
@@ -117,9 +117,7 @@ async function answerOf(db: Db, overwrites: boolean, result: IngestResult) {
   }
 }
 
-/** Widgets that send a file in pieces name it and its whole size, and leave the last boundary open. */
-const formLimits = { maxParts: 100_000, maxHeaderBytes: 16_384, mayEndOpen: true }
-
+/** Widgets that send a file in pieces name it and its whole size. */
 function pieceOf({ headers, principal }: FastifyRequest): PieceOf | undefined {
   const [name, size] = [headers['x-file-name'], headers['x-file-size']]
   if (typeof name !== 'string' || typeof size !== 'string') return undefined
@@ -133,6 +131,12 @@ function formBoundary(contentType: string | undefined): string | undefined {
   const boundary = found?.[1] ?? found?.[2]
   if (boundary === undefined) throw new GatewayError('BAD_REQUEST', 'expected a boundary in the content type')
   return boundary
+}
+
+/** Uploads of browsers may leave out the hyphens behind the last boundary; more behind them is passed over. */
+async function* closed(body: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+  yield* body
+  yield Buffer.from('--\r\n')
 }
 
 async function* chunksOf(groups: AsyncIterable<readonly Uint8Array[]>): AsyncGenerator<Uint8Array> {
