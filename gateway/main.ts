@@ -39,6 +39,7 @@ import { archiveRoutes } from './http/orthanc/archives.ts'
 import { imageRoutes } from './http/orthanc/images.ts'
 import { orthancModalityRoutes } from './http/orthanc/modalities.ts'
 import { numpyRoutes } from './http/orthanc/numpy.ts'
+import { readPrivateNumbers } from './http/orthanc/private-numbers.ts'
 import { orthancRemoteRoutes } from './http/orthanc/remote-nodes.ts'
 import { orthancRoutes } from './http/orthanc/routes.ts'
 import { readPrivateNames } from './http/orthanc/tags.ts'
@@ -465,6 +466,7 @@ export async function startGateway(config: Config, log: Log, orthanc?: OrthancSe
         changes,
         exportLog,
         privateNames: readPrivateNames(config.orthanc.dictionary),
+        privateNumbers: readPrivateNumbers(config.orthanc.dictionary),
         removal,
         reconstruction: openReconstruction({ db, blobs }),
         modify: { jobs: backgroundJobs, log, modifications, anonymizations, studyChanges, creation },

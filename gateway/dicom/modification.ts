@@ -44,11 +44,16 @@ export interface PlannedEdits {
 /**
  * Plans the edits of one file. Removals come first, then replacements, as in Orthanc.
  *
+ * @param first  edits that are made before them
  * @throws GatewayError DICOM_UNREADABLE, DICOM_LIMIT, BAD_REQUEST for a value that its VR cannot represent
  */
-export async function planModification(source: ByteSource, wanted: Modification): Promise<PlannedEdits> {
+export async function planModification(
+  source: ByteSource,
+  wanted: Modification,
+  first: readonly Edit[] = [],
+): Promise<PlannedEdits> {
   const { dataset, meta } = await readPart10(source, readOptions)
-  const edits: Edit[] = []
+  const edits: Edit[] = [...first]
   if (wanted.removePrivateTags) removePrivate(dataset, [], edits)
   for (const path of wanted.remove) {
     if (isReserved(path.tag)) continue
@@ -57,7 +62,7 @@ export async function planModification(source: ByteSource, wanted: Modification)
   for (const { path, value } of wanted.replace) {
     if (isReserved(path.tag)) continue
     if (path.tag === pixelData) throw new GatewayError('BAD_REQUEST', 'pixel data cannot be replaced')
-    for (const place of placesOf(dataset, path)) edits.push(...replacement(place, path.tag, value, wanted))
+    for (const place of placesOf(dataset, path)) edits.push(...replacement(place, path.tag, value, wanted, first))
   }
   if (meta.elements.length > 0) edits.push(...metaEdits(edits))
   const charset = wantedCharset(dataset, wanted, edits)
@@ -74,9 +79,13 @@ function removePrivate(dataset: Dataset, within: readonly number[], edits: Edit[
   }
 }
 
-function replacement(place: Place, tag: Tag, value: NewValue, wanted: Modification): Edit[] {
+function replacement(place: Place, tag: Tag, value: NewValue, wanted: Modification, first: readonly Edit[]): Edit[] {
   const { within, item } = place
-  const set = newElement(tag, value, findElement(item, tag)?.vr)
+  const before = first.find(
+    edit => 'set' in edit && edit.set.tag === tag && (edit.within ?? []).join() === within.join(),
+  )
+  const vr = before && 'set' in before && 'vr' in before.set ? before.set.vr : undefined
+  const set = newElement(tag, value, findElement(item, tag)?.vr ?? vr)
   const { privateCreator } = wanted
   const isOwned = isPrivateTag(tag) && (tag & 0xffff) >= 0x1000
   if (!isOwned || privateCreator === undefined) return [{ within, set }]

@@ -7,17 +7,22 @@ import { open, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { authorize } from '../../policy/authorize.ts'
 import { addIdentifiers, type Identifiers, noIdentifiers } from '../../policy/deid/identifiers.ts'
+import { edition } from '../../policy/deid/profile.data.ts'
 import { decodeProfile, type Profile } from '../../policy/deid/profile.ts'
 import { isObject } from '../decode.ts'
-import { fileSource } from '../dicom/byte-source.ts'
+import { type ByteSource, fileSource } from '../dicom/byte-source.ts'
 import { planModification } from '../dicom/modification.ts'
 import { findLayout } from '../dicom/part10-layout.ts'
+import type { Edit } from '../dicom/part10-splice.ts'
 import { spliceEdits } from '../dicom/part10-splice.ts'
-import { formatTag, isPrivateTag } from '../dicom/tag.ts'
+import { formatTag } from '../dicom/tag.ts'
+import type { TagPath } from '../dicom/tag-path.ts'
 import { GatewayError, isGatewayError } from '../errors.ts'
 import type { Principal } from '../principal.ts'
 import type { Blobs, StagedFile } from '../store/blobs.ts'
+import { closing } from '../store/closing.ts'
 import type { Deidentify, Session } from './deidentify.ts'
+import { isKeptApart, keptElements } from './kept-elements.ts'
 import { firstInstance, lossyUid, type ModifyParts, transcoded } from './modify.ts'
 import { newSeed, type RewriteWishes } from './modify-jobs.ts'
 import { keyTags, type ModifyRequest, readFlag, readIds, readModifyRequest, readText } from './modify-request.ts'
@@ -46,6 +51,10 @@ export interface AnonymizeParts extends ModifyParts {
   /** A directory that is emptied at the start. */
   readonly spoolDir: string
 }
+
+const deidentificationMethod = 0x00120063
+/** Begins with the interface: clients of Orthanc look for its name there. */
+const methodOfApi = `Orthanc API\\DICOM PS3.15 ${edition} Annex E\\Profile rest-api`
 
 /** As Orthanc takes them; the tables are those of the engine, whichever is named. */
 const dicomVersions = ['2008', '2017c', '2021b', '2023b', '2026d']
@@ -102,6 +111,8 @@ export function openAnonymizations(parts: AnonymizeParts): Anonymizations {
 
 interface Anonymization extends ModifyRequest {
   readonly profile: Profile
+  /** Kept of the source beside what the profile keeps. */
+  readonly keptApart: readonly TagPath[]
 }
 
 /** @throws GatewayError BAD_REQUEST */
@@ -116,13 +127,12 @@ function readAnonymization(body: unknown): Anonymization {
   const isEveryUidKept = kept.has('study') && kept.has('series') && kept.has('instance')
   if (kept.has('instance') && !isEveryUidKept)
     throw new GatewayError('BAD_REQUEST', 'Keep: SOPInstanceUID can only be kept with those of study and series')
-  const nested = keep.find(({ within, tag }) => within.length > 0 || isPrivateTag(tag))
-  if (nested) throw new GatewayError('BAD_REQUEST', 'Keep: expected standard tags of the top level')
   const options = [
     ...(isEveryUidKept ? ['retainUIDs'] : []),
     ...(readFlag(body, 'KeepPrivateTags') ? ['retainSafePrivate'] : []),
   ]
-  const attributes = keep.filter(({ tag }) => tag !== keyTags.instance).map(({ tag }) => tag)
+  const keptApart = keep.filter(isKeptApart)
+  const attributes = keep.filter(path => !isKeptApart(path) && path.tag !== keyTags.instance).map(({ tag }) => tag)
   try {
     const profile = decodeProfile({
       format: 'hanse-deid-1',
@@ -135,7 +145,7 @@ function readAnonymization(body: unknown): Anonymization {
         justification: 'asked for by the request',
       })),
     })
-    return { ...request, profile }
+    return { ...request, profile, keptApart }
   } catch (error) {
     if (isGatewayError(error, 'POLICY_INVALID')) throw new GatewayError('BAD_REQUEST', `Keep: ${error.message}`)
     throw error
@@ -193,15 +203,17 @@ async function rewriter(
     }
     try {
       const made = fileSource(file, (await file.stat()).size)
-      const { edits, isRecoded } = await planModification(made, wantedOf(request))
+      const kept = await keptOf(blobs, fileSha256, made, request.keptApart)
+      const { edits, isRecoded } = await planModification(made, wantedOf(request), kept)
       const chunks = spliceEdits(made, edits, isRecoded ? 'recoded' : 'kept')
       const { transferSyntaxUid: from } = await findLayout(made)
-      const { transcode: to, lossyQuality: quality, keys, kept } = request
+      const { transcode: to, lossyQuality: quality, keys } = request
       if (to === undefined || to === from) return { chunks, close }
       const edited = await blobs.stageFrom(chunks, { expectedBytes: made.sizeBytes })
       await close()
       // What it comes of is not named: nobody is to find the way back.
-      const derived = kept.has('instance') && !keys.instance ? lossyUid(source, source.sopInstanceUid, job.seed) : {}
+      const derived =
+        request.kept.has('instance') && !keys.instance ? lossyUid(source, source.sopInstanceUid, job.seed) : {}
       return await transcoded(pixels, edited, { from, to, quality, isStrict: false, ...derived }, signal)
     } catch (error) {
       await close()
@@ -210,12 +222,25 @@ async function rewriter(
   }
 }
 
+async function keptOf(
+  blobs: Pick<Blobs, 'open'>,
+  fileSha256: Buffer,
+  made: ByteSource,
+  paths: readonly TagPath[],
+): Promise<readonly Edit[]> {
+  if (paths.length === 0) return []
+  const original = await blobs.open(fileSha256)
+  await using _original = closing(original)
+  return await keptElements(original, made, paths)
+}
+
 /** What is replaced and removed of the engine's output. */
 function wantedOf({ modification, keys }: Anonymization) {
   const levels = ['patient', 'study', 'series', 'instance'] as const
+  const method = { path: { within: [], tag: deidentificationMethod }, value: methodOfApi }
   const replaced = levels.flatMap(level => {
     const value = keys[level]
     return value === undefined ? [] : [{ path: { within: [], tag: keyTags[level] }, value }]
   })
-  return { ...modification, replace: [...modification.replace, ...replaced] }
+  return { ...modification, replace: [method, ...modification.replace, ...replaced] }
 }

@@ -56,7 +56,7 @@ export function readModifyRequest(body: unknown): ModifyRequest {
   for (const level of levels) {
     if (remove.some(path => isKey(path, level))) throw bad('the identifiers of the hierarchy cannot be removed')
     const found = replace.findLast(({ path }) => isKey(path, level))
-    if (found) keys[level] = keyValue(level, found.value)
+    if (found) keys[level] = keyValue(level, found.value, force)
   }
   return {
     modification: {
@@ -180,12 +180,16 @@ function assertForced(path: TagPath, force: boolean, what: string): void {
 
 const isKey = ({ within, tag }: TagPath, level: Level): boolean => within.length === 0 && tag === keyTags[level]
 
-function keyValue(level: Level, value: NewValue): string {
-  const text = typeof value === 'string' ? value.trim() : undefined
-  if (text === undefined || (level === 'patient' ? text.length > 64 || text.includes('\\') : !isUid(text)))
-    throw bad(`Replace: expected ${level === 'patient' ? 'a patient id' : `the UID of a ${level}`}`)
+/** A UID; who forces it may have any word in its place, as Orthanc lets them. */
+function keyValue(level: Level, value: NewValue, force: boolean): string {
+  const text = typeof value === 'string' ? value.trim() : ''
+  const isKeyOf = level === 'patient' ? isPatientId : force ? isUidLike : isUid
+  if (!isKeyOf(text)) throw bad(`Replace: expected ${level === 'patient' ? 'a patient id' : `the UID of a ${level}`}`)
   return text
 }
+
+const isPatientId = (text: string): boolean => text.length <= 64 && !text.includes('\\')
+const isUidLike = (text: string): boolean => /^[!-[\]-~]{1,64}$/.test(text)
 
 function readValue(raw: unknown, name: string, binary: 'decoded' | 'kept', depth: number): NewValue {
   if (raw === null) return ''

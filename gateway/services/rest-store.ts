@@ -11,6 +11,7 @@ import { GatewayError, isGatewayError } from '../errors.ts'
 import type { NamedSyntax } from '../pixels/pixels.ts'
 import type { Principal } from '../principal.ts'
 import type { Blobs } from '../store/blobs.ts'
+import { closing } from '../store/closing.ts'
 import { derivedFrom, isLeftAsItIs, type NamedPixels } from './named-syntax.ts'
 import type { OutsideSends } from './outside-sends.ts'
 import type { RemoteInstance } from './remote.ts'
@@ -182,9 +183,4 @@ export function openRestStore(options: {
       }
     },
   }
-}
-
-/** Beside the blob, not of it: what disposes of the source that it reads would close it early. */
-function closing(blob: { close(): Promise<void> }): AsyncDisposable {
-  return { [Symbol.asyncDispose]: () => blob.close() }
 }

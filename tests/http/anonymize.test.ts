@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { isObject } from '../../gateway/decode.ts'
-import { findElement, stringOf } from '../../gateway/dicom/dataset.ts'
+import { findElement, itemsOf, stringOf } from '../../gateway/dicom/dataset.ts'
 import { buildInstance } from '../support/dicom-builder.ts'
 import { missingOrthanc } from '../support/orthanc.ts'
 import { modifyApp, orthancWith, read, textsOf } from './modify-app.ts'
@@ -93,6 +93,77 @@ test('nothing of the patient stays but what is asked for, and what is replaced s
   assert.equal(
     await stringOf((await read(whole)).dataset, 0x00080018),
     stringOf((await read(first)).dataset, 0x00080018),
+  )
+})
+
+test('private elements, sequences and places inside of them are kept as they are where a request says so', async t => {
+  const app = await modifyApp(t)
+  const item = [
+    { tag: 0x00080020, value: '20200101' },
+    { tag: 0x00081155, value: '1.2.3.4' },
+    { tag: 0x00100020, value: 'TEST-4711' },
+  ]
+  const { bytes } = buildInstance({
+    seed: 3,
+    patientId: 'TEST-4711',
+    extra: [
+      { tag: 0x00081110, items: [item, item] },
+      { tag: 0x00090010, vr: 'LO', value: 'ACME' },
+      { tag: 0x00091001, vr: 'LO', value: 'private' },
+      { tag: 0x00091002, vr: 'LO', value: 'other' },
+    ],
+  })
+  const id = await app.upload(bytes)
+  const kept = async (verb: string, body: unknown) => {
+    const answer = await app.bytes('POST', `/instances/${id}/${verb}`, body)
+    assert.equal(answer.status, 200, answer.bytes.toString())
+    const { dataset } = await read(answer.bytes)
+    return {
+      private: [0x00090010, 0x00091001, 0x00091002].map(tag => stringOf(dataset, tag)),
+      items: itemsOf(dataset, 0x00081110).map(each => item.map(({ tag }) => stringOf(each, tag))),
+    }
+  }
+  const whole = ['20200101', '1.2.3.4', 'TEST-4711']
+
+  assert.deepEqual(await kept('anonymize', { Keep: ['ReferencedStudySequence'] }), {
+    private: [undefined, undefined, undefined],
+    items: [whole, whole],
+  })
+  for (const name of ['AcmeNote', '0009,1001', '0009-1001']) {
+    assert.deepEqual((await kept('anonymize', { Keep: [name] })).private, ['ACME', 'private', undefined])
+  }
+  const nested = await kept('anonymize', {
+    Keep: ['ReferencedStudySequence', '(0008,1110)[*].(0010,0020)', 'AcmeNote'],
+    Replace: { AcmeNote: 'new', 'ReferencedStudySequence[1].StudyDate': '19990101' },
+  })
+  assert.deepEqual(nested.private, ['ACME', 'new', undefined])
+  assert.deepEqual((await kept('modify', { Replace: { AcmeNote: 'new' }, PrivateCreator: 'ACME' })).private, [
+    'ACME',
+    'new',
+    'other',
+  ])
+  assert.deepEqual((await kept('modify', { Remove: ['AcmeNote'] })).private, ['ACME', undefined, 'other'])
+})
+
+test('who forces it may have any word for a UID, and the method names the interface', async t => {
+  const app = await modifyApp(t)
+  const id = await app.upload(first)
+  for (const verb of ['anonymize', 'modify']) {
+    const Replace = { SOPInstanceUID: 'instance', SeriesInstanceUID: 'series', StudyInstanceUID: 'study' }
+    const { status, bytes } = await app.bytes('POST', `/instances/${id}/${verb}`, { Replace, Force: true })
+    assert.equal(status, 200)
+    const { dataset } = await read(bytes)
+    assert.deepEqual(
+      [0x00080018, 0x0020000e, 0x0020000d].map(tag => stringOf(dataset, tag)),
+      ['instance', 'series', 'study'],
+    )
+    const bad = { Replace: { SOPInstanceUID: 'two words' }, Force: true }
+    assert.equal((await app.bytes('POST', `/instances/${id}/${verb}`, bad)).status, 400)
+  }
+  const { bytes } = await app.bytes('POST', `/instances/${id}/anonymize`, {})
+  assert.match(
+    (await textsOf(bytes, 'DeidentificationMethod')).join(' '),
+    /^Orthanc API DICOM PS3.15 \S+ Annex E Profile/,
   )
 })
 

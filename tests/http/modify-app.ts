@@ -8,6 +8,7 @@ import { bufferSource } from '../../gateway/dicom/byte-source.ts'
 import { stringsOf } from '../../gateway/dicom/dataset.ts'
 import { type Part10, readPart10 } from '../../gateway/dicom/part10-reader.ts'
 import { tagOf } from '../../gateway/dicom/tag.ts'
+import { readPrivateNumbers } from '../../gateway/http/orthanc/private-numbers.ts'
 import { orthancRoutes } from '../../gateway/http/orthanc/routes.ts'
 import { openPixels } from '../../gateway/pixels/pixels.ts'
 import { openChangeFeed } from '../../gateway/services/change-feed.ts'
@@ -60,6 +61,7 @@ export async function modifyApp(t: TestContext): Promise<ModifyApp> {
       const parts = { ...running, rewrites: openRewriteJobs({ ...running, jobs }) }
       orthancRoutes(scope, {
         receptionTerms: openReceptionTerms({ db }),
+        privateNumbers: readPrivateNumbers({ '0009,1001': { name: 'AcmeNote' } }),
         db,
         retrieve: openRetrieve({ db, blobs }),
         datasets: openResourceDatasets({ db, blobs }),

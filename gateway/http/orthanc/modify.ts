@@ -1,6 +1,6 @@
 /** Orthanc's `/{level}/{id}/modify` and `/anonymize`, `/tools/bulk-modify` and `/tools/bulk-anonymize`. */
 
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { Modifications } from '../../services/modify.ts'
 import type { Anonymizations } from '../../services/modify-anonymize.ts'
 import type { StagedFile } from '../../store/blobs.ts'
@@ -8,11 +8,13 @@ import { goneSignal } from '../gone.ts'
 import { sendFile } from '../send-file.ts'
 import { answerJob, type JobAnswers } from './answer-job.ts'
 import { readAnyBodyAsJson } from './json-body.ts'
+import { type PrivateNumbers, withPrivateNumbers } from './private-numbers.ts'
 
 /** What the routes need. */
 export interface ModifyServices extends JobAnswers {
   readonly modifications: Modifications
   readonly anonymizations: Anonymizations
+  readonly privateNumbers?: PrivateNumbers | undefined
 }
 
 const tags = ['Orthanc']
@@ -35,7 +37,8 @@ interface OfResource {
 
 /** Registers the routes. */
 export function modifyRoutes(app: FastifyInstance, services: ModifyServices): void {
-  const { modifications, anonymizations } = services
+  const { modifications, anonymizations, privateNumbers = new Map() } = services
+  const bodyOf = ({ body }: Pick<FastifyRequest, 'body'>): unknown => withPrivateNumbers(body, privateNumbers)
   const verbs = [
     ['modify', modifications, 'Modify', 'modified'],
     ['anonymize', anonymizations, 'Anonymize', 'anonymized'],
@@ -47,7 +50,7 @@ export function modifyRoutes(app: FastifyInstance, services: ModifyServices): vo
         `/instances/:id/${verb}`,
         { schema: { tags, summary: `${summary} an instance, answered as a file; audited`, params: idParams } },
         async (request, reply) => {
-          const file = await service.instance(request.principal, request.params.id, request.body, goneSignal(reply))
+          const file = await service.instance(request.principal, request.params.id, bodyOf(request), goneSignal(reply))
           return await sendFile(request, reply, stagedBlob(file), {
             sha256: file.fileSha256.toString('hex'),
             type: 'application/dicom',
@@ -62,7 +65,7 @@ export function modifyRoutes(app: FastifyInstance, services: ModifyServices): vo
           { schema: { tags, summary: `${summary} the instances of a ${level}, as a job; audited`, params: idParams } },
           (request, reply) =>
             answerJob(request, reply, services, wishes =>
-              service.resource(request.principal, { level, orthancId: request.params.id }, request.body, wishes),
+              service.resource(request.principal, { level, orthancId: request.params.id }, bodyOf(request), wishes),
             ),
         )
       }
@@ -71,7 +74,7 @@ export function modifyRoutes(app: FastifyInstance, services: ModifyServices): vo
         `/tools/bulk-${verb}`,
         { schema: { tags, summary: `${summary} the instances of any resources, as a job; audited` } },
         (request, reply) =>
-          answerJob(request, reply, services, wishes => service.bulk(request.principal, request.body, wishes)),
+          answerJob(request, reply, services, wishes => service.bulk(request.principal, bodyOf(request), wishes)),
       )
     }
   })

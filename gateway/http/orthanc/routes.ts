@@ -30,6 +30,7 @@ import { type MetadataServices, metadataRoutes } from './metadata.ts'
 import { type ModifyServices, modifyRoutes } from './modify.ts'
 import { namedSyntaxQuery } from './named-syntax-query.ts'
 import { idParams, navigationRoutes } from './navigation.ts'
+import type { PrivateNumbers } from './private-numbers.ts'
 import { reconstructRoutes } from './reconstruct.ts'
 import { slicesRoute } from './slices.ts'
 import { type StorageCommitmentServices, storageCommitmentRoutes } from './storage-commitment.ts'
@@ -51,6 +52,7 @@ export interface OrthancServices extends MetadataServices, AttachmentServices, F
   readonly exportLog: ExportLog
   /** Names of private elements. */
   readonly privateNames?: PrivateNames | undefined
+  readonly privateNumbers?: PrivateNumbers | undefined
   readonly removal: Removal
   readonly reconstruction: Reconstruction
   readonly upload: Upload
@@ -86,7 +88,7 @@ export function orthancRoutes(app: FastifyInstance, services: OrthancServices): 
   if (services.commitment) storageCommitmentRoutes(app, services.commitment)
   if (services.jobs) orthancJobRoutes(app, services.jobs)
   if (services.modify) {
-    modifyRoutes(app, services.modify)
+    modifyRoutes(app, { ...services.modify, privateNumbers: services.privateNumbers })
     studyChangeRoutes(app, services.modify)
     createDicomRoute(app, { db: services.db, ...services.modify })
   }
