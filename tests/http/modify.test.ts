@@ -157,7 +157,11 @@ test('studies, series and patients are modified by jobs with the answers of Orth
       const made = (await json('/studies?expand')).find(
         (one: { MainDicomTags: { StudyInstanceUID: string } }) => one.MainDicomTags.StudyInstanceUID === '1.2.77',
       )
-      const from = async (url: string) => (await json(`${url}/metadata?expand`)).ModifiedFrom
+      const from = async (url: string) => {
+        const { ModifiedFrom } = await json(`${url}/metadata?expand`)
+        assert.equal((await json(url)).ModifiedFrom, ModifiedFrom)
+        return ModifiedFrom
+      }
       const inner = await json(`/studies/${made.ID}/instances`)
       const [instances, series] = [inner, await json(`/studies/${made.ID}/series`)].map(list =>
         Promise.all(
