@@ -56,7 +56,7 @@ export function readModifyRequest(body: unknown): ModifyRequest {
   for (const level of levels) {
     if (remove.some(path => isKey(path, level))) throw bad('the identifiers of the hierarchy cannot be removed')
     const found = replace.findLast(({ path }) => isKey(path, level))
-    if (found) keys[level] = keyValue(level, found.value)
+    if (found) keys[level] = keyValue(level, found.value, force)
   }
   return {
     modification: {
@@ -180,9 +180,12 @@ function assertForced(path: TagPath, force: boolean, what: string): void {
 
 const isKey = ({ within, tag }: TagPath, level: Level): boolean => within.length === 0 && tag === keyTags[level]
 
-function keyValue(level: Level, value: NewValue): string {
-  const text = typeof value === 'string' ? value.trim() : undefined
-  if (text === undefined || (level === 'patient' ? text.length > 64 || text.includes('\\') : !isUid(text)))
+/** As in Orthanc, who forces may name what is no UID, too. */
+function keyValue(level: Level, value: NewValue, force: boolean): string {
+  const text = typeof value === 'string' ? value.trim() : ''
+  const isPatientId = typeof value === 'string' && text.length <= 64 && !text.includes('\\')
+  const isKeyText = isUid(text) || (force && /^[\x20-\x5b\x5d-\x7e]{1,64}$/.test(text))
+  if (level === 'patient' ? !isPatientId : !isKeyText)
     throw bad(`Replace: expected ${level === 'patient' ? 'a patient id' : `the UID of a ${level}`}`)
   return text
 }
