@@ -12,6 +12,7 @@ import type { Log } from '../log.ts'
 import { type AuthOptions, installAuth } from './auth.ts'
 import { type CorsOptions, installCors } from './cors.ts'
 import { type Metrics, metricsRoute } from './metrics.ts'
+import { forgiveContentTypes } from './orthanc/lenient-scope.ts'
 import { installProblems, problemSchema } from './problem.ts'
 import { type HttpRefusal, limitRefusals } from './refusals.ts'
 import { requestLine } from './request-line.ts'
@@ -80,6 +81,7 @@ export async function buildHttpServer(options: HttpServerOptions): Promise<Fasti
   installProblems(app, log, options.onRefused && limitRefusals<Omit<HttpRefusal, 'repeats'>>(options.onRefused))
   installRequestLog(app, log, metrics)
   app.addHook('onRequest', async (_, reply) => void reply.headers(securityHeaders))
+  forgiveContentTypes(app)
   if (options.cors) installCors(app, options.cors)
   installAuth(app, options.auth, options.cors)
   installBodyDeadline(app)

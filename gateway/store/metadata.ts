@@ -6,7 +6,7 @@ import { sql } from 'kysely'
 import type { Db, Tx } from '../db/db.ts'
 import { isObject } from '../decode.ts'
 import { expectedInstances, indexInSeries } from '../dicom/series-count.ts'
-import type { ResourceRow } from './hierarchy.ts'
+import { levelTables, type ResourceRow } from './hierarchy.ts'
 import type { Level, StoredAttributes } from './query.ts'
 
 /** Orthanc's own metadata by number. */
@@ -66,6 +66,29 @@ export async function loadMetadata(
 }
 
 const numberOf = (name: string): number => Object.entries(systemMetadata).find(([key]) => key === name)?.[1] ?? 0
+
+/** What resources were made of, by Orthanc id under Orthanc's names; those that were not made here are left out. */
+export async function loadSources(
+  db: Db,
+  level: Level,
+  orthancIds: readonly string[],
+): Promise<Map<string, Readonly<Record<string, string>>>> {
+  const { ModifiedFrom, AnonymizedFrom } = systemMetadata
+  const { rows } = await sql<{ orthancId: string; name: number; value: string }>`
+    select r.orthanc_id as "orthancId", m.name, m.value
+      from ${sql.table(levelTables[level])} r
+      join resource_metadata m on m.level = ${level} and m.resource = r.id and m.name in (${ModifiedFrom}, ${AnonymizedFrom})
+     where r.orthanc_id = any(${orthancIds}::text[])
+  `.execute(db.kysely)
+  return new Map(
+    [...Map.groupBy(rows, row => row.orthancId)].map(([orthancId, found]) => [
+      orthancId,
+      Object.fromEntries(
+        found.map(({ name, value }) => [name === ModifiedFrom ? 'ModifiedFrom' : 'AnonymizedFrom', value]),
+      ),
+    ]),
+  )
+}
 
 /** Sets an entry, whatever its number; answers its new revision. */
 export async function setMetadatum(

@@ -75,6 +75,9 @@ test('an instance is modified as Orthanc does it, with the same statuses', { ski
     { Replace: { 'RequestAttributesSequence[x].ScheduledProcedureStepID': 'NEW' } },
     { Remove: ['RequestAttributesSequence[1].ScheduledProcedureStepID'] },
     { Remove: ['RequestAttributesSequence[*].0040,0009'] },
+    { Replace: { SOPInstanceUID: 'no uid' } },
+    { Replace: { SOPInstanceUID: 'no uid' }, Force: true },
+    { Replace: { SeriesInstanceUID: 'series' }, Force: true },
     { Transcode: '1.2.3' },
     { Transcode: 5 },
     { Transcode: '1.2.840.10008.1.2' },
@@ -157,7 +160,11 @@ test('studies, series and patients are modified by jobs with the answers of Orth
       const made = (await json('/studies?expand')).find(
         (one: { MainDicomTags: { StudyInstanceUID: string } }) => one.MainDicomTags.StudyInstanceUID === '1.2.77',
       )
-      const from = async (url: string) => (await json(`${url}/metadata?expand`)).ModifiedFrom
+      const from = async (url: string) => {
+        const { ModifiedFrom } = await json(`${url}/metadata?expand`)
+        assert.equal((await json(url)).ModifiedFrom, ModifiedFrom)
+        return ModifiedFrom
+      }
       const inner = await json(`/studies/${made.ID}/instances`)
       const [instances, series] = [inner, await json(`/studies/${made.ID}/series`)].map(list =>
         Promise.all(

@@ -170,6 +170,11 @@ test('tools answer as Orthanc’s do', { skip: missingOrthanc }, async t => {
   await put('/tools/metrics', '1')
   await put('/tools/metrics', 'nonsense')
   await put('/tools/accepted-transfer-syntaxes', '1.2.840.10008.1.2.1')
+  const all = await pair.ours({ method: 'PUT', path: '/tools/accepted-transfer-syntaxes', body: '*' })
+  assert.ok(Array.isArray(all.body) && all.body.length > 20)
+  // What is no media type is passed over.
+  const headers = { 'content-type': 'nope' }
+  await pair.same({ method: 'PUT', path: '/tools/log-level', body: 'default', headers })
   for (const body of ['', '1.2.3']) await pair.same({ method: 'POST', path: '/tools/lookup', body })
   await pair.same({ method: 'POST', path: '/tools/invalidate-tags', body: '' })
   for (const body of ['print(1)', 'function OnStoredInstance() end', "print('a') -- b"]) {

@@ -3,6 +3,7 @@ import type { Db } from '../../db/db.ts'
 import { formatTag, keywordOf, parseTag, type Tag, tagOf } from '../../dicom/tag.ts'
 import { GatewayError } from '../../errors.ts'
 import { loadLabels } from '../../store/labels.ts'
+import { loadSources } from '../../store/metadata.ts'
 import { type Level, loadInstances, loadPatients, loadSeries, loadStudies } from '../../store/query.ts'
 import { loadMatches } from '../../store/search.ts'
 import { isAsked } from './lenient-scope.ts'
@@ -55,8 +56,12 @@ export async function loadDetails(
   ids: readonly string[],
   { format, requested }: Shape,
 ): Promise<readonly object[]> {
-  const [loaded, labels] = await Promise.all([loaders[level](db, ids, format), loadLabels(db, level, ids)])
-  const found = loaded.map(detail => ({ ...detail, Labels: labels.get(detail.ID) ?? [] }))
+  const [loaded, labels, sources] = await Promise.all([
+    loaders[level](db, ids, format),
+    loadLabels(db, level, ids),
+    loadSources(db, level, ids),
+  ])
+  const found = loaded.map(detail => ({ ...detail, ...sources.get(detail.ID), Labels: labels.get(detail.ID) ?? [] }))
   if (requested.length === 0) return found
   const matches = await loadMatches(db, level, ids, new Set(requested))
   const names = requested.map(tag => [formatTag(tag), keywordOf(tag) ?? formatTag(tag)] as const)

@@ -1,7 +1,6 @@
 /** Bodies as Orthanc reads them: JSON under any content type, since `curl -d` says that it is a form. */
 import type { FastifyInstance } from 'fastify'
 import { isObject } from '../../decode.ts'
-import { parseMediaType } from '../../dicom/media-type.ts'
 import { GatewayError } from '../../errors.ts'
 
 /** Has the routes of this scope get their bodies parsed, or as text where they are no JSON; undefined when empty. */
@@ -15,13 +14,6 @@ export function acceptAnyBody(scope: FastifyInstance): void {
     } catch {
       return text
     }
-  })
-}
-
-/** Has the routes of this scope take bodies whose content type is no media type at all. */
-export function acceptAnyContentType(scope: FastifyInstance): void {
-  scope.addHook('onRequest', async ({ headers }) => {
-    if (!parseMediaType(headers['content-type'] ?? '')) headers['content-type'] = 'application/octet-stream'
   })
 }
 

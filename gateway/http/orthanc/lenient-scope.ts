@@ -17,6 +17,16 @@ export function lenientScope(app: FastifyInstance, routes: (scope: FastifyInstan
   })
 }
 
+/** Has content types that are no media types (RFC 9110 §8.3.1) taken for bytes, in what is registered from here on. */
+export function forgiveContentTypes(app: FastifyInstance): void {
+  app.addHook('onRequest', async ({ headers }) => {
+    const type = headers['content-type']
+    if (type !== undefined && !/^\s*[\w!#$%&'*+.^`|~-]+\/[\w!#$%&'*+.^`|~-]+/.test(type)) {
+      headers['content-type'] = 'application/octet-stream'
+    }
+  })
+}
+
 /** The body's text; '' where there is none. */
 export function textBody(body: unknown): string {
   return typeof body === 'string' ? body : ''

@@ -14,7 +14,7 @@ import type { RemoteStore } from '../../services/remote-store.ts'
 import { stageLoose } from '../../services/upload.ts'
 import { goneSignal } from '../gone.ts'
 import { answerJob, type JobAnswers } from './answer-job.ts'
-import { acceptAnyBody, acceptAnyContentType, objectBody } from './lenient-body.ts'
+import { acceptAnyBody, objectBody } from './lenient-body.ts'
 import { readCall, readKeys, readLevel } from './query-form.ts'
 import { requestBody } from './request-body.ts'
 import { requestCommitment, type StorageCommitmentServices } from './storage-commitment.ts'
@@ -124,7 +124,6 @@ export async function remoteSendRoutes(app: FastifyInstance, services: RemoteSen
   await app.register(async scope => {
     scope.removeAllContentTypeParsers()
     scope.addContentTypeParser('*', (_request, payload, done) => done(null, payload))
-    acceptAnyContentType(scope)
     scope.post<Named>(
       '/modalities/:id/store-straight',
       {

@@ -174,7 +174,7 @@ function settingRoutes(scope: FastifyInstance, terms: ChangeableTerms): void {
     '/tools/accepted-transfer-syntaxes',
     schema('Take these only, until the next start: a UID, or a list of UIDs, also with * at the end'),
     async request => {
-      const body = jsonBody(request.body)
+      const body = textBody(request.body).trim() === '*' ? '*' : jsonBody(request.body)
       const asked: readonly unknown[] = Array.isArray(body) ? body : [body]
       const patterns = asked.map(pattern => {
         if (typeof pattern !== 'string') throw new GatewayError('BAD_REQUEST', 'expected transfer syntaxes')
