@@ -189,7 +189,7 @@ function keyValue(level: Level, value: NewValue, force: boolean): string {
 }
 
 const isPatientId = (text: string): boolean => text.length <= 64 && !text.includes('\\')
-const isUidLike = (text: string): boolean => /^[!-[\]-~]{1,64}$/.test(text)
+const isUidLike = (text: string): boolean => /^[ -[\]-~]{1,64}$/.test(text)
 
 function readValue(raw: unknown, name: string, binary: 'decoded' | 'kept', depth: number): NewValue {
   if (raw === null) return ''

@@ -157,7 +157,7 @@ test('who forces it may have any word for a UID, and the method names the interf
       [0x00080018, 0x0020000e, 0x0020000d].map(tag => stringOf(dataset, tag)),
       ['instance', 'series', 'study'],
     )
-    const bad = { Replace: { SOPInstanceUID: 'two words' }, Force: true }
+    const bad = { Replace: { SOPInstanceUID: 'two\\values' }, Force: true }
     assert.equal((await app.bytes('POST', `/instances/${id}/${verb}`, bad)).status, 400)
   }
   const { bytes } = await app.bytes('POST', `/instances/${id}/anonymize`, {})
