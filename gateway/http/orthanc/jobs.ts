@@ -1,4 +1,5 @@
 /** Orthanc's `/jobs`: the gateway's own long work, and beside it the work with registered modalities. */
+
 import type { FastifyInstance } from 'fastify'
 import { GatewayError } from '../../errors.ts'
 import type { Principal } from '../../principal.ts'
@@ -6,6 +7,7 @@ import type { BackgroundJobs } from '../../services/background-jobs.ts'
 import type { ModalityJobs } from '../../services/modality-jobs.ts'
 import { sendFile } from '../send-file.ts'
 import { type JobView, modalityJobView, ownJobView } from './job-view.ts'
+import { lenientScope } from './lenient-scope.ts'
 
 /** What the routes need. */
 export interface OrthancJobServices {
@@ -79,13 +81,16 @@ export function orthancJobRoutes(app: FastifyInstance, { jobs, modalityJobs }: O
     resubmit: 'Begin a failed job again',
     cancel: 'Cancel a job',
   }
-  for (const verb of ['pause', 'resume', 'resubmit', 'cancel'] as const) {
-    app.post<OfJob>(`/jobs/:id/${verb}`, { schema: { tags, summary: summaries[verb], params } }, async request => {
-      const isDone = await verbs[verb](request.principal, request.params.id)
-      if (!isDone) throw new GatewayError('BAD_REQUEST', `there is no such job, or it is not in a state to ${verb}`)
-      return {}
-    })
-  }
+  lenientScope(app, scope => {
+    for (const verb of ['pause', 'resume', 'resubmit', 'cancel'] as const) {
+      const schema = { tags, summary: summaries[verb], params }
+      scope.post<OfJob>(`/jobs/:id/${verb}`, { schema }, async request => {
+        const isDone = await verbs[verb](request.principal, request.params.id)
+        if (!isDone) throw new GatewayError('BAD_REQUEST', `there is no such job, or it is not in a state to ${verb}`)
+        return {}
+      })
+    }
+  })
 
   app.get<{ Params: { id: string; key: string } }>(
     '/jobs/:id/:key',

@@ -53,6 +53,14 @@ export function storageCommitmentRoutes(app: FastifyInstance, services: StorageC
 
   app.register(async scope => {
     readAnyBodyAsJson(scope)
+    scope.post<{ Params: { id: string } }>(
+      '/storage-commitment/:id/remove',
+      { schema: { tags, summary: 'Remove the instances here that a modality has committed to', params } },
+      async request => {
+        await removeCommitted(db, request.principal, await load(request.params.id))
+        return {}
+      },
+    )
     scope.post<{ Params: { id: string }; Body: AskBody }>(
       '/modalities/:id/storage-commitment',
       {
@@ -119,15 +127,6 @@ export function storageCommitmentRoutes(app: FastifyInstance, services: StorageC
         Status: isAnswered ? (row.state === 'committed' ? 'Success' : 'Failure') : 'Pending',
         Success: report.committed.map(named),
       }
-    },
-  )
-
-  app.post<{ Params: { id: string } }>(
-    '/storage-commitment/:id/remove',
-    { schema: { tags, summary: 'Remove the instances here that a modality has committed to', params } },
-    async request => {
-      await removeCommitted(db, request.principal, await load(request.params.id))
-      return {}
     },
   )
 }

@@ -2,6 +2,7 @@
  * The REST API of Orthanc's worklists plugin (from Orthanc 1.12.10): tags by keyword in the form that Orthanc's own
  * tools write, text or lists of items. `/api/v1/worklist` has what these cannot say: states, sources, filters, pages.
  */
+
 import type { FastifyInstance } from 'fastify'
 import { isObject } from '../../decode.ts'
 import { entryOf } from '../../dicom/dictionary.ts'
@@ -11,6 +12,7 @@ import { formatTag, keywordOf, parseTag, tagOf } from '../../dicom/tag.ts'
 import { isBulkVr } from '../../dicom/vr.ts'
 import { GatewayError } from '../../errors.ts'
 import type { Worklist } from '../../services/worklist.ts'
+import { readAnyBodyAsJson } from './json-body.ts'
 
 const tags = ['Orthanc']
 const params = {
@@ -29,6 +31,13 @@ const maxDepth = 16
 
 /** Registers the routes. */
 export function worklistsRoutes(app: FastifyInstance, { worklist }: { readonly worklist: Worklist }): void {
+  app.register(async scope => {
+    readAnyBodyAsJson(scope)
+    itemRoutes(scope, worklist)
+  })
+}
+
+function itemRoutes(app: FastifyInstance, worklist: Worklist): void {
   app.get(
     '/worklists',
     { schema: { tags, summary: 'Worklist items, the earliest first, 1,000 at most; audited' } },
